@@ -1,0 +1,130 @@
+"""CUSTOMS: the bytes of a file become a dict of arrays, strictly checked; no code is ever run.
+
+`load` recognises a format by its bytes, never by its name, and refuses what it does not know with
+a word on what the file is and what to do. Every failure is one `WeightsError` that begins with
+the path. Nothing here knows RepVGG: names and shapes are the business of the rooms above.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npvgg import safetensorsfile
+from npvgg.errors import ArgumentError, WeightsError
+from npvgg.files import atomic_write, open_regular
+from npvgg.untrusted import blaming, shown
+
+Tensors = dict[str, NDArray[Any]]
+
+CASTS = {None: None, "f32": "F32", "f16": "F16", "bf16": "BF16"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file held and what was taken from it.
+
+    tensors: name → array; `stored`: name → dtype in the file, in safetensors' words (F32, BF16, …)
+    metadata: the file's own text, unchecked and untrusted
+    key: the entry of a training checkpoint that was taken (`state_dict_ema`, …), "" for the whole
+    others: other entries that could have been taken      ignored: what else lay beside the weights
+    """
+
+    path: Path
+    format: str
+    tensors: Tensors
+    stored: dict[str, str]
+    metadata: dict[str, str] = field(default_factory=dict)
+    key: str = ""
+    others: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+def load(path: str | os.PathLike[str]) -> Tensors:
+    """The tensors of a weights file by name. Raises WeightsError, which begins with the path.
+
+    float16 stays float16; bfloat16, which NumPy has not, becomes float32, exactly.
+    """
+    return load_with_metadata(path).tensors
+
+
+def load_with_metadata(path: str | os.PathLike[str]) -> Checkpoint:
+    """The tensors of a weights file with its metadata and a report of what was taken.
+
+    Raises WeightsError, which begins with the path.
+    """
+    with blaming(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        found = _signature(file.read(HEAD))
+        file.seek(0)
+        if found:
+            raise WeightsError(f"expected safetensors, got {found}")
+        contents = safetensorsfile.read(file, size)
+    return Checkpoint(
+        Path(path), "safetensors", contents.tensors, contents.stored, contents.metadata
+    )
+
+
+# What people mistake for weights, by the bytes at an offset: what it is and what to do.
+SIGNATURES = (
+    (0, b"version https://git-lfs", "a git-lfs pointer: run `git lfs pull` to get the file itself"),
+    (0, b"<!DOCTYPE", "a web page: the download failed or needs a login"),
+    (0, b"<!doctype", "a web page: the download failed or needs a login"),
+    (0, b"<html", "a web page: the download failed or needs a login"),
+    (0, b"\x93NUMPY", "a NumPy array: use numpy.load"),
+    (0, b"\x1f\x8b\x08", "a gzip file: unpack it first"),
+    (257, b"ustar", "a tar archive: unpack it first, or save a state dict with torch.save"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 (Keras) file: save the weights as safetensors"),
+    (0, b"GGUF", "a GGUF file: save the weights as safetensors"),
+)
+HEAD = 512
+
+
+def _signature(head: bytes) -> str:
+    """What a file is, for the formats that are recognised only to be refused; "" for others."""
+    return next((what for at, magic, what in SIGNATURES if head[at : at + len(magic)] == magic), "")
+
+
+def save_safetensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """The tensors become a safetensors file, at once and whole; equal input gives equal bytes.
+
+    dtype: "f32", "f16" or "bf16" rounds the floating-point tensors to nearest, ties to even (the
+    integers stay); None stores each as it is. A finite value that the dtype cannot hold, an
+    existing file without `overwrite`, and a full disk are WeightsErrors that leave the old file.
+    """
+    if dtype not in CASTS:
+        raise ArgumentError(f"dtype: expected None, 'f32', 'f16' or 'bf16', got {shown(dtype)}")
+    with blaming(path):
+        chunks = safetensorsfile.write_chunks(tensors, metadata or {}, CASTS[dtype])
+        atomic_write(path, chunks, overwrite=overwrite)
+
+
+def check_values(tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Every value is finite, and no running variance is negative, or WeightsError says where.
+
+    NaN and infinities are legal in every weights format, and make every later number meaningless.
+    """
+    for name, array in tensors.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            _blame_value(name, array, ~np.isfinite(array), "finite values")
+        if name.rpartition(".")[2] == "running_var" and (array < 0).any():
+            _blame_value(name, array, array < 0, "variances of 0 or more")
+
+
+def _blame_value(name: str, array: NDArray[Any], bad: NDArray[np.bool_], expected: str) -> None:
+    where = tuple(map(int, np.unravel_index(int(np.argmax(bad)), array.shape)))
+    raise WeightsError(
+        f"tensor {shown(name)}: expected {expected}, got {array[where]} at {list(where)} "
+        f"({int(bad.sum())} of {array.size} are bad)"
+    )
