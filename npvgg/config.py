@@ -1,0 +1,297 @@
+"""What a RepVGG is: its configuration, and the list of blocks that follows from it.
+
+A RepVGG is a stem block followed by stages of blocks; every block is the same three-branch unit, so
+a network is fully described by a few numbers per stage. `expand` spells them out, block by block,
+and that list is all that the rest of the house reads.
+
+Sources: Ding et al., RepVGG, arXiv:2101.03697 §3.4; timm `byobnet.py` (`ByoModelCfg`,
+`create_byob_stages`). Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from math import ceil
+from types import MappingProxyType
+from typing import Any
+
+from npvgg.errors import ArgumentError
+
+ACT_LAYERS = (
+    "relu", "relu6", "leaky_relu", "silu", "swish", "gelu", "gelu_tanh", "quick_gelu", "mish",
+    "elu", "celu", "selu", "sigmoid", "tanh", "hard_sigmoid", "hard_swish", "hard_mish", "identity",
+)  # fmt: skip
+"""Every activation name that `ops.activation` knows; the names are timm's."""
+
+ATTN_LAYERS = ("se", "ese", "eca", "ceca", "cbam", "lcbam")
+"""Every attention name that `attention.py` knows; the names are timm's."""
+
+GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+"""How the last map becomes one vector; the empty name leaves it a map."""
+
+
+@dataclass(frozen=True)
+class RepVGGConfig:
+    """The complete architecture of one network; every field can be given to `create_model` as a
+    keyword.
+
+    A configuration is checked when it is made, so whoever holds one can rely on it.
+
+    depths:        blocks per stage
+    widths:        output channels per stage
+    strides:       stride of the first block of each stage (1 or 2)
+    groups:        groups of the 3×3 and 1×1 convolutions in every second block of each stage
+    stem_chs, stem_stride: output channels and stride of the stem block
+    in_chans, num_classes: channels of the image; outputs of the classifier, 0 for none (embeddings)
+    global_pool:   "avg", "max", "avgmax", "catavgmax", or "" for none
+    output_stride: 8, 16 or 32; once the network's stride has reached it, strides become dilation
+    act_layer:     one of `ACT_LAYERS`
+    attn_layer:    one of `ATTN_LAYERS` in every block, or None
+    attn_kwargs:   the attention layer's options, named as in timm
+    attn_after_act: False: act(attn(conv(x))), RepVGG-D2se and timm; True: attn(act(conv(x))),
+    RepVGGplus
+
+    Raises ArgumentError for anything that is not a network.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    strides: tuple[int, ...] = (2, 2, 2, 2)
+    groups: int = 1
+    stem_chs: int = 64
+    stem_stride: int = 2
+    in_chans: int = 3
+    num_classes: int = 1000
+    global_pool: str = "avg"
+    output_stride: int = 32
+    act_layer: str = "relu"
+    attn_layer: str | None = None
+    attn_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    attn_after_act: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("depths", "widths", "strides"):
+            object.__setattr__(self, name, _positive_integers(name, getattr(self, name)))
+        if not len(self.depths) == len(self.widths) == len(self.strides) > 0:
+            lengths = f"{len(self.depths)}, {len(self.widths)} and {len(self.strides)}"
+            raise ArgumentError(
+                f"depths, widths, strides: expected as many entries in each, got {lengths}"
+            )
+        for name, least in (("groups", 1), ("stem_chs", 1), ("in_chans", 1), ("num_classes", 0)):
+            _integer(name, getattr(self, name), least)
+        for name, values in (("strides", self.strides), ("stem_stride", (self.stem_stride,))):
+            if not set(values) <= {1, 2}:
+                raise ArgumentError(f"{name}: expected 1 or 2, got {getattr(self, name)!r}")
+        _one_of("output_stride", self.output_stride, (8, 16, 32))
+        act = {"hardswish": "hard_swish", "hardsigmoid": "hard_sigmoid"}.get(self.act_layer)
+        object.__setattr__(self, "act_layer", act or self.act_layer)
+        _one_of("act_layer", self.act_layer, ACT_LAYERS)
+        _one_of("attn_layer", self.attn_layer, (None, *ATTN_LAYERS))
+        _one_of("global_pool", self.global_pool, GLOBAL_POOLS)
+        if not self.global_pool and self.num_classes:
+            raise ArgumentError(
+                f"global_pool: '' needs num_classes=0 (a classifier reads a pooled vector), "
+                f"got num_classes={self.num_classes}"
+            )
+        if self.attn_kwargs and self.attn_layer is None:
+            raise ArgumentError(
+                f"attn_kwargs: expected an attn_layer with them, got {self.attn_kwargs!r} alone"
+            )
+        object.__setattr__(self, "attn_kwargs", MappingProxyType(dict(self.attn_kwargs)))
+        for block in expand(self):
+            if block.in_chs % block.groups or block.out_chs % block.groups:
+                raise ArgumentError(
+                    f"groups: {block.groups} does not divide the {block.in_chs} → {block.out_chs} "
+                    f"channels of {block.name}"
+                )
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last feature map, and of the embedding before any concatenating pool."""
+        return self.widths[-1]
+
+    @property
+    def num_pooled_features(self) -> int:
+        """Length of the pooled vector that the classifier reads."""
+        return self.num_features * (2 if self.global_pool == "catavgmax" else 1)
+
+    def with_changes(self, *, width_factor: float = 1.0, **changes: Any) -> RepVGGConfig:
+        """Give the configuration with some fields replaced; raise ArgumentError for an unknown
+        field.
+
+        width_factor scales the stem and every stage; stages round to a multiple of 8 as timm's
+        `make_divisible` does.
+        """
+        known = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                raise ArgumentError(
+                    f"{name}: not a keyword of create_model nor of a configuration; {hint}"
+                )
+        if (
+            isinstance(width_factor, bool)
+            or not isinstance(width_factor, int | float)
+            or not width_factor > 0
+        ):
+            raise ArgumentError(f"width_factor: expected a positive number, got {width_factor!r}")
+        if changes.get("attn_layer", self.attn_layer) != self.attn_layer:
+            changes.setdefault("attn_kwargs", {})
+        config = replace(self, **changes)
+        if width_factor == 1:
+            return config
+        return replace(
+            config,
+            stem_chs=round(config.stem_chs * width_factor),
+            widths=tuple(
+                _make_divisible(w * width_factor, 8, round_limit=0.9) for w in config.widths
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One block of an expanded configuration: act(attn(conv3×3 + conv1×1 + identity)).
+
+    name: timm's module path, "stem" or "stages.0.1" and so on. The 3×3 kernel is padded by its
+    dilation, the 1×1 kernel not at all, so the three branches see the same centre pixel.
+    """
+
+    name: str
+    in_chs: int
+    out_chs: int
+    stride: int
+    dilation: int
+    groups: int
+    identity: bool
+    act_layer: str
+    attn_layer: str | None
+    attn_kwargs: Mapping[str, Any]
+    attn_after_act: bool
+
+
+def expand(config: RepVGGConfig) -> tuple[BlockSpec, ...]:
+    """Spell out the blocks of a configuration in the order of execution, the stem first.
+
+    Groups: every second block of a stage, counted from 0 inside the stage, is grouped (timm). The
+    original counts over the whole network from 1 after the stem and groups 2, 4 … 26; the two agree
+    because every stage but the last has an even number of blocks in every published network.
+
+    Dilation: a stage that would stride past `output_stride` keeps its size and multiplies the
+    dilation by its stride instead. Its first block still reads a map made for the old dilation, so
+    it keeps half of it, and has no identity branch (timm `create_byob_stages`,
+    `RepVggBlock.use_ident`).
+    """
+    common = (config.act_layer, config.attn_layer, config.attn_kwargs, config.attn_after_act)
+    in_chs, out_chs = config.in_chans, config.stem_chs
+    identity = in_chs == out_chs and config.stem_stride == 1
+    blocks = [BlockSpec("stem", in_chs, out_chs, config.stem_stride, 1, 1, identity, *common)]
+    net_stride, dilation, in_chs = config.stem_stride, 1, out_chs
+    for stage, (depth, out_chs, stage_stride) in enumerate(
+        zip(config.depths, config.widths, config.strides, strict=True)
+    ):
+        stride = stage_stride
+        if net_stride >= config.output_stride and stride > 1:
+            dilation, stride = dilation * stride, 1
+        net_stride *= stride
+        first_dilation = 1 if dilation in (1, 2) else 2
+        for index in range(depth):
+            first = index == 0
+            block_stride = stride if first else 1
+            block_dilation = first_dilation if first else dilation
+            blocks.append(
+                BlockSpec(
+                    name=f"stages.{stage}.{index}",
+                    in_chs=in_chs,
+                    out_chs=out_chs,
+                    stride=block_stride,
+                    dilation=block_dilation,
+                    groups=config.groups if index % 2 else 1,
+                    identity=in_chs == out_chs and block_stride == 1 and block_dilation == dilation,
+                    act_layer=config.act_layer,
+                    attn_layer=config.attn_layer,
+                    attn_kwargs=config.attn_kwargs,
+                    attn_after_act=config.attn_after_act,
+                )
+            )
+            in_chs = out_chs
+    return tuple(blocks)
+
+
+def feature_info(config: RepVGGConfig) -> list[dict[str, Any]]:
+    """List the maps that are worth tapping: the last one of each resolution, as timm lists them.
+
+    Each entry has num_chs, reduction (input pixels per map pixel), module (timm's path of the block
+    or stage), stage (0 for the stem) and block (index into `expand(config)`).
+    """
+    info: list[dict[str, Any]] = []
+    last = {
+        "num_chs": config.stem_chs,
+        "reduction": config.stem_stride,
+        "module": "stem",
+        "stage": 0,
+        "block": 0,
+    }
+    block, reduction = 0, config.stem_stride
+    for stage, (depth, width, stride) in enumerate(
+        zip(config.depths, config.widths, config.strides, strict=True)
+    ):
+        if stride != 1:
+            info.append(last)
+        if reduction < config.output_stride:
+            reduction *= stride
+        block += depth
+        last = {
+            "num_chs": width,
+            "reduction": reduction,
+            "module": f"stages.{stage}",
+            "stage": stage + 1,
+            "block": block,
+        }
+    info.append({**last, "module": "final_conv"})  # timm's name for the end: an identity here
+    return info
+
+
+# --- Rules and checks -----------------------------------------------------------------------------
+
+
+def _make_divisible(value: float, divisor: int, round_limit: float) -> int:
+    """Round to a multiple of `divisor`, at least one, and up again if that loses too much.
+
+    Source: timm `layers/helpers.py` `make_divisible`.
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < round_limit * value else rounded
+
+
+def reduced_channels(channels: int, ratio: float, divisor: int) -> int:
+    """Hidden channels of a squeeze: channels · ratio, rounded to a multiple of divisor (timm's
+    rule).
+    """
+    return _make_divisible(channels * ratio, divisor, round_limit=0.0)
+
+
+def output_size(size: int, stride: int) -> int:
+    """Size of a side after a 3×3 convolution padded by its dilation: ⌈size / stride⌉."""
+    return ceil(size / stride)
+
+
+def _integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ArgumentError(f"{name}: expected an integer of at least {least}, got {value!r}")
+
+
+def _positive_integers(name: str, values: object) -> tuple[int, ...]:
+    if not isinstance(values, tuple | list):
+        raise ArgumentError(f"{name}: expected a tuple of integers, got {values!r}")
+    for value in values:
+        _integer(name, value, 1)
+    return tuple(values)
+
+
+def _one_of(name: str, value: object, known: tuple[object, ...]) -> None:
+    if value not in known:
+        raise ArgumentError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
