@@ -1,0 +1,268 @@
+"""The attention layers that a block may carry: which weights each has, and what it does with them.
+
+Each layer scales a map by a gate in (0, 1) computed from the map itself. A layer is two functions,
+side by
+side: `<name>_shapes(channels, **options)` lists its weights under timm's names, `<name>(x, weights,
+…)` is the arithmetic. `shapes` and `attend` are the two doors.
+
+Sources: timm `layers/squeeze_excite.py`, `layers/eca.py`, `layers/cbam.py`,
+`layers/create_attn.py`, and the papers named at each function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from inspect import signature
+from math import log
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from npvgg.config import reduced_channels
+from npvgg.errors import ArgumentError
+from npvgg.ops import Array, activation, batch_norm, conv2d
+
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
+Weights: TypeAlias = Mapping[str, Array]
+
+BN_EPS = 1e-5
+
+
+def shapes(layer: str, channels: int, options: Mapping[str, Any]) -> Shapes:
+    """List the weights of an attention layer: name under the block's `attn.` → shape.
+
+    Raises ArgumentError for an option that the layer does not have.
+    """
+    try:
+        return _LAYERS[layer][0](channels, **options)
+    except TypeError:
+        known = ", ".join(list(signature(_LAYERS[layer][0]).parameters)[1:]) or "none"
+        raise ArgumentError(
+            f"attn_kwargs: expected options of {layer!r} ({known}), got {dict(options)!r}"
+        ) from None
+
+
+def attend(x: Array, layer: str, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Apply an attention layer to a map: x (N, C, H, W) → (N, C, H, W)."""
+    return _LAYERS[layer][1](x, weights, options)
+
+
+# --- Squeeze and excite ---------------------------------------------------------------------------
+
+
+def se_shapes(
+    channels: int,
+    rd_ratio: float = 1 / 16,
+    rd_channels: int | None = None,
+    rd_divisor: int = 8,
+    add_maxpool: bool = False,
+    bias: bool = True,
+    act_layer: str = "relu",
+    gate_layer: str = "sigmoid",
+) -> Shapes:
+    """Weights of squeeze-excite: two 1×1 convolutions through `hidden` channels."""
+    _known_activations(act_layer, gate_layer)
+    hidden = rd_channels or reduced_channels(channels, rd_ratio, rd_divisor)
+    weights: Shapes = {
+        "fc1.weight": (hidden, channels, 1, 1),
+        "fc2.weight": (channels, hidden, 1, 1),
+    }
+    return weights | ({"fc1.bias": (hidden,), "fc2.bias": (channels,)} if bias else {})
+
+
+def se(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Squeeze, excite, scale:  x · gate(fc2(act(fc1(mean x)))).  Source: Hu et al.,
+    arXiv:1709.01507 §3.
+    """
+    act = activation(options.get("act_layer", "relu"))
+    gate = activation(options.get("gate_layer", "sigmoid"))
+    squeezed = _squeeze(x, maximum=options.get("add_maxpool", False))
+    hidden = act(conv2d(squeezed, weights["fc1.weight"], weights.get("fc1.bias")))
+    return x * gate(conv2d(hidden, weights["fc2.weight"], weights.get("fc2.bias")))
+
+
+def ese_shapes(
+    channels: int, add_maxpool: bool = False, gate_layer: str = "hard_sigmoid", **_: Any
+) -> Shapes:
+    """Weights of effective squeeze-excite: one 1×1 convolution. Other options are ignored, as in
+    timm.
+    """
+    _known_activations(gate_layer)
+    return {"fc.weight": (channels, channels, 1, 1), "fc.bias": (channels,)}
+
+
+def ese(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Squeeze-excite without the bottleneck:  x · gate(fc(mean x)).  Source: CenterMask,
+    arXiv:1911.06667 §3.3.
+    """
+    gate = activation(options.get("gate_layer", "hard_sigmoid"))
+    squeezed = _squeeze(x, maximum=options.get("add_maxpool", False))
+    return x * gate(conv2d(squeezed, weights["fc.weight"], weights["fc.bias"]))
+
+
+def _squeeze(x: Array, *, maximum: bool) -> Array:
+    mean: Array = x.mean(axis=(2, 3), keepdims=True)
+    return 0.5 * mean + 0.5 * x.max(axis=(2, 3), keepdims=True) if maximum else mean
+
+
+# --- Efficient channel attention ------------------------------------------------------------------
+
+
+def eca_shapes(
+    channels: int,
+    kernel_size: int = 3,
+    gamma: float = 2,
+    beta: float = 1,
+    gate_layer: str = "sigmoid",
+) -> Shapes:
+    """Weights of efficient channel attention: one 1-D kernel, its length from the channel count.
+
+    length = the odd number at or above |log₂ channels + beta| / gamma, at least 3
+    (arXiv:1910.03151, eq. 12). kernel_size is accepted and unused, as in timm, which always knows
+    the channels.
+    """
+    _known_activations(gate_layer)
+    length = int(abs(log(channels, 2) + beta) / gamma)
+    return {"conv.weight": (1, 1, max(length if length % 2 else length + 1, 3))}
+
+
+def eca(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Correlate neighbouring channels' means:  x · gate(conv1d(mean x)), zeros beyond the first and
+    last.
+    """
+    return _channel_conv(x, weights, options, mode="constant")
+
+
+def ceca(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Like `eca` with the channels on a circle: the last is the first one's neighbour."""
+    return _channel_conv(x, weights, options, mode="wrap")
+
+
+def _channel_conv(x: Array, weights: Weights, options: Mapping[str, Any], mode: Any) -> Array:
+    kernel = weights["conv.weight"][0, 0]
+    means = x.mean(axis=(2, 3))
+    margin = len(kernel) // 2
+    padded = np.pad(means, ((0, 0), (margin, margin)), mode=mode)
+    mixed = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=1) @ kernel
+    gate: Array = activation(options.get("gate_layer", "sigmoid"))(mixed)
+    return x * gate[:, :, None, None]
+
+
+# --- Convolutional block attention ----------------------------------------------------------------
+
+
+def cbam_shapes(
+    channels: int,
+    rd_ratio: float = 1 / 16,
+    rd_channels: int | None = None,
+    rd_divisor: int = 1,
+    spatial_kernel_size: int = 7,
+    gate_layer: str = "sigmoid",
+    mlp_bias: bool = False,
+) -> Shapes:
+    """Weights of CBAM: a channel bottleneck, then a spatial kernel over (mean, maximum) with batch
+    norm.
+    """
+    return _cbam_shapes(
+        channels, rd_ratio, rd_channels, rd_divisor, spatial_kernel_size, gate_layer, mlp_bias, 2
+    )
+
+
+def lcbam_shapes(
+    channels: int,
+    rd_ratio: float = 1 / 16,
+    rd_channels: int | None = None,
+    rd_divisor: int = 1,
+    spatial_kernel_size: int = 7,
+    gate_layer: str = "sigmoid",
+    mlp_bias: bool = False,
+) -> Shapes:
+    """Weights of light CBAM: as CBAM, with the half sum of mean and maximum as the only spatial
+    input.
+    """
+    return _cbam_shapes(
+        channels, rd_ratio, rd_channels, rd_divisor, spatial_kernel_size, gate_layer, mlp_bias, 1
+    )
+
+
+def _cbam_shapes(
+    channels: int,
+    rd_ratio: float,
+    rd_channels: int | None,
+    rd_divisor: int,
+    spatial_kernel_size: int,
+    gate_layer: str,
+    mlp_bias: bool,
+    inputs: int,
+) -> Shapes:
+    _known_activations(gate_layer)
+    if spatial_kernel_size % 2 == 0:
+        raise ArgumentError(
+            f"attn_kwargs: spatial_kernel_size must be odd, got {spatial_kernel_size}"
+        )
+    hidden = rd_channels or reduced_channels(channels, rd_ratio, rd_divisor)
+    size = spatial_kernel_size
+    return {
+        "channel.fc1.weight": (hidden, channels, 1, 1),
+        "channel.fc2.weight": (channels, hidden, 1, 1),
+        **({"channel.fc1.bias": (hidden,), "channel.fc2.bias": (channels,)} if mlp_bias else {}),
+        "spatial.conv.conv.weight": (1, inputs, size, size),
+        **{
+            f"spatial.conv.bn.{name}": (1,)
+            for name in ("weight", "bias", "running_mean", "running_var")
+        },
+    }
+
+
+def cbam(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Gate the channels, then the pixels, by what mean and maximum say.  Source: Woo et al.,
+    arXiv:1807.06521 §3.
+    """
+    gate = activation(options.get("gate_layer", "sigmoid"))
+    mean, maximum = (pool(axis=(2, 3), keepdims=True) for pool in (x.mean, x.max))
+    x = x * gate(_bottleneck(mean, weights) + _bottleneck(maximum, weights))
+    maps = [x.mean(axis=1, keepdims=True), x.max(axis=1, keepdims=True)]
+    return x * gate(_spatial(np.concatenate(maps, axis=1), weights))
+
+
+def lcbam(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Do as `cbam` with the half sum of mean and maximum in place of both; both gates are sigmoids,
+    as in timm.
+    """
+    gate = activation("sigmoid")
+    x = x * gate(_bottleneck(_squeeze(x, maximum=True), weights))
+    half_sum = 0.5 * x.mean(axis=1, keepdims=True) + 0.5 * x.max(axis=1, keepdims=True)
+    return x * gate(_spatial(half_sum, weights))
+
+
+def _bottleneck(pooled: Array, weights: Weights) -> Array:
+    hidden = conv2d(pooled, weights["channel.fc1.weight"], weights.get("channel.fc1.bias"))
+    relu = activation("relu")
+    return conv2d(relu(hidden), weights["channel.fc2.weight"], weights.get("channel.fc2.bias"))
+
+
+def _spatial(maps: Array, weights: Weights) -> Array:
+    kernel = weights["spatial.conv.conv.weight"]
+    y = conv2d(maps, kernel, padding=kernel.shape[-1] // 2)
+    mean, var, gamma, beta = (
+        weights[f"spatial.conv.bn.{name}"]
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    return batch_norm(y, mean, var, gamma, beta, BN_EPS)
+
+
+def _known_activations(*names: str) -> None:
+    for name in names:
+        activation(name)
+
+
+_LAYERS: dict[
+    str, tuple[Callable[..., Shapes], Callable[[Array, Weights, Mapping[str, Any]], Array]]
+] = {
+    "se": (se_shapes, se),
+    "ese": (ese_shapes, ese),
+    "eca": (eca_shapes, eca),
+    "ceca": (eca_shapes, ceca),
+    "cbam": (cbam_shapes, cbam),
+    "lcbam": (lcbam_shapes, lcbam),
+}

@@ -1,0 +1,235 @@
+"""What each operation means, in plain NumPy, for float32 and float64 alike.
+
+These functions are the text that every engine answers to. They are written to be read, and only
+then to be
+quick: a convolution is the matrix product of its windows with its kernel, nothing else.
+
+Letters: a capital is a size, a small letter an index.
+    N n image    C c input channel    K k output channel    G g group
+    H W h w input row, column         P Q p q output row, column        R S r s kernel row, column
+
+Imports NumPy only; SciPy where a function needs its special functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npvgg.errors import ArgumentError
+
+Array: TypeAlias = NDArray[Any]
+"""float32 or float64; every function returns the dtype that it is given."""
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Array:
+    """Correlate each image with each kernel, zero-padded, and add the bias:
+
+        y[n,k,p,q] = b[k] + Σ_{c,r,s} x[n, g·C/G + c, p·stride + r·dilation − padding, q·stride + …]
+        · w[k,c,r,s]
+
+    with g = k // (K/G), the group of output channel k.
+
+    x: (N, C, H, W)   weight: (K, C/G, R, S)   bias: (K,)   →   (N, K, P, Q)
+    P = (H + 2·padding − dilation·(R − 1) − 1) // stride + 1, likewise Q; both must be at least 1.
+
+    The windows are laid out as the columns of one matrix per image and group (im2col), so that the
+    sum over (c, r, s) is a matrix product; a 1×1 kernel needs no copy.
+
+    Source: the operator of `torch.nn.functional.conv2d`.
+    """
+    n, c = x.shape[:2]
+    k, c_group, r, s = weight.shape
+    windows = sliding_windows(x, (r, s), stride=stride, padding=padding, dilation=dilation)
+    p, q = windows.shape[2:4]
+    cols = windows.transpose(0, 1, 4, 5, 2, 3)  # (N, C, P, Q, R, S) -> (N, C, R, S, P, Q)
+    cols = cols.reshape(n, groups, c // groups * r * s, p * q)
+    kernels = weight.reshape(groups, k // groups, c_group * r * s)
+    y = (kernels @ cols).reshape(n, k, p, q)
+    if bias is not None:
+        y += bias[:, None, None]
+    return y
+
+
+def sliding_windows(
+    x: Array, size: tuple[int, int], *, stride: int, padding: int, dilation: int
+) -> Array:
+    """View every window of the zero-padded x: windows[n,c,p,q,r,s] = x[n, c, p·stride + r·dilation
+    − padding, …].
+
+    x: (N, C, H, W)   →   (N, C, P, Q, R, S), read-only, sharing memory
+    """
+    if padding:
+        n, c, h, w = x.shape
+        padded = np.zeros((n, c, h + 2 * padding, w + 2 * padding), x.dtype)
+        padded[:, :, padding : padding + h, padding : padding + w] = x
+        x = padded
+    span = tuple(dilation * (taps - 1) + 1 for taps in size)
+    windows = np.lib.stride_tricks.sliding_window_view(x, span, axis=(2, 3))
+    return windows[:, :, ::stride, ::stride, ::dilation, ::dilation]
+
+
+def batch_norm(x: Array, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> Array:
+    """Normalize each channel by its running statistics:  y[n,k] = (x[n,k] − mean[k]) · gamma[k] /
+    √(var[k] + eps) + beta[k]
+
+    x: (N, K, P, Q)   the others: (K,)   →   (N, K, P, Q)
+
+    Source: Ioffe & Szegedy, arXiv:1502.03167, algorithm 2 (inference).
+    """
+    scale = gamma / np.sqrt(var + x.dtype.type(eps))
+    y = x - mean[:, None, None]
+    y *= scale[:, None, None]
+    y += beta[:, None, None]
+    return y
+
+
+def linear(x: Array, weight: Array, bias: Array) -> Array:
+    """Map features to classes:  y[n,k] = b[k] + Σ_c x[n,c] · w[k,c].
+
+    x: (N, C)   weight: (K, C)   bias: (K,)   →   (N, K)
+    """
+    y: Array = x @ weight.T + bias
+    return y
+
+
+def global_pool(x: Array, kind: str) -> Array:
+    """Reduce each map to one number per channel: its mean ("avg"), its maximum ("max"), or both.
+
+    x: (N, C, H, W)   →   (N, C)
+    "avgmax" is half their sum, "catavgmax" has both side by side, (N, 2·C), "" leaves x as it is.
+
+    Source: timm `layers/adaptive_avgmax_pool.py`.
+    """
+    if not kind:
+        return x
+    mean: Array = x.mean(axis=(2, 3))
+    maximum: Array = x.max(axis=(2, 3))
+    match kind:
+        case "avg":
+            return mean
+        case "max":
+            return maximum
+        case "avgmax":
+            return 0.5 * (mean + maximum)
+        case "catavgmax":
+            return np.concatenate([mean, maximum], axis=1)
+    raise ArgumentError(f"global_pool: expected avg, max, avgmax, catavgmax or '', got {kind!r}")
+
+
+# --- Activations ----------------------------------------------------------------------------------
+# Python floats are weak scalars in NumPy: they take the dtype of the array and never widen it.
+
+
+def relu(x: Array) -> Array:
+    """Cut at zero:  max(x, 0). A NaN stays a NaN."""
+    y: Array = np.maximum(x, x.dtype.type(0))
+    return y
+
+
+def sigmoid(x: Array) -> Array:
+    """Squash to 0 … 1:  1 / (1 + e⁻ˣ), without overflow."""
+    from scipy.special import expit
+
+    y: Array = expit(x)
+    return y
+
+
+def hard_sigmoid(x: Array) -> Array:
+    """Squash to 0 … 1 in three straight pieces:  min(max(x + 3, 0), 6) / 6."""
+    return np.clip(x + 3.0, 0.0, 6.0) / 6.0
+
+
+def gelu(x: Array) -> Array:
+    """Weigh by the normal distribution function:  x · (1 + erf(x / √2)) / 2, arXiv:1606.08415."""
+    from scipy.special import erf
+
+    y: Array = 0.5 * x * (1.0 + erf(x * 0.5**0.5))
+    return y
+
+
+def gelu_tanh(x: Array) -> Array:
+    """Approximate GELU with tanh:  x · (1 + tanh(√(2/π) · (x + 0.044715 x³))) / 2."""
+    y: Array = 0.5 * x * (1.0 + np.tanh((2.0 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
+    return y
+
+
+def elu(x: Array, alpha: float = 1.0) -> Array:
+    """Bend below zero:  x where x > 0, else alpha · (eˣ − 1) (arXiv:1511.07289)."""
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, x.dtype.type(0))))
+
+
+def selu(x: Array) -> Array:
+    """Scale · elu(x, alpha), with the two constants of arXiv:1706.02515, eq. 14."""
+    return 1.0507009873554805 * elu(x, 1.6732632423543772)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": relu,
+    "relu6": lambda x: np.clip(x, 0.0, 6.0),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "silu": lambda x: x * sigmoid(x),
+    "swish": lambda x: x * sigmoid(x),
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": lambda x: x * sigmoid(1.702 * x),
+    "mish": lambda x: x * np.tanh(np.logaddexp(x.dtype.type(0), x)),
+    "elu": elu,
+    "celu": elu,  # celu(x, alpha=1) is elu(x, alpha=1)
+    "selu": selu,
+    "sigmoid": sigmoid,
+    "tanh": np.tanh,
+    "hard_sigmoid": hard_sigmoid,
+    "hard_swish": lambda x: x * hard_sigmoid(x),
+    "hard_mish": lambda x: 0.5 * x * np.clip(x + 2.0, 0.0, 2.0),
+    "identity": lambda x: x,
+}
+"""Activation by timm's name. Sources: the papers named above; timm `layers/create_act.py` for the
+list.
+"""
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """Look an activation up; raise ArgumentError for an unknown name."""
+    if name not in ACTIVATIONS:
+        raise ArgumentError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]
+
+
+# --- Outputs --------------------------------------------------------------------------------------
+
+
+def softmax(x: Array, axis: int = -1) -> Array:
+    """Turn logits into probabilities: e^(x − max x) / Σ e^(x − max x) along an axis."""
+    shifted = np.exp(x - x.max(axis=axis, keepdims=True))
+    y: Array = shifted / shifted.sum(axis=axis, keepdims=True)
+    return y
+
+
+def topk(x: Array, k: int, axis: int = -1) -> tuple[Array, NDArray[np.int64]]:
+    """Find the k largest values along an axis, largest first, and where they are.
+
+    x: any shape   →   (values, indices) with k entries along the axis.
+    Of equal values the lower index comes first, so the answer never depends on the platform
+    (PyTorch promises no order of ties).
+    Raises ArgumentError unless 1 ≤ k ≤ size of the axis.
+    """
+    x = np.asarray(x)
+    size = x.shape[axis] if x.ndim else 0
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= size:
+        raise ArgumentError(f"k: expected 1 … {size} (the size of axis {axis}), got {k!r}")
+    order = np.argsort(-x, axis=axis, kind="stable")
+    indices = np.take(order, np.arange(k), axis=axis).astype(np.int64)
+    return np.take_along_axis(x, indices, axis=axis), indices
