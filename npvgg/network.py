@@ -1,0 +1,64 @@
+"""A network as data: its blocks in order of execution, with their weights, and its head.
+
+This is what engines are given. Nothing here computes; `reparam` says what a block's form means,
+`ops` and `attention` what the operations mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from npvgg.config import BlockSpec
+from npvgg.ops import Array
+from npvgg.reparam import Branches, FusedConv, reparameterize
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block: what it is, its weights in train or deploy form, and those of its attention layer.
+
+    attention: name under `attn.` → array; empty where the network has none.
+    """
+
+    spec: BlockSpec
+    form: Branches | FusedConv
+    attention: Mapping[str, Array]
+
+    def reparameterized(self) -> Block:
+        """Give the block in deploy form (itself, if it already is)."""
+        if isinstance(self.form, FusedConv):
+            return self
+        return replace(self, form=reparameterize(self.form, groups=self.spec.groups))
+
+
+@dataclass(frozen=True)
+class Head:
+    """Global pooling and the classifier; weight (classes, features) and bias are None without a
+    classifier.
+    """
+
+    global_pool: str
+    weight: Array | None
+    bias: Array | None
+
+
+@dataclass(frozen=True)
+class Network:
+    """The whole network in one floating-point type."""
+
+    blocks: tuple[Block, ...]
+    head: Head
+    dtype: np.dtype[Any]
+
+    @property
+    def form(self) -> str:
+        """Tell "deploy" (every block is one convolution) from "train"."""
+        return "deploy" if all(isinstance(b.form, FusedConv) for b in self.blocks) else "train"
+
+    def reparameterized(self) -> Network:
+        """Give the network in deploy form."""
+        return replace(self, blocks=tuple(block.reparameterized() for block in self.blocks))

@@ -1,0 +1,163 @@
+"""Structural re-parameterization: three branches that fold exactly into one 3×3 convolution.
+
+A block is trained with three branches and run with one convolution:
+
+    train    y = BN(x ∗ w3) + BN(x ∗ w1) + BN(x)     3×3, 1×1, identity (where shapes allow it)
+    deploy   y = x ∗ w + b
+
+Nothing is approximated. Read this file from top to bottom and every step is one line of algebra:
+
+1. At inference a batch norm multiplies and adds constants per channel, so it disappears into the
+   convolution before it                                              `fuse_conv_bn`
+2. A 1×1 kernel is a 3×3 kernel that is zero around its centre        `pad_1x1_to_3x3`
+3. The identity is a 1×1 kernel: channel k reads channel k            `identity_kernel`
+4. Convolution is linear: kernels add, biases add                     `reparameterize`
+
+Source: Ding et al., RepVGG: Making VGG-style ConvNets Great Again, arXiv:2101.03697 §3.3; the same
+algebra as `get_equivalent_kernel_bias` in DingXiaoH/RepVGG `repvgg.py` and `_get_kernel_bias` in
+timm `byobnet.py`. Both of those fold in float32; here the fold is done in float64 and rounded once,
+so our folded weights differ from theirs in the last bits, and are the more exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from npvgg.ops import Array, batch_norm, conv2d
+
+BN_EPS = 1e-5
+"""The eps of every batch norm, upstream's as well as ours (`torch.nn.BatchNorm2d` default)."""
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """An inference-time batch norm: gamma, beta as trained, mean, var as collected; all (K,)."""
+
+    gamma: Array
+    beta: Array
+    mean: Array
+    var: Array
+    eps: float = BN_EPS
+
+    def __call__(self, x: Array) -> Array:
+        """Normalize x (N, K, P, Q) by the running statistics, always."""
+        return batch_norm(x, self.mean, self.var, self.gamma, self.beta, self.eps)
+
+
+@dataclass(frozen=True)
+class ConvBN:
+    """A bias-free convolution, weight (K, C/G, R, R), and the batch norm behind it."""
+
+    weight: Array
+    bn: BatchNorm
+
+
+@dataclass(frozen=True)
+class Branches:
+    """A block as it is trained. `identity` is None where the block changes size, channels or
+    dilation.
+    """
+
+    conv_kxk: ConvBN
+    conv_1x1: ConvBN
+    identity: BatchNorm | None
+
+    def __call__(self, x: Array, *, stride: int, dilation: int, groups: int) -> Array:
+        """Run the three branches and add them: x (N, C, H, W) → (N, K, P, Q).
+
+        The 3×3 kernel is padded by its dilation and the 1×1 kernel not at all: both are centred on
+        the same pixel.
+        """
+        kxk = conv2d(
+            x,
+            self.conv_kxk.weight,
+            stride=stride,
+            padding=dilation,
+            dilation=dilation,
+            groups=groups,
+        )
+        y = self.conv_kxk.bn(kxk)
+        y += self.conv_1x1.bn(conv2d(x, self.conv_1x1.weight, stride=stride, groups=groups))
+        if self.identity is not None:
+            y += self.identity(x)
+        return y
+
+
+@dataclass(frozen=True)
+class FusedConv:
+    """A block as it is deployed: one convolution, weight (K, C/G, 3, 3), bias (K,)."""
+
+    weight: Array
+    bias: Array
+
+    def __call__(self, x: Array, *, stride: int, dilation: int, groups: int) -> Array:
+        """Run the convolution: x (N, C, H, W) → (N, K, P, Q)."""
+        return conv2d(
+            x,
+            self.weight,
+            self.bias,
+            stride=stride,
+            padding=dilation,
+            dilation=dilation,
+            groups=groups,
+        )
+
+
+def fuse_conv_bn(weight: Array, bn: BatchNorm) -> FusedConv:
+    """Fold a batch norm into the bias-free convolution before it:
+
+        t[k]  = gamma[k] / √(var[k] + eps)
+        w'[k] = w[k] · t[k]            b'[k] = beta[k] − mean[k] · t[k]
+
+    weight: (K, C/G, R, S)   bn: (K,) each   →   w': (K, C/G, R, S), b': (K,), all in float64
+    """
+    gamma, beta, mean, var = (a.astype(np.float64) for a in (bn.gamma, bn.beta, bn.mean, bn.var))
+    t = gamma / np.sqrt(var + bn.eps)
+    return FusedConv(weight.astype(np.float64) * t[:, None, None, None], beta - mean * t)
+
+
+def pad_1x1_to_3x3(weight: Array) -> Array:
+    """Set a 1×1 kernel into the centre of 3×3 zeros: (K, C/G, 1, 1) → (K, C/G, 3, 3)."""
+    return np.pad(weight, ((0, 0), (0, 0), (1, 1), (1, 1)))
+
+
+def identity_kernel(channels: int, groups: int) -> Array:
+    """Write "output channel k is input channel k" as a 1×1 kernel:  w[k, k mod (C/G)] = 1, else 0.
+
+    Inside its group, input channel k has the number k mod (C/G); [k, k] would be wrong for G > 1.
+
+    → (C, C/G, 1, 1) float64
+    """
+    group_size = channels // groups
+    kernel = np.zeros((channels, group_size, 1, 1))
+    kernel[np.arange(channels), np.arange(channels) % group_size] = 1
+    return kernel
+
+
+def reparameterize(branches: Branches, *, groups: int, dtype: Any = None) -> FusedConv:
+    """Fold a block's branches into its one convolution:
+
+        w = w3' + pad(w1') + pad(w_id')            b = b3' + b1' + b_id'
+
+    with w', b' from `fuse_conv_bn`. Computed in float64, rounded once to `dtype` (that of the 3×3
+    kernel by default).
+
+    Exact in real arithmetic, for any stride, dilation and groups. In floating point the folded
+    block and the branches differ by rounding; `npvgg.testing` states how much.
+    """
+    conv = branches.conv_kxk
+    parts = [fuse_conv_bn(conv.weight, conv.bn)]
+    pointwise = [(branches.conv_1x1.weight, branches.conv_1x1.bn)]
+    if branches.identity is not None:
+        pointwise.append((identity_kernel(len(conv.weight), groups), branches.identity))
+    for weight, bn in pointwise:
+        fused = fuse_conv_bn(weight, bn)
+        parts.append(FusedConv(pad_1x1_to_3x3(fused.weight), fused.bias))
+    dtype = dtype or conv.weight.dtype
+    return FusedConv(
+        sum(part.weight for part in parts).astype(dtype),  # type: ignore[union-attr]
+        sum(part.bias for part in parts).astype(dtype),  # type: ignore[union-attr]
+    )
