@@ -1,3 +1,26 @@
 """npvgg: RepVGG in pure NumPy and Numba."""
 
+from npvgg.config import RepVGGConfig
+from npvgg.create import create_model
+from npvgg.errors import ArgumentError, ImageError, NpvggError, WeightsError
+from npvgg.info import info
+from npvgg.model import FeatureNet, RepVGG
+from npvgg.ops import softmax, topk
+from npvgg.pretrained import list_models
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "FeatureNet",
+    "ImageError",
+    "NpvggError",
+    "RepVGG",
+    "RepVGGConfig",
+    "WeightsError",
+    "create_model",
+    "info",
+    "list_models",
+    "softmax",
+    "topk",
+]

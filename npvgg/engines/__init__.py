@@ -1,0 +1,70 @@
+"""The switchboard of the engines: a name → a module that is imported only when asked for.
+
+An engine is one function,
+
+    prepare(network, *, threads=None, deterministic=False) -> Prepared
+
+that does once what needs doing once (pack weights, choose algorithms, allocate), and gives an
+object with two verbs. Engines differ in speed and in nothing else. The contract is the whole chain
+of blocks, not one layer, because the fast engines keep a memory layout of their own from the first
+convolution to the last.
+
+Here stand module names, not modules, so that `import npvgg` loads neither Numba nor LLVM, and the
+reference engine works on a machine that has neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol
+
+import numpy as np
+
+from npvgg.errors import ArgumentError
+from npvgg.network import Network
+from npvgg.ops import Array
+
+ENGINES = {
+    "reference": "npvgg.engines.reference",
+}
+
+_PREFERENCE = ("reference",)
+"""What "auto" tries, the fastest first."""
+
+
+class Prepared(Protocol):
+    """A network made ready by an engine; its methods may be called from many threads at once."""
+
+    name: str
+
+    def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
+        """Give the outputs of the blocks with these indices, ascending: x (N, C, H, W) → (N, K, P,
+        Q) each.
+        """
+
+    def logits(self, x: Array) -> Array:
+        """Run the whole network: x (N, C, H, W) → (N, classes), or the pooled features without a
+        classifier.
+        """
+
+
+def prepare(
+    network: Network,
+    engine: str = "auto",
+    *,
+    threads: int | None = None,
+    deterministic: bool = False,
+) -> Prepared:
+    """Make a network ready to run with the named engine.
+
+    "auto" takes the fastest engine that serves the network's dtype.
+    Raises ArgumentError for an unknown engine, or one that cannot serve the dtype.
+    """
+    if engine == "auto":
+        engine = "reference" if network.dtype != np.float32 else _PREFERENCE[0]
+    if engine not in ENGINES:
+        raise ArgumentError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
+    module = import_module(ENGINES[engine])
+    prepared: Prepared = module.prepare(network, threads=threads, deterministic=deterministic)
+    return prepared

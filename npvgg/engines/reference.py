@@ -1,0 +1,66 @@
+"""The reference engine: the forward pass, as the paper draws it.
+
+Everything is in these few lines; `ops`, `reparam` and `attention` say what each word means. It
+computes in the dtype of the network, float32 or float64, and needs no compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from npvgg import ops
+from npvgg.attention import attend
+from npvgg.network import Block, Head, Network
+from npvgg.ops import Array
+
+
+def forward_blocks(blocks: Sequence[Block], x: Array) -> Iterator[Array]:
+    """Give every block's output in turn: (N, C, H, W) -> (N, K, ⌈H/stride⌉, ⌈W/stride⌉) -> …"""
+    for block in blocks:
+        x = forward_block(block, x)
+        yield x
+
+
+def forward_block(block: Block, x: Array) -> Array:
+    """Run one block:  act(attn(conv(x))), or attn(act(conv(x))) where the attention comes after."""
+    spec = block.spec
+    act = ops.activation(spec.act_layer)
+    x = block.form(x, stride=spec.stride, dilation=spec.dilation, groups=spec.groups)
+    if spec.attn_layer is None:
+        return act(x)
+    if spec.attn_after_act:
+        return attend(act(x), spec.attn_layer, block.attention, spec.attn_kwargs)
+    return act(attend(x, spec.attn_layer, block.attention, spec.attn_kwargs))
+
+
+def forward_head(head: Head, x: Array) -> Array:
+    """Pool the last map and classify it: (N, C, P, Q) -> (N, C) -> (N, classes)."""
+    features = ops.global_pool(x, head.global_pool)
+    if head.weight is None or head.bias is None:
+        return features
+    return ops.linear(features, head.weight, head.bias)
+
+
+class ReferenceNetwork:
+    """A network run by the reference engine."""
+
+    name = "reference"
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
+        """Give the outputs of the blocks with these indices; blocks past the last are not run."""
+        wanted = self.network.blocks[: max(taps) + 1]
+        return [y for index, y in enumerate(forward_blocks(wanted, x)) if index in taps]
+
+    def logits(self, x: Array) -> Array:
+        """Run every block and the head: (N, C, H, W) -> (N, classes)."""
+        return forward_head(self.network.head, self.maps(x, [len(self.network.blocks) - 1])[0])
+
+
+def prepare(
+    network: Network, *, threads: int | None = None, deterministic: bool = False
+) -> ReferenceNetwork:
+    """Make ready; there is nothing to do. NumPy's own threads apply: `threads` has no say here."""
+    return ReferenceNetwork(network)

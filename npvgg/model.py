@@ -1,0 +1,256 @@
+"""The network that people hold in their hands: called with images, saved to a file.
+
+`create_model` (create.py) makes one.
+
+The interface is that of timm's model cards, with NumPy arrays in place of torch tensors. There is
+no train/eval switch: batch norms always use their running statistics.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from npvgg import checkpoint, weights
+from npvgg.config import RepVGGConfig, feature_info
+from npvgg.engines import prepare
+from npvgg.engines.reference import forward_head
+from npvgg.errors import ArgumentError
+from npvgg.network import Head, Network
+from npvgg.ops import Array
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """What is known of each tapped map: a list of dicts, and three short ways to read a column."""
+
+    def channels(self) -> list[int]:
+        """Channels of each map."""
+        return [entry["num_chs"] for entry in self]
+
+    def reduction(self) -> list[int]:
+        """Input pixels per map pixel, along a side."""
+        return [entry["reduction"] for entry in self]
+
+    def module_name(self) -> list[str]:
+        """Timm's path of the module that each map comes from."""
+        return [entry["module"] for entry in self]
+
+
+class RepVGG:
+    """A RepVGG ready to run, in train or in deploy form; make one with `create_model`.
+
+    Its methods may be called from several threads at once. Inputs are (N, C, H, W) arrays of any
+    floating-point type, of any height and width from one pixel up, N = 0 included; they are
+    converted to the model's dtype. Raises ArgumentError for anything else.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: RepVGGConfig,
+        network: Network,
+        pretrained_cfg: dict[str, Any],
+        *,
+        engine: str = "auto",
+        threads: int | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.network = network
+        self.pretrained_cfg = pretrained_cfg
+        self.feature_info = FeatureInfo(feature_info(config))
+        self._engine = prepare(network, engine, threads=threads, deterministic=deterministic)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier, 0 for none."""
+        return self.config.num_classes
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last map, and length of the embedding."""
+        return self.config.num_features
+
+    @property
+    def form(self) -> str:
+        """Tell "train" (three branches) from "deploy" (one convolution per block)."""
+        return self.network.form
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The floating-point type of weights, inputs and outputs."""
+        return self.network.dtype
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that runs it."""
+        return self._engine.name
+
+    def __repr__(self) -> str:
+        _, h, w = self.pretrained_cfg["input_size"]
+        return (
+            f"<RepVGG {self.name}: {self.form} form, {self.num_classes} classes, {self.dtype}, "
+            f"engine {self.engine}, made for {self.config.in_chans}×{h}×{w}>"
+        )
+
+    def __call__(self, x: Array) -> Array:
+        """Classify a batch: x (N, C, H, W) → logits (N, num_classes).
+
+        Without a classifier (num_classes=0) the result is the embedding, (N, num_features); without
+        pooling as well (global_pool="") it is the last map.
+        """
+        return self._engine.logits(self._checked(x))
+
+    def forward_features(self, x: Array) -> Array:
+        """Give the last map, unpooled: x (N, C, H, W) → (N, num_features, P, Q)."""
+        return self._engine.maps(self._checked(x), [len(self.network.blocks) - 1])[0]
+
+    def forward_head(self, x: Array, pre_logits: bool = False) -> Array:
+        """Pool the last map and classify it: (N, num_features, P, Q) → (N, num_classes).
+
+        pre_logits: stop at the pooled vector, (N, num_features)
+        """
+        x = self._checked(x, channels=self.num_features)
+        head = self.network.head
+        return forward_head(Head(head.global_pool, None, None) if pre_logits else head, x)
+
+    @overload
+    def forward_intermediates(
+        self,
+        x: Array,
+        indices: int | Sequence[int] | None = None,
+        stop_early: bool = False,
+        intermediates_only: Literal[False] = False,
+    ) -> tuple[Array, list[Array]]: ...
+    @overload
+    def forward_intermediates(
+        self,
+        x: Array,
+        indices: int | Sequence[int] | None = None,
+        stop_early: bool = False,
+        *,
+        intermediates_only: Literal[True],
+    ) -> list[Array]: ...
+    def forward_intermediates(
+        self,
+        x: Array,
+        indices: int | Sequence[int] | None = None,
+        stop_early: bool = False,
+        intermediates_only: bool = False,
+    ) -> tuple[Array, list[Array]] | list[Array]:
+        """Give the last map and the maps of `feature_info`, in the order of execution.
+
+        indices: all by default; an integer n for the last n; a sequence for those entries of
+        `feature_info` (negative from the end), each given once and in network order, however they
+        are listed
+        stop_early: run no further than the last map asked for; that one is then the last map
+        intermediates_only: give the list alone
+
+        Source: timm `ByobNet.forward_intermediates`.
+        """
+        taps = [
+            self.feature_info[i]["block"] for i in take_indices(len(self.feature_info), indices)
+        ]
+        last = max(taps) if stop_early or intermediates_only else len(self.network.blocks) - 1
+        maps = self._engine.maps(self._checked(x), sorted({*taps, last}))
+        intermediates = maps if last in taps else maps[:-1]
+        return intermediates if intermediates_only else (maps[-1], intermediates)
+
+    def state_dict(self) -> dict[str, Array]:
+        """List the weights under timm's names, in the model's form."""
+        return weights.flatten(self.network)
+
+    def save(
+        self, path: str | PathLike[str], form: str | None = None, *, overwrite: bool = True
+    ) -> None:
+        """Write the weights as safetensors in timm's naming, all or nothing.
+
+        form: "train" or "deploy"; the model's own by default. Deploy form cannot be unfolded.
+        The file's metadata states network, configuration, form and data configuration, so that
+        `create_model(weights=path)` needs nothing else.
+
+        Raises ArgumentError for an impossible form, WeightsError where the file cannot be written.
+        """
+        if form not in (None, "train", "deploy"):
+            raise ArgumentError(f"form: expected 'train' or 'deploy', got {form!r}")
+        network = self.network
+        if form == "deploy":
+            network = network.reparameterized()
+        elif form == "train" and network.form == "deploy":
+            raise ArgumentError(
+                "form: a folded network cannot be unfolded; make the model from train-form weights "
+                "with reparameterize=False, then save form='train'"
+            )
+        checkpoint.save_safetensors(
+            path, weights.flatten(network), self._metadata(network.form), overwrite=overwrite
+        )
+
+    def _metadata(self, form: str) -> dict[str, str]:
+        from npvgg import __version__
+
+        config = {**vars(self.config), "attn_kwargs": dict(self.config.attn_kwargs)}
+        return {
+            "format": "pt",  # loaders of the PyTorch world ask for this key
+            "npvgg.version": __version__,
+            "npvgg.model": self.name,
+            "npvgg.form": form,
+            "npvgg.fold": "float64" if form == "deploy" else "none",
+            "npvgg.config": json.dumps(config),
+            "npvgg.pretrained_cfg": json.dumps(self.pretrained_cfg),
+        }
+
+    def _checked(self, x: Array, channels: int | None = None) -> Array:
+        channels = channels or self.config.in_chans
+        x = np.asarray(x)
+        if x.ndim != 4 or x.shape[1] != channels or not np.issubdtype(x.dtype, np.floating):
+            raise ArgumentError(
+                f"x: expected (N, {channels}, H, W) {self.dtype}, got {x.shape} {x.dtype}"
+            )
+        if 0 in x.shape[2:]:
+            raise ArgumentError(f"x: expected at least one pixel, got shape {x.shape}")
+        return np.ascontiguousarray(x, dtype=self.dtype)
+
+
+class FeatureNet:
+    """A RepVGG that gives its maps and has no head; `create_model(…, features_only=True)` makes
+    one.
+    """
+
+    def __init__(self, model: RepVGG, out_indices: int | Sequence[int] | None) -> None:
+        indices = sorted(set(take_indices(len(model.feature_info), out_indices)))
+        self.model = model
+        self.out_indices = tuple(indices)
+        self.feature_info = FeatureInfo(model.feature_info[i] for i in indices)
+        self.pretrained_cfg = model.pretrained_cfg
+
+    def __repr__(self) -> str:
+        return f"<FeatureNet {self.out_indices} of {self.model!r}>"
+
+    def __call__(self, x: Array) -> list[Array]:
+        """Give the maps, the largest first: x (N, C, H, W) → [(N, K, P, Q), …]."""
+        return self.model.forward_intermediates(x, self.out_indices, intermediates_only=True)
+
+
+def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
+    """Turn "all", "the last n" or a selection into absolute indices below `count`.
+
+    Source: timm `models/_features.py` `feature_take_indices`.
+    Raises ArgumentError where one is out of range.
+    """
+    if indices is None:
+        return list(range(count))
+    if isinstance(indices, int) and not isinstance(indices, bool):
+        if not 1 <= indices <= count:
+            raise ArgumentError(f"indices: expected the last 1 … {count} maps, got {indices}")
+        return list(range(count - indices, count))
+    taken = list(indices) if isinstance(indices, Sequence) else []
+    if not taken or not all(isinstance(i, int) and -count <= i < count for i in taken):
+        raise ArgumentError(
+            f"indices: expected integers in {-count} … {count - 1}, got {indices!r}"
+        )
+    return [i % count for i in taken]
