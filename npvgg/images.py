@@ -1,0 +1,342 @@
+"""A photo, wherever it comes from, as one 8-bit Pillow image: the only room that opens image files.
+
+By default it gives what timm's users get from ``Image.open(file).convert("RGB")``: the first
+frame, EXIF rotation ignored, alpha dropped so that hidden colours show, 16-bit values clipped at
+255. Whatever of this a photo brings is told in the notes and has an option that treats it
+otherwise.
+
+The guards: formats are an allow-list; the size in the header is checked before anything is
+decoded; pixels are decoded inside one boundary, from which every failure leaves as `ImageError`;
+none of Pillow's process-wide settings is changed, and no warning filter is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from io import BytesIO
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npvgg.errors import ArgumentError, ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Source: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[Any] | Image.Image"
+)
+
+MAX_PIXELS = 2**30 // 4 // 3
+"""89 478 485 pixels, 256 MiB of RGB: from here on Pillow too suspects a decompression bomb."""
+
+_PLUGINS = {
+    "JPEG": "PIL.JpegImagePlugin",
+    "PNG": "PIL.PngImagePlugin",
+    "WEBP": "PIL.WebPImagePlugin",
+    "GIF": "PIL.GifImagePlugin",
+    "BMP": "PIL.BmpImagePlugin",
+    "TIFF": "PIL.TiffImagePlugin",
+    "PPM": "PIL.PpmImagePlugin",
+}
+FORMATS = tuple(_PLUGINS)
+"""What may be opened: the formats in which photos and scans come; none starts a program."""
+
+_TRANSPOSE = {  # EXIF orientation (tag 0x0112) → the Image.Transpose that sets the photo upright
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How to open a photo: the options of `open_image`, checked once.
+
+    channels        3 for mode RGB, 1 for mode L
+    exif_transpose  turn the photo upright as its EXIF orientation says
+    alpha           "drop", or the colour to composite on ("white", "#rrggbb", …)
+    on_16bit        "clip" at 255, "scale" 0…65535 to 0…255, or "error"
+    frame           which frame of an animation or page of a TIFF file
+    max_pixels      largest width · height that is decoded
+    formats         which of `FORMATS` may be opened
+
+    Raises ArgumentError.
+    """
+
+    channels: int = 3
+    exif_transpose: bool = False
+    alpha: str = "drop"
+    on_16bit: str = "clip"
+    frame: int = 0
+    max_pixels: int = MAX_PIXELS
+    formats: tuple[str, ...] = FORMATS
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ArgumentError(f"channels: expected 3 or 1, got {self.channels!r}")
+        if self.on_16bit not in ("clip", "scale", "error"):
+            raise ArgumentError(
+                f"on_16bit: expected 'clip', 'scale' or 'error', got {self.on_16bit!r}"
+            )
+        if not isinstance(self.frame, int) or self.frame < 0:
+            raise ArgumentError(f"frame: expected an index from 0, got {self.frame!r}")
+        if not isinstance(self.max_pixels, int) or self.max_pixels < 1:
+            raise ArgumentError(f"max_pixels: expected a positive int, got {self.max_pixels!r}")
+        if isinstance(self.formats, str) or not set(self.formats) <= set(FORMATS):
+            raise ArgumentError(f"formats: expected some of {FORMATS}, got {self.formats!r}")
+        if self.alpha != "drop":
+            _check_colour(self.alpha)
+
+
+def open_image(
+    source: Source,
+    *,
+    channels: int = 3,
+    exif_transpose: bool = False,
+    alpha: str = "drop",
+    on_16bit: str = "clip",
+    frame: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """The photo as a new 8-bit Pillow image, and notes on what it holds that the image does not.
+
+    source: a path, the bytes of a file, a Pillow image (as it stands: `frame` is for files), or a
+    uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). The options are those of `Opening`.
+    Raises ImageError for a photo that cannot or may not be read, ArgumentError for a wrong option.
+    Source of the defaults: timm 1.0.31, data/dataset.py `ImageDataset`.
+    """
+    return read(
+        source,
+        Opening(
+            channels=channels,
+            exif_transpose=exif_transpose,
+            alpha=alpha,
+            on_16bit=on_16bit,
+            frame=frame,
+            max_pixels=max_pixels,
+            formats=formats,
+        ),
+    )
+
+
+def read(source: Source, opening: Opening) -> tuple[Image.Image, tuple[str, ...]]:
+    """`open_image` with its options already checked."""
+    notes = []
+    with _boundary(name_of(source)), _opened(source, opening) as image:
+        _check_size(image, opening.max_pixels)
+        image.load()
+        for step in (_one_frame, _upright, _to_8bit, _to_opaque):
+            image, note = step(image, opening)
+            notes += [note] if note else []
+        # convert() always gives a new image: it keeps no file open and is not the caller's.
+        return image.convert(_mode(opening)), tuple(notes)
+
+
+def name_of(source: Source) -> str:
+    """What messages call the photo: its path with control characters escaped, or its kind."""
+    from PIL import Image
+
+    if isinstance(source, str | os.PathLike):
+        return repr(os.fspath(source))  # repr escapes whatever a terminal would act on
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "image bytes"
+    if isinstance(source, np.ndarray):
+        return "image array"
+    if isinstance(source, Image.Image):
+        return "image"
+    raise ArgumentError(
+        f"source: expected a path, bytes, a Pillow image or an array, got {type(source).__name__}"
+    )
+
+
+@contextmanager
+def _boundary(name: str) -> Iterator[None]:
+    """Hostile bytes make Pillow raise nearly anything: all of it leaves as ImageError."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error.__cause__
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"{name}: {_printable(reason)}") from error
+
+
+@contextmanager
+def _opened(source: Source, opening: Opening) -> Iterator[Image.Image]:
+    """The photo with its header read and, from a file, its pixels not yet decoded."""
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        yield source
+    elif isinstance(source, np.ndarray):
+        yield _from_array(source)
+    else:
+        with _stream(source) as file:
+            image = _identified(file, opening.formats)
+            if opening.frame:
+                _check_size(image, opening.max_pixels)  # seeking may decode the frames before
+                _seek(image, opening.frame)
+            yield image
+
+
+def _stream(source: str | os.PathLike[str] | bytes | bytearray | memoryview) -> IO[bytes]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return BytesIO(source)
+    if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block, a device never end
+        raise ImageError("expected a file, found a directory, pipe or device")
+    return open(source, "rb")
+
+
+def _identified(file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
+    """The image whose plugin knows the first bytes: ``Image.open`` less its own check of the size.
+
+    That check warns through the process-wide filters, which no thread can change for itself alone;
+    `_check_size` follows in its place.
+    """
+    from PIL import Image
+
+    head = file.read(16)
+    for name in formats:
+        import_module(_PLUGINS[name])  # registers the plugin
+        factory, accept = Image.OPEN[name]
+        try:
+            verdict = accept is None or accept(head)
+            if verdict and not isinstance(verdict, str):  # a str says that Pillow lacks the codec
+                file.seek(0)
+                return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # as in Image.open: the plugin found that the file is not its own after all
+    raise ImageError(f"not an image that can be read (formats: {', '.join(formats)})")
+
+
+def _seek(image: Image.Image, frame: int) -> None:
+    try:
+        image.seek(frame)
+    except EOFError:
+        raise ImageError(f"frame: the file has no frame {frame}, counted from 0") from None
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    from PIL import Image
+
+    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+    colour = array.ndim == 3 and array.shape[2] in (3, 4)
+    if array.dtype != np.uint8 or not (grey or colour):
+        raise ImageError(
+            "expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, "
+            f"got {array.shape} {array.dtype}"
+        )
+    if array.size == 0:
+        raise ImageError(f"expected at least one pixel, got {array.shape}")
+    plane = array.reshape(array.shape[:2]) if grey else array
+    return Image.fromarray(np.ascontiguousarray(plane))
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"expected at least one pixel, got {width}×{height}")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"expected at most {max_pixels} pixels (max_pixels), the header says {width}×{height}"
+        )
+
+
+# The steps: each returns the image and, if it leaves something out, a note.
+
+
+def _one_frame(image: Image.Image, opening: Opening) -> tuple[Image.Image, str | None]:
+    frame = image.tell()
+    try:
+        several = getattr(image, "is_animated", False)  # not n_frames: it walks the whole file
+    except Exception:  # the frames after this one are broken; this one is loaded already
+        several = True
+    return image, f"only frame {frame} of several read" if several else None
+
+
+def _upright(image: Image.Image, opening: Opening) -> tuple[Image.Image, str | None]:
+    from PIL import Image
+
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # broken EXIF: the pixels are still good, and timm reads no EXIF at all
+        return image, "EXIF unreadable"
+    if orientation not in _TRANSPOSE:
+        return image, None
+    if not opening.exif_transpose:
+        return image, f"EXIF orientation {orientation} ignored"
+    return image.transpose(Image.Transpose[_TRANSPOSE[orientation]]), None
+
+
+def _to_8bit(image: Image.Image, opening: Opening) -> tuple[Image.Image, str | None]:
+    if not image.mode.startswith(("I", "F")):  # I, I;16, I;16B, …, F: Pillow's deep grey modes
+        return image, None
+    if opening.on_16bit == "error":
+        raise ImageError(f"expected 8 bits a channel, got mode {image.mode} (on_16bit)")
+    if opening.on_16bit == "scale":
+        return _scaled(image), None
+    clipped = image.convert(_mode(opening))
+    clipped.info.pop("transparency", None)  # a 16-bit colour key means nothing among 8-bit values
+    return clipped, f"mode {image.mode} clipped to 0…255"
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Grey 0…65535 as round(v / 257), so that 65535 = 257 · 255 is white."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ImageError("mode F has no range to scale from (on_16bit)")
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"expected values 0…65535 to scale, found {values.min()}…{values.max()} (on_16bit)"
+        )
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _to_opaque(image: Image.Image, opening: Opening) -> tuple[Image.Image, str | None]:
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image, None
+    # By way of RGBA also to drop alpha: the colours are the same, and convert("RGB") of a palette
+    # with transparency would warn.
+    rgba = image.convert("RGBA")
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return rgba, None
+    if opening.alpha == "drop":
+        return rgba, "alpha dropped"
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, opening.alpha), rgba), None
+
+
+def _mode(opening: Opening) -> str:
+    return "RGB" if opening.channels == 3 else "L"
+
+
+def _check_colour(colour: str) -> None:
+    from PIL import ImageColor
+
+    try:
+        opaque = len(ImageColor.getrgb(colour)) == 3
+    except (ValueError, AttributeError, TypeError):
+        opaque = False
+    if not opaque:
+        raise ArgumentError(f"alpha: expected 'drop' or an opaque colour, got {colour!r}")
+
+
+def _printable(text: str, limit: int = 200) -> str:
+    """Pillow quotes bytes of the file in its messages: one line, no control characters, short."""
+    return repr(text[:limit])[1:-1]

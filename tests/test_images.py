@@ -1,0 +1,376 @@
+"""Photos as they come: odd modes, odd files, hostile files.
+
+The oracle for the defaults is what timm's users write, ``Image.open(file).convert("RGB")``.
+"""
+
+import builtins
+import io
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from npvgg import images
+from npvgg.errors import ArgumentError, ImageError
+from npvgg.images import FORMATS, MAX_PIXELS, open_image
+
+
+def photo(height=7, width=5, channels=3):
+    """Every pixel its own colour, so that a flip, a shift or a swapped channel shows."""
+    y, x, c = np.mgrid[:height, :width, :channels]
+    return ((37 * y + 11 * x + 83 * c + x * y * y) % 256).astype(np.uint8)
+
+
+def encode(image, fmt="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, fmt, **options)
+    return file.getvalue()
+
+
+RGB = Image.fromarray(photo())
+ALPHA = Image.fromarray(photo(channels=4)[:, :, 3])
+RGBA = Image.merge("RGBA", (*RGB.split(), ALPHA))
+LA = Image.merge("LA", (RGB.getchannel(0), ALPHA))
+PALETTE = RGB.quantize(32)
+DEEP = Image.fromarray((photo()[:, :, 0].astype(np.uint16) * 257) ^ 21)
+
+
+def oriented(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(RGB, exif=exif.tobytes())
+
+
+def animation(fmt):
+    others = [RGB.rotate(180), ImageOps.invert(RGB)]
+    return encode(RGB, fmt, save_all=True, append_images=others)
+
+
+def png_header(width, height):
+    """A PNG that promises the size and holds no pixels."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    ihdr = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", ihdr) + chunk(b"IDAT", b"")
+
+
+ODD = {  # name: (the file, the notes)
+    "rgb": (encode(RGB), ()),
+    "grey": (encode(RGB.convert("L")), ()),
+    "1-bit": (encode(RGB.convert("1")), ()),
+    "cmyk-jpeg": (encode(RGB.convert("CMYK"), "JPEG"), ()),
+    "jpeg": (encode(RGB, "JPEG"), ()),
+    "webp": (encode(RGB, "WEBP", lossless=True), ()),
+    "bmp": (encode(RGB, "BMP"), ()),
+    "tiff": (encode(RGB, "TIFF", compression="tiff_lzw"), ()),
+    "ppm": (encode(RGB, "PPM"), ()),
+    "palette": (encode(PALETTE), ()),
+    "palette-colour-key": (encode(PALETTE, transparency=3), ("alpha dropped",)),
+    "palette-alpha": (encode(PALETTE, transparency=bytes(range(32))), ("alpha dropped",)),
+    "rgb-colour-key": (
+        encode(RGB, transparency=tuple(map(int, photo()[0, 0]))),
+        ("alpha dropped",),
+    ),
+    "rgba": (encode(RGBA), ("alpha dropped",)),
+    "rgba-opaque": (encode(RGB.convert("RGBA")), ()),
+    "la": (encode(LA), ("alpha dropped",)),
+    "16-bit": (encode(DEEP), ("mode I;16 clipped to 0…255",)),
+    "16-bit-colour-key": (encode(DEEP, transparency=9), ("mode I;16 clipped to 0…255",)),
+    "32-bit": (
+        encode(Image.fromarray(np.asarray(DEEP).astype(np.int32)), "TIFF"),
+        ("mode I clipped to 0…255",),
+    ),
+    "float": (
+        encode(Image.fromarray(np.asarray(DEEP) / np.float32(100)), "TIFF"),
+        ("mode F clipped to 0…255",),
+    ),
+    "gif-animation": (animation("GIF"), ("only frame 0 of several read",)),
+    "png-animation": (animation("PNG"), ("only frame 0 of several read",)),
+    "webp-animation": (animation("WEBP"), ("only frame 0 of several read",)),
+    "tiff-pages": (animation("TIFF"), ("only frame 0 of several read",)),
+    "exif-1": (oriented(1), ()),
+    "exif-6": (oriented(6), ("EXIF orientation 6 ignored",)),
+}
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(3, "RGB"), (1, "L")])
+@pytest.mark.parametrize("name", ODD)
+def test_default_is_what_pillow_converts_to(name, channels, mode):
+    file, notes = ODD[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of a palette with alpha; ours must not
+        want = Image.open(io.BytesIO(file)).convert(mode)
+
+    got, got_notes = open_image(file, channels=channels)
+
+    assert (got.mode, got.size, got_notes) == (mode, want.size, notes)
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_transpose_turns_the_photo_upright(orientation):
+    file = oriented(orientation)
+    want = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
+    got, notes = open_image(file, exif_transpose=True)
+    assert notes == ()
+    np.testing.assert_array_equal(np.asarray(got), want)
+
+
+def test_unreadable_exif_leaves_the_photo_readable():
+    file = encode(RGB, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 6)
+    got, notes = open_image(file)
+    assert notes in ((), ("EXIF unreadable",))  # versions of Pillow differ in how lenient they are
+    np.testing.assert_array_equal(np.asarray(got), photo())
+
+
+@pytest.mark.parametrize("name", ["rgba", "la", "palette-alpha", "palette-colour-key"])
+@pytest.mark.parametrize(("colour", "rgb"), [("white", (255, 255, 255)), ("#102030", (16, 32, 48))])
+def test_alpha_is_composited_on_the_colour(name, colour, rgb):
+    file, _ = ODD[name]
+    rgba = np.asarray(Image.open(io.BytesIO(file)).convert("RGBA")).astype(float)
+    a = rgba[:, :, 3:] / 255
+    want = rgba[:, :, :3] * a + np.array(rgb) * (1 - a)
+
+    got, notes = open_image(file, alpha=colour)
+
+    assert notes == ()
+    assert np.abs(np.asarray(got) - want).max() <= 1  # Pillow composites in integers
+
+
+@pytest.mark.parametrize("alpha", ["ivory-ish", "#10203040", "", 3, None])
+def test_alpha_must_be_an_opaque_colour(alpha):
+    with pytest.raises(ArgumentError, match=r"^alpha: expected 'drop' or an opaque colour, got"):
+        open_image(photo(), alpha=alpha)
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("name", ["16-bit", "32-bit"])
+def test_16_bit_is_scaled_with_rounding(name, channels):
+    want = np.rint(np.asarray(DEEP) / 257)
+    got, notes = open_image(ODD[name][0], on_16bit="scale", channels=channels)
+    assert notes == ()
+    np.testing.assert_array_equal(np.asarray(got).reshape(7, 5, channels)[:, :, 0], want)
+
+
+def test_16_bit_black_and_white_scale_to_black_and_white():
+    deep = Image.fromarray(np.array([[0, 65535]], np.uint16))
+    assert np.asarray(open_image(deep, on_16bit="scale")[0])[0, :, 0].tolist() == [0, 255]
+
+
+def test_16_bit_errors_name_the_option():
+    with pytest.raises(ImageError, match=r"expected 8 bits a channel, got mode I;16 \(on_16bit\)"):
+        open_image(ODD["16-bit"][0], on_16bit="error")
+    with pytest.raises(ImageError, match="mode F has no range"):
+        open_image(ODD["float"][0], on_16bit="scale")
+    wide = encode(Image.fromarray(np.array([[-1, 70000]], np.int32)), "TIFF")
+    with pytest.raises(ImageError, match="expected values 0…65535 to scale, found -1…70000"):
+        open_image(wide, on_16bit="scale")
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
+def test_frame_picks_the_frame(fmt):
+    got, notes = open_image(animation(fmt), frame=1)
+    assert notes == ("only frame 1 of several read",)
+    np.testing.assert_array_equal(np.asarray(got), photo()[::-1, ::-1])
+    with pytest.raises(ImageError, match="the file has no frame 3"):
+        open_image(animation(fmt), frame=3)
+
+
+def test_frame_of_a_still_photo():
+    with pytest.raises(ImageError, match="image bytes: frame: the file has no frame 1"):
+        open_image(ODD["rgb"][0], frame=1)
+
+
+def test_gif_with_a_broken_second_frame_gives_the_first():
+    file = animation("GIF")
+    broken = file[: file.rindex(b"\x21\xf9") + 2]  # ends inside the last frame's control block
+    want = np.asarray(Image.open(io.BytesIO(broken)).convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(open_image(broken)[0]), want)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (7, 5, 1), (7, 5, 3), (7, 5, 4), (1, 1), (1, 1, 3)])
+def test_arrays(shape):
+    array = photo(*shape) if len(shape) == 3 else photo(*shape, 1)[:, :, 0]
+    want = array if array.ndim == 3 else array[:, :, None]
+    want = np.broadcast_to(want[:, :, :3], (*shape[:2], 3))
+    got, notes = open_image(array)
+    assert notes == (("alpha dropped",) if shape[2:] == (4,) else ())
+    np.testing.assert_array_equal(np.asarray(got), want)
+
+
+def test_arrays_need_not_be_contiguous():
+    want = np.ascontiguousarray(photo()[::-1, ::2])
+    np.testing.assert_array_equal(np.asarray(open_image(photo()[::-1, ::2])[0]), want)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [photo().astype(np.float32), photo().astype(np.uint16), photo()[None], photo()[0, 0],
+     photo(channels=2), np.zeros((3, 8, 8), np.uint8), np.zeros((0, 5, 3), np.uint8)],
+    ids=lambda a: f"{a.dtype}-{'x'.join(map(str, a.shape))}",
+)  # fmt: skip
+def test_other_arrays_are_refused(array):
+    with pytest.raises(ImageError, match="image array: expected "):
+        open_image(array)
+
+
+def test_every_kind_of_source_gives_the_same(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(ODD["rgb"][0])
+    data = ODD["rgb"][0]
+    for source in (path, str(path), data, bytearray(data), memoryview(data), RGB, photo()):
+        np.testing.assert_array_equal(np.asarray(open_image(source)[0]), photo())
+
+
+@pytest.mark.parametrize("source", [None, 3, 1.5, [1, 2], object()])
+def test_other_sources_are_refused(source):
+    with pytest.raises(ArgumentError, match="source: expected a path, bytes, a Pillow image or an"):
+        open_image(source)
+
+
+def test_result_is_a_new_image():
+    image = Image.fromarray(photo())
+    open_image(image)[0].putpixel((0, 0), (1, 2, 3))
+    np.testing.assert_array_equal(np.asarray(image), photo())
+
+
+# Files that cannot be read: one clear error each, with the name of the file.
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_truncated_files(fmt, tmp_path):
+    whole = encode(Image.fromarray(photo(61, 47)), fmt)
+    path = tmp_path / "cut.bin"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match=r"cut\.bin': "):
+        open_image(path)
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"P", b"\0", b"\xff\xd8\xff", b"GIF89a", b"not an image" * 9]
+)
+def test_junk(junk):
+    with pytest.raises(ImageError, match=r"^image bytes: "):
+        open_image(junk)
+
+
+def test_missing_path_directory_and_null_byte(tmp_path):
+    with pytest.raises(ImageError, match=r"nowhere\.png': No such file or directory"):
+        open_image(tmp_path / "nowhere.png")
+    with pytest.raises(ImageError, match="expected a file, found a directory, pipe or device"):
+        open_image(tmp_path)
+    with pytest.raises(ImageError, match=r"'a\\x00b': "):
+        open_image("a\0b")
+
+
+def test_names_reach_messages_escaped():
+    with pytest.raises(ImageError) as caught:
+        open_image("evil\n\x1b[31m\u202egnp.png")
+    assert str(caught.value).isprintable()
+
+
+def test_pillow_messages_reach_ours_escaped():
+    broken = bytearray(ODD["rgb"][0])
+    broken[37:41] = b"\n\x1b[3"  # the name of the first chunk after the header
+    with pytest.raises(ImageError) as caught:
+        open_image(bytes(broken))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["eps", "ico", "pdf"])
+def test_formats_outside_the_list_are_refused(kind):
+    with pytest.raises(ImageError, match="not an image that can be read"):
+        open_image(encode(RGB, kind))
+
+
+def test_formats_can_be_narrowed():
+    with pytest.raises(ImageError, match=r"not an image that can be read \(formats: JPEG\)"):
+        open_image(ODD["rgb"][0], formats=("JPEG",))
+
+
+# Decompression bombs
+
+
+@pytest.mark.parametrize(("width", "height"), [(60000, 60000), (10000, 10000), (2**31 - 1, 1)])
+def test_size_in_the_header_is_checked_before_decoding(width, height):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(ImageError, match=rf"at most {MAX_PIXELS} pixels .* {width}×{height}"):
+            open_image(png_header(width, height))
+    assert caught == []  # nor does Pillow's own DecompressionBombWarning get out
+
+
+def test_max_pixels_is_exact():
+    assert open_image(photo(), max_pixels=35)[0].size == (5, 7)
+    for source in (photo(), RGB, ODD["rgb"][0]):
+        with pytest.raises(ImageError, match="expected at most 34 pixels"):
+            open_image(source, max_pixels=34)
+
+
+def test_max_pixels_above_pillows_own_limit(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert open_image(ODD["rgb"][0])[0].size == (5, 7)
+    assert caught == []
+
+
+def test_pillows_global_settings_stay(tmp_path):
+    from PIL import ImageFile, PngImagePlugin
+
+    def settings():
+        return (
+            Image.MAX_IMAGE_PIXELS,
+            Image.WARN_POSSIBLE_FORMATS,
+            ImageFile.LOAD_TRUNCATED_IMAGES,
+            PngImagePlugin.MAX_TEXT_CHUNK,
+            list(warnings.filters),
+        )
+
+    before = settings()
+    open_image(ODD["gif-animation"][0])
+    with pytest.raises(ImageError):
+        open_image(png_header(60000, 60000))
+    assert settings() == before
+
+
+def test_files_are_closed(tmp_path, monkeypatch):
+    opened = []
+
+    def recording_open(*args):
+        opened.append(builtins.open(*args))  # noqa: SIM115 (what is under test closes it)
+        return opened[-1]
+
+    monkeypatch.setattr(images, "open", recording_open, raising=False)
+    for name in ("rgb", "gif-animation", "tiff-pages", "jpeg"):
+        path = tmp_path / name
+        path.write_bytes(ODD[name][0])
+        open_image(path)
+        path.write_bytes(ODD[name][0][:40])
+        with pytest.raises(ImageError):
+            open_image(path)
+    assert [file.closed for file in opened] == [True] * 8
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("channels", 4), ("on_16bit", "round"), ("frame", -1), ("frame", 0.5), ("max_pixels", 0),
+     ("max_pixels", None), ("formats", "PNG"), ("formats", ("EPS",))],
+)  # fmt: skip
+def test_options_are_checked(option, value):
+    with pytest.raises(ArgumentError, match=f"^{option}: expected .* got "):
+        open_image(photo(), **{option: value})
+
+
+def test_importing_the_module_leaves_pillow_out():
+    code = "import sys, npvgg.images; assert 'PIL' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
