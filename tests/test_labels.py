@@ -1,0 +1,92 @@
+"""Class names: the shipped list, a tag's own, and a user's file."""
+
+import json
+
+import pytest
+
+from npvgg import labels
+from npvgg.errors import ArgumentError
+from npvgg.labels import Label
+
+
+def test_imagenet_has_a_thousand_classes_in_the_order_of_their_synsets():
+    shipped = labels.imagenet_1k()
+    synsets = [label.synset for label in shipped]
+    assert len(shipped) == 1000
+    assert synsets == sorted(set(synsets))
+    assert all(label.name for label in shipped)
+
+
+@pytest.mark.parametrize(
+    ("index", "synset", "word"),
+    [(0, "n01440764", "tench"), (281, "n02123045", "tabby"), (999, "n15075141", "toilet tissue")],
+)
+def test_imagenet_indices_are_those_of_ilsvrc_2012(index, synset, word):
+    label = labels.imagenet_1k()[index]
+    assert label.synset == synset
+    assert label.name.startswith(word)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cat\ndog\n", [Label("cat"), Label("dog")]),
+        ("\ufeffcat\r\n\r\ndog", [Label("cat"), Label("dog")]),
+        ("1\tdog\n0\tcat\n", [Label("cat"), Label("dog")]),
+        (
+            "0\tn02121620\tcat\n1\tn02084071\tdog\n",
+            [Label("cat", "n02121620"), Label("dog", "n02084071")],
+        ),
+        ("n02121620\n", [Label("n02121620", "n02121620")]),
+        ('["cat", "dog"]', [Label("cat"), Label("dog")]),
+        ('{"1": "dog", "0": "cat"}', [Label("cat"), Label("dog")]),
+        ('{"0": ["n02121620", "cat"]}', [Label("cat", "n02121620")]),
+        ("c\x1b[31mat\n", [Label("c [31mat")]),
+    ],
+)  # fmt: skip
+def test_lists_are_read_as_people_write_them(tmp_path, text, expected):
+    file = tmp_path / "labels"
+    file.write_bytes(text.encode())
+    assert labels.load_labels(file) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "at least one class"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"0\tcat\n0\tdog\n", "0 twice"),
+        (b"0\tcat\n2\tdog\n", "1 misses"),
+        (b'["cat"', "JSON"),
+        (b"[" * 100_000, "JSON"),
+        (b'["cat", 3]', "as text"),
+        (b'{"a": "cat"}', "an index as key"),
+    ],
+)
+def test_a_bad_list_is_one_clear_error(tmp_path, content, message):
+    file = tmp_path / "labels"
+    file.write_bytes(content)
+    with pytest.raises(ArgumentError, match=message) as error:
+        labels.load_labels(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_missing_list_is_one_clear_error(tmp_path):
+    with pytest.raises(ArgumentError, match=r"cannot be read: No such file"):
+        labels.load_labels(tmp_path / "absent")
+
+
+def test_a_tags_own_names_go_before_imagenets():
+    cfg = {"num_classes": 2, "label_names": ["cat", "n02084071"],
+           "label_descriptions": {"n02084071": "dog"}}  # fmt: skip
+    assert labels.labels_for(cfg) == [Label("cat"), Label("dog", "n02084071")]
+    assert labels.labels_for({"num_classes": 1000}) == labels.imagenet_1k()
+    assert labels.labels_for({"num_classes": 7}) is None
+    with pytest.raises(ArgumentError, match="expected 3 names, got 2"):
+        labels.labels_for({**cfg, "num_classes": 3})
+
+
+def test_a_json_list_survives_a_round_trip(tmp_path):
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps([[label.synset, label.name] for label in labels.imagenet_1k()]))
+    assert tuple(labels.load_labels(file)) == labels.imagenet_1k()
