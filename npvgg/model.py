@@ -166,16 +166,25 @@ class RepVGG:
         return weights.flatten(self.network)
 
     def save(
-        self, path: str | PathLike[str], form: str | None = None, *, overwrite: bool = True
+        self,
+        path: str | PathLike[str],
+        form: str | None = None,
+        *,
+        dtype: str | None = None,
+        overwrite: bool = True,
     ) -> None:
         """Write the weights as safetensors in timm's naming, all or nothing.
 
         form: "train" or "deploy"; the model's own by default. Deploy form cannot be unfolded.
+        dtype: "float16", "float32" or "float64" on disk; the model's own by default
         The file's metadata states network, configuration, form and data configuration, so that
         `create_model(weights=path)` needs nothing else.
 
-        Raises ArgumentError for an impossible form, WeightsError where the file cannot be written.
+        Raises ArgumentError for an impossible form or a dtype that the weights overflow,
+        WeightsError where the file cannot be written.
         """
+        if dtype not in (None, "float16", "float32", "float64"):
+            raise ArgumentError(f"dtype: expected float16, float32 or float64, got {dtype!r}")
         if form not in (None, "train", "deploy"):
             raise ArgumentError(f"form: expected 'train' or 'deploy', got {form!r}")
         network = self.network
@@ -186,8 +195,9 @@ class RepVGG:
                 "form: a folded network cannot be unfolded; make the model from train-form weights "
                 "with reparameterize=False, then save form='train'"
             )
+        tensors = {name: _stored(name, t, dtype) for name, t in weights.flatten(network).items()}
         checkpoint.save_safetensors(
-            path, weights.flatten(network), self._metadata(network.form), overwrite=overwrite
+            path, tensors, self._metadata(network.form), overwrite=overwrite
         )
 
     def _metadata(self, form: str) -> dict[str, str]:
@@ -234,6 +244,15 @@ class FeatureNet:
     def __call__(self, x: Array) -> list[Array]:
         """Give the maps, the largest first: x (N, C, H, W) → [(N, K, P, Q), …]."""
         return self.model.forward_intermediates(x, self.out_indices, intermediates_only=True)
+
+
+def _stored(name: str, tensor: Array, dtype: str | None) -> Array:
+    with np.errstate(over="ignore", under="ignore"):
+        stored = tensor.astype(dtype or tensor.dtype)
+    vanished = name.endswith("running_var") and ((stored == 0) & (tensor > 0)).any()
+    if vanished or not np.isfinite(stored).all():
+        raise ArgumentError(f"dtype: {dtype} cannot hold the values of {name}")
+    return stored
 
 
 def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
