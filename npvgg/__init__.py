@@ -1,5 +1,6 @@
 """npvgg: RepVGG in pure NumPy and Numba."""
 
+from npvgg import data
 from npvgg.config import RepVGGConfig
 from npvgg.create import create_model
 from npvgg.errors import ArgumentError, ImageError, NpvggError, WeightsError
@@ -19,6 +20,7 @@ __all__ = [
     "RepVGGConfig",
     "WeightsError",
     "create_model",
+    "data",
     "info",
     "list_models",
     "softmax",

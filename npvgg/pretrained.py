@@ -38,6 +38,23 @@ _AT_320: dict[str, Any] = {
     "crop_pct": 1.0,
 }
 
+_CIFAR10: dict[str, Any] = {
+    **_IMAGENET,
+    "num_classes": 10,
+    "input_size": (3, 32, 32),
+    "pool_size": (4, 4),
+    "crop_pct": 1.0,
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2470, 0.2435, 0.2616),
+    "label_names": (
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    ),
+}  # fmt: skip
+
+BUNDLED = "repvgg_nano.cifar10"
+"""The tag whose weights ship in the package; what the command line runs when no network is named.
+"""
+
 _ON_THE_HUB = ("a0", "a1", "a2", "b0", "b1", "b1g4", "b2", "b2g4", "b3", "b3g4", "d2se")
 
 PRETRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType({
@@ -48,6 +65,13 @@ PRETRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType({
         "hf_hub_id": f"timm/repvgg_{name}.rvgg_in1k",
     }
     for name in _ON_THE_HUB
+} | {
+    BUNDLED: {
+        **_CIFAR10,
+        "architecture": "repvgg_nano",
+        "tag": "cifar10",
+        "bundled": "repvgg_nano.cifar10.safetensors",
+    }
 })  # fmt: skip
 """Tag → pretrained_cfg."""
 

@@ -19,8 +19,12 @@ _B = (4, 6, 16, 1)
 _D = (8, 14, 24, 1)
 
 # The stem is min(64, int(64·a)) wide: 48 for A0 and 64 for all others, so A2 starts at 64, not 96.
+# repvgg_nano is npvgg's own, for 32×32 images: its weights ship in the package.
 # SE squeezes to a 16th before the activation in D2se, to a quarter after it in RepVGGplus ("pse").
 VARIANTS: Mapping[str, RepVGGConfig] = MappingProxyType({
+    "repvgg_nano": RepVGGConfig(
+        (2, 2, 2, 1), (64, 128, 192, 256), (2, 2, 1, 2), stem_chs=32, stem_stride=1, num_classes=10
+    ),
     "repvgg_a0": RepVGGConfig(_A, (48, 96, 192, 1280), stem_chs=48),
     "repvgg_a1": RepVGGConfig(_A, (64, 128, 256, 1280)),
     "repvgg_a2": RepVGGConfig(_A, (96, 192, 384, 1408)),

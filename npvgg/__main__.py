@@ -1,0 +1,7 @@
+"""`python -m npvgg` is the command line."""
+
+import sys
+
+from npvgg.cli import main
+
+sys.exit(main())

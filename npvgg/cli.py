@@ -1,0 +1,170 @@
+"""The command line: what can be asked, and how a run ends.
+
+Results go to standard output, all else to standard error. Exit status: 0 all photos done, 1 some
+could not be read, 2 the run was aborted (a wrong argument, weights that do not fit, a full disk),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from npvgg import __version__, commands, progress
+from npvgg.errors import NpvggError
+from npvgg.pretrained import BUNDLED
+
+ABORTED, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; give the exit status."""
+    args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # odd file names
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ABORTED
+    except (NpvggError, OSError) as error:
+        progress.say(f"error: {error}")
+        return ABORTED
+    except KeyboardInterrupt:
+        progress.say("interrupted")
+        return INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="npvgg",
+        description="RepVGG in pure NumPy and Numba: classify photos, embed them, look inside.",
+        epilog="Exit status: 0 all done, 1 some photos could not be read, 2 aborted.",
+    )
+    parser.add_argument("--version", action="version", version=f"npvgg {__version__}")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_classify(verbs)
+    _add_embed(verbs)
+    _add_features(verbs)
+    _add_info(verbs)
+    _add_list(verbs)
+    return parser
+
+
+def _add_classify(verbs: Any) -> None:
+    parser = verbs.add_parser("classify", help="name what is in photos", parents=[_run_options()])
+    parser.add_argument(
+        "--topk", type=_positive, default=5, metavar="K", help="classes per photo (5)"
+    )
+    parser.add_argument(
+        "--labels", metavar="FILE", help="names of the classes: .txt, a line each, or .json"
+    )
+    parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
+    parser.set_defaults(run=commands.classify)
+
+
+def _add_embed(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "embed",
+        help="turn photos into vectors",
+        description="One vector per photo, in their order. In npy and npz the row of a photo that "
+        "could not be read is NaN; npz names the photos and errors beside it.",
+        parents=[_run_options()],
+    )
+    parser.add_argument(
+        "--format", choices=("npy", "npz", "jsonl"), help="by the suffix of --output, or jsonl"
+    )
+    parser.set_defaults(run=commands.embed)
+
+
+def _add_features(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "features",
+        help="give the feature maps of photos",
+        description="Prints the shapes of the maps; with --output FOLDER, each photo's maps go "
+        "into an npz file there.",
+        parents=[_run_options()],
+    )
+    parser.add_argument(
+        "--out-indices",
+        type=int,
+        nargs="+",
+        metavar="I",
+        help="which maps (all); negative from the end",
+    )
+    parser.add_argument("--format", choices=("table", "jsonl"), default="table")
+    parser.set_defaults(run=commands.features)
+
+
+def _add_info(verbs: Any) -> None:
+    parser = verbs.add_parser("info", help="count parameters, MACs and activations")
+    parser.add_argument("model", nargs="?", default=None, help=f"a network or a tag ({BUNDLED})")
+    parser.add_argument("--weights", metavar="FILE", help="take the network from a weights file")
+    parser.add_argument(
+        "--input-size",
+        type=_positive,
+        nargs=3,
+        metavar=("C", "H", "W"),
+        help="the network's own by default",
+    )
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.set_defaults(run=commands.info)
+
+
+def _add_list(verbs: Any) -> None:
+    parser = verbs.add_parser("list", help="list the networks")
+    parser.add_argument("pattern", nargs="?", default="", help="part of the name")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.set_defaults(run=commands.list_networks)
+
+
+def _run_options() -> argparse.ArgumentParser:
+    """Give the options that every command over photos has."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="photos, folders, patterns, or - for standard input",
+    )
+    parser.add_argument("--model", metavar="NAME", help=f"a network with its tag ({BUNDLED})")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights of that network, or of any that fits"
+    )
+    parser.add_argument("--engine", default="auto", help="auto or the name of an engine (auto)")
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="of the fast engines (all cores allowed)"
+    )
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument(
+        "--batch-size", type=_positive, default=1, metavar="N", help="photos at once (1)"
+    )
+    parser.add_argument(
+        "--output", metavar="PATH", help="write there instead of to standard output"
+    )
+    parser.add_argument("--force", action="store_true", help="replace existing output")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    photo = parser.add_argument_group("what a photo brings")
+    photo.add_argument(
+        "--exif-transpose", action="store_true", help="turn photos upright (timm does not)"
+    )
+    photo.add_argument(
+        "--alpha", default="drop", metavar="COLOUR", help="drop (timm), or a backdrop: white"
+    )
+    photo.add_argument(
+        "--on-16bit", choices=("clip", "scale", "error"), default="clip", help="clip (timm)"
+    )
+    photo.add_argument("--max-pixels", type=_positive, metavar="N", help="refuse larger photos")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return value

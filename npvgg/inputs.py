@@ -1,0 +1,68 @@
+"""Arguments of the command line → photos, in order: files, folders, globs, and `-` for standard
+input.
+
+Whatever cannot be found keeps its place as a photo with an error, so that no argument vanishes.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
+)
+"""What counts as a photo inside a folder; a file that is named itself is always tried."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo to be read: what rows call it, where it is (a path, or the bytes), or why it is
+    not.
+    """
+
+    path: str
+    source: Path | bytes = b""
+    error: str = ""
+
+
+def expand(arguments: Iterable[str], stdin: BinaryIO) -> list[Photo]:
+    """List the photos that the arguments mean, at least one entry per argument.
+
+    A folder gives the photos in it and below it, sorted by path; hidden ones are left out. A
+    pattern (`*`, `?`, `[…]`, `**`) is tried where no file has that very name.
+    """
+    photos: list[Photo] = []
+    for argument in arguments:
+        if argument == "-":
+            photos.append(_from_stdin(stdin, again=any(p.path == "-" for p in photos)))
+        elif os.path.isdir(argument):
+            found = list(_in_folder(argument))
+            photos += found or [Photo(argument, error="no photos in this folder")]
+        elif not os.path.lexists(argument) and glob.has_magic(argument):
+            matches = sorted(glob.glob(argument, recursive=True))
+            files = [Photo(path, Path(path)) for path in matches if os.path.isfile(path)]
+            photos += files or [Photo(argument, error="no file matches this pattern")]
+        else:
+            photos.append(Photo(argument, Path(argument)))
+    return photos
+
+
+def _from_stdin(stdin: BinaryIO, *, again: bool) -> Photo:
+    if again:
+        return Photo("-", error="standard input can be read only once")
+    data = stdin.read()
+    return Photo("-", data, "" if data else "nothing came from standard input")
+
+
+def _in_folder(folder: str) -> Iterator[Photo]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                path = os.path.join(root, name)
+                yield Photo(path, Path(path))

@@ -1,0 +1,50 @@
+"""How far a long run is, on standard error.
+
+Silent for the first second; then one line that is overwritten on a terminal, and a line now and
+then elsewhere, so that logs stay short.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SILENT_SECONDS = 1.0
+TERMINAL_SECONDS = 0.2
+LOG_SECONDS = 10.0
+
+
+def say(message: str, *, quiet: bool = False) -> None:
+    """Tell the person at the terminal what is going on."""
+    if not quiet:
+        print(f"npvgg: {message}", file=sys.stderr, flush=True)
+
+
+def counted(items: Iterable[T], total: int, unit: str, *, quiet: bool = False) -> Iterator[T]:
+    """Pass items through, and count them on standard error once it takes over a second."""
+    if quiet:
+        yield from items
+        return
+    terminal = sys.stderr.isatty()
+    start = shown = time.monotonic()
+    ever = False
+    for count, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        pause = TERMINAL_SECONDS if terminal else LOG_SECONDS
+        if now - start > SILENT_SECONDS and now - shown >= pause:
+            text = f"npvgg: {count:,} of {total:,} {unit}, {count / (now - start):.1f}/s"
+            print(
+                f"\r{text}\x1b[K" if terminal else text,
+                file=sys.stderr,
+                end="" if terminal else "\n",
+                flush=True,
+            )
+            shown, ever = now, True
+    if ever and terminal:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
