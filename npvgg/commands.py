@@ -32,10 +32,8 @@ OK, SOME_FAILED = 0, 1
 def classify(args: argparse.Namespace) -> int:
     """Name what is in photos: a row each, with its top classes."""
     model, transform = _ready(args)
-    names = (
-        labels.load_labels(args.labels) if args.labels else labels.labels_for(model.pretrained_cfg)
-    )
     k = _checked_topk(args.topk, model.num_classes)
+    names = _class_names(args.labels, model)
 
     def answer(x: Any) -> list[list[dict[str, Any]]]:
         prob, index = topk(softmax(model(x), axis=1), k, axis=1)
@@ -51,7 +49,7 @@ def classify(args: argparse.Namespace) -> int:
     )
     columns = ["path", "status", "error", "notes"]
     columns += [f"{name}_{n + 1}" for n in range(k) for name in _class_entry(names, 0, 0.0)]
-    _emit((text.encode() for text in FORMATS[args.format](rows, columns)), args.output, args.force)
+    _emit(_encoded(FORMATS[args.format](rows, columns)), args.output, args.force)
     return tally.report()
 
 
@@ -91,7 +89,7 @@ def features(args: argparse.Namespace) -> int:
             yield row
 
     write = as_jsonl if args.format == "jsonl" else _maps_table
-    _emit((text.encode() for text in write(rows(), ())), None, False)
+    _emit(_encoded(write(rows(), ())), None, False)
     return tally.report()
 
 
@@ -195,10 +193,17 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 
 
 def _class_entry(names: Any, index: int, prob: float) -> dict[str, Any]:
-    label = names[index] if names is not None and index < len(names) else None
+    label = None if names is None else names[index]
     entry = {"index": index, "label": str(index) if label is None else label.name, "prob": prob}
     synset = getattr(label, "synset", None)
     return {**entry, "synset": synset} if synset else entry
+
+
+def _class_names(path: str | None, model: Any) -> Any:
+    names = labels.load_labels(path) if path else labels.labels_for(model.pretrained_cfg)
+    if names is not None and len(names) != model.num_classes:
+        raise ArgumentError(f"--labels: expected {model.num_classes} names, got {len(names)}")
+    return names
 
 
 def _checked_topk(k: int, classes: int) -> int:
@@ -231,6 +236,11 @@ def _embedding_format(args: argparse.Namespace) -> str:
             f"--output: expected a file for {format}, which is not for reading; got none"
         )
     return format
+
+
+def _encoded(texts: Iterable[str]) -> Iterator[bytes]:
+    """Encode; the bytes of a file name that are no UTF-8 are shown as escapes."""
+    return (text.encode(errors="backslashreplace") for text in texts)
 
 
 def _emit(chunks: Iterable[bytes], output: str | None, force: bool) -> None:

@@ -1,0 +1,250 @@
+"""The command line as people call it: what it prints, where, and how it ends."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npvgg
+from npvgg import cli
+
+CAT = Path(__file__).parent / "photos" / "chelsea.png"
+
+
+@pytest.fixture
+def run(capfdbinary, monkeypatch):
+    """Run the command line in this process: (status, stdout, stderr)."""
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+        out, err = capfdbinary.readouterr()
+        return status, out, err.decode()
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with two photos and, between them, a file that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour in (("a.png", "red"), ("c.png", "blue")):
+        Image.new("RGB", (40, 30), colour).save(folder / name)
+    (folder / "b.png").write_bytes(b"not a photo")
+    return folder
+
+
+def expected_logits(path):
+    model = npvgg.create_model("repvgg_nano.cifar10", pretrained=True)
+    transform = npvgg.data.create_transform(**npvgg.data.resolve_model_data_config(model))
+    return model(transform(path)[None])
+
+
+def test_classify_says_what_the_library_says(run):
+    status, out, err = run("classify", CAT, "--format", "jsonl", "--topk", 3)
+    row = json.loads(out)
+    prob, index = npvgg.topk(npvgg.softmax(expected_logits(CAT), axis=1), k=3)
+    assert (status, row["path"], row["status"], row["error"]) == (0, str(CAT), "ok", "")
+    assert [entry["index"] for entry in row["topk"]] == index[0].tolist()
+    assert [entry["prob"] for entry in row["topk"]] == prob[0].tolist()
+    assert "1 photo through <RepVGG repvgg_nano.cifar10" in err
+
+
+def test_the_cat_is_a_cat(run):
+    _, out, _ = run("classify", CAT, "--format", "jsonl", "--topk", 1)
+    assert json.loads(out)["topk"][0]["label"] == "cat"
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "csv"])
+def test_one_row_per_photo_in_order_and_the_bad_one_in_its_place(run, photos, format):
+    status, out, err = run("classify", photos, "--format", format, "--batch-size", 2)
+    text = out.decode()
+    rows = {
+        "json": lambda: json.loads(text),
+        "jsonl": lambda: [json.loads(line) for line in text.splitlines()],
+        "csv": lambda: list(csv.DictReader(io.StringIO(text))),
+    }[format]()
+    assert [Path(row["path"]).name for row in rows] == ["a.png", "b.png", "c.png"]
+    assert [row["status"] for row in rows] == ["ok", "error", "ok"]
+    assert "b.png" in rows[1]["error"] or "image" in rows[1]["error"]
+    assert not rows[1].get("topk")
+    assert status == 1
+    assert "1 of 3 photos could not be read" in err
+
+
+def test_the_batch_changes_nothing_but_speed(run, photos):
+    one, three = (
+        run("classify", photos, CAT, "--format", "json", "--batch-size", n)[1] for n in (1, 3)
+    )
+    for a, b in zip(json.loads(one), json.loads(three), strict=True):
+        assert [e["index"] for e in a["topk"]] == [e["index"] for e in b["topk"]]
+        for left, right in zip(a["topk"], b["topk"], strict=True):
+            assert left["prob"] == pytest.approx(right["prob"], rel=1e-4, abs=1e-7)
+
+
+def test_standard_input_and_patterns_are_photos_too(run, photos):
+    status, out, _ = run(
+        "classify", "-", photos / "[ac].png", "--format", "jsonl", stdin=CAT.read_bytes()
+    )
+    names = [Path(json.loads(line)["path"]).name for line in out.splitlines()]
+    assert (status, names) == (0, ["-", "a.png", "c.png"])
+
+
+def test_what_cannot_be_found_keeps_its_place(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, out, _ = run(
+        "classify", tmp_path / "absent.png", tmp_path / "empty", tmp_path / "*.jpg", CAT,
+        "--format", "jsonl",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["status"] for row in rows] == ["error", "error", "error", "ok"]
+    assert status == 1
+
+
+def test_output_goes_into_a_file_and_never_over_another_unasked(run, tmp_path):
+    target = tmp_path / "rows.jsonl"
+    assert run("classify", CAT, "--format", "jsonl", "--output", target)[:2] == (0, b"")
+    before = target.read_bytes()
+    status, _, err = run("classify", CAT, "--format", "jsonl", "--output", target)
+    assert status == 2
+    assert "--output" in err
+    assert "--force" in err
+    assert target.read_bytes() == before
+    assert run("classify", CAT, "--format", "csv", "--output", target, "--force")[0] == 0
+    assert target.read_bytes().startswith(b"path,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", CAT, "--model", "repvgg_a9"], "repvgg_a0"),
+        (["classify", CAT, "--weights", "absent.safetensors"], "absent.safetensors"),
+        (["classify", CAT, "--labels", "absent.txt"], "absent.txt"),
+        (["classify", CAT, "--engine", "steam"], "engine"),
+        (["classify", CAT, "--topk", "0"], "positive"),
+        (["classify", CAT, "--alpha", "no-colour"], "alpha"),
+        (["classify", CAT, "--output", "/no/such/folder/rows"], "--output"),
+        (["features", CAT, "--out-indices", "9"], "indices"),
+        (["info", "nothing"], "repvgg"),
+        (["classify"], "PATH"),
+        ([], "COMMAND"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_a_wrong_argument_ends_with_status_2_and_names_itself(run, arguments, message):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, b"")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_own_labels_replace_the_shipped_ones(run, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"class {i}" for i in range(10)))
+    _, out, _ = run("classify", CAT, "--labels", labels, "--format", "jsonl")
+    assert all(e["label"] == f"class {e['index']}" for e in json.loads(out)["topk"])
+
+
+def test_labels_of_another_number_of_classes_are_refused(run, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\n")
+    status, _, err = run("classify", CAT, "--labels", labels)
+    assert status == 2
+    assert "expected 10" in err
+
+
+def test_embed_gives_the_library_s_vectors_in_every_format(run, photos, tmp_path):
+    model = npvgg.create_model("repvgg_nano.cifar10", pretrained=True, num_classes=0)
+    transform = npvgg.data.create_transform(**npvgg.data.resolve_model_data_config(model))
+    truth = model(transform(photos / "a.png")[None])[0]
+
+    status, out, _ = run("embed", photos)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    np.testing.assert_array_equal(np.float32(rows[0]["embedding"]), truth)
+    assert rows[1]["embedding"] is None
+
+    _, out, _ = run("embed", photos, "--format", "npy")
+    array = np.load(io.BytesIO(out))
+    assert array.shape == (3, model.num_features)
+    np.testing.assert_array_equal(array[0], truth)
+    assert np.isnan(array[1]).all()
+
+    run("embed", photos, "--output", tmp_path / "e.npz")
+    with np.load(tmp_path / "e.npz") as archive:
+        np.testing.assert_array_equal(archive["embeddings"][0], truth)
+        assert archive["status"].tolist() == ["ok", "error", "ok"]
+
+
+def test_features_are_written_a_file_per_photo(run, photos, tmp_path):
+    folder = tmp_path / "maps"
+    status, out, _ = run(
+        "features", photos, "--out-indices", 0, -1, "--output", folder, "--format", "jsonl"
+    )
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert "file" not in rows[1]
+    with np.load(rows[2]["file"]) as maps:
+        assert {name: list(maps[name].shape) for name in maps} == rows[2]["maps"]
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_info_and_list_print_the_same_counts_for_programs_and_people(run):
+    _, out, _ = run("info", "repvgg_a2", "--format", "json")
+    counts = json.loads(out)
+    assert counts["train"]["parameters"] == 28_210_600
+    assert counts["deploy"]["parameters"] == 25_499_944
+    assert b"28.2 M parameters, 5.7 GMACs, 6.3 M activations" in run("info", "RepVGG-A2")[1]
+    rows = {row["name"]: row for row in json.loads(run("list", "--format", "json")[1])}
+    assert rows["repvgg_a2"]["parameters"] == counts["deploy"]["parameters"]
+    assert list(rows) == npvgg.list_models()
+
+
+def test_a_saved_network_needs_no_name(run, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    npvgg.create_model("repvgg_nano.cifar10", pretrained=True).save(weights)
+    saved, bundled = (
+        json.loads(run("classify", CAT, "--format", "jsonl", *more)[1])["topk"]
+        for more in (["--weights", weights], [])
+    )
+    assert saved == bundled
+
+
+def test_quiet_is_quiet(run):
+    assert run("classify", CAT, "--quiet")[2] == ""
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    code = "import sys; from npvgg.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "classify", *[str(CAT)] * 50, "--format", "jsonl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read().decode()
+    assert "Traceback" not in err
+    assert "Exception" not in err
+
+
+def test_odd_file_names_do_not_break_the_output(run, tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff\nodd.png"
+    Path(os.fsdecode(name)).write_bytes(CAT.read_bytes())
+    for format in ("table", "json", "csv"):
+        status, out, _ = run("classify", os.fsdecode(name), "--format", format)
+        assert status == 0
+        assert out
+
+
+def test_python_dash_m_works_and_prints_the_version():
+    done = subprocess.run([sys.executable, "-m", "npvgg", "--version"], capture_output=True)
+    assert done.stdout.decode().split() == ["npvgg", npvgg.__version__]

@@ -1,0 +1,69 @@
+"""Photos in, outcomes out: order, batches, errors in their place, memory that stays small."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from npvgg.errors import ImageError
+from npvgg.inputs import Photo
+from npvgg.predict import predict
+
+
+class Numbers:
+    """A transform of photos named by numbers; negative ones cannot be read."""
+
+    def __init__(self):
+        self.read = []
+
+    def apply(self, source):
+        value = int(source.decode())
+        self.read.append(value)
+        if value < 0:
+            raise ImageError(f"cannot read {value}")
+        return np.full((1, 1, 1), value, np.float32), (f"note {value}",)
+
+
+def photo(value):
+    return Photo(str(value), str(value).encode())
+
+
+def forward(x):
+    return list(x.ravel())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
+def test_outcomes_come_in_order_with_errors_in_their_place(batch_size):
+    values = [3, -1, 4, 1, -5, 9, 2, 6]
+    photos = [photo(v) for v in values] + [Photo("gone", error="no such file")]
+    outcomes = list(predict(photos, Numbers(), forward, batch_size))
+    assert [o.answer for o in outcomes] == [v if v > 0 else None for v in values] + [None]
+    assert [o.error for o in outcomes if o.error] == [
+        "cannot read -1", "cannot read -5", "no such file",
+    ]  # fmt: skip
+    assert outcomes[0].notes == ("note 3",)
+
+
+def test_a_batch_of_bad_photos_never_reaches_the_network():
+    def forward(x):
+        raise AssertionError("called")
+
+    assert [o.status for o in predict([photo(-1)] * 3, Numbers(), forward, 2)] == ["error"] * 3
+
+
+def test_no_more_than_two_batches_are_decoded_ahead():
+    transform = Numbers()
+    outcomes = predict([photo(v) for v in range(1000)], transform, forward, batch_size=5)
+    next(outcomes)
+    assert len(transform.read) <= 5 + 2 * 5 + 1
+    outcomes.close()
+
+
+def test_an_error_of_the_network_ends_the_run_and_its_threads():
+    def forward(x):
+        raise RuntimeError("broken network")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="broken network"):
+        list(predict([photo(v) for v in range(20)], Numbers(), forward, 4))
+    assert threading.active_count() == before

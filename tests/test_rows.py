@@ -1,0 +1,65 @@
+"""Rows as text, and the count of a long run."""
+
+import io
+import json
+
+from npvgg import progress, rows
+from npvgg.inputs import expand
+
+ROW = {"path": "a,\"b", "status": "ok", "error": "", "notes": ["x", "y"],
+       "topk": [{"index": 3, "label": "cat, domestic", "prob": 0.5}]}  # fmt: skip
+COLUMNS = ["path", "status", "error", "notes", "index_1", "label_1", "prob_1"]
+
+
+def test_json_of_no_rows_is_an_empty_array():
+    assert json.loads("".join(rows.as_json([], ()))) == []
+    assert json.loads("".join(rows.as_json([ROW, ROW], ()))) == [ROW, ROW]
+
+
+def test_csv_has_a_header_even_without_rows_and_quotes_what_it_must():
+    assert "".join(rows.as_csv([], COLUMNS)) == ",".join(COLUMNS) + "\n"
+    assert "".join(rows.as_csv([ROW], COLUMNS)).splitlines()[1] == (
+        '"a,""b",ok,,x; y,3,"cat, domestic",0.5'
+    )
+
+
+def test_the_table_shows_errors_and_notes():
+    text = "".join(rows.as_table([{**ROW, "error": "broken"}], ()))
+    assert "error: broken" in text
+    assert "note: x" in text
+    assert "50.00 %     3  cat, domestic" in text
+
+
+def test_folders_are_walked_in_order_without_hidden_files(tmp_path):
+    for name in ("b/z.JPG", "a.png", ".hidden.png", ".git/x.png", "notes.txt"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    found = [photo.path for photo in expand([str(tmp_path)], io.BytesIO())]
+    assert found == [str(tmp_path / "a.png"), str(tmp_path / "b" / "z.JPG")]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path):
+    file = tmp_path / "[a].png"
+    file.touch()
+    assert [photo.path for photo in expand([str(file)], io.BytesIO())] == [str(file)]
+
+
+def test_standard_input_is_read_once(tmp_path):
+    first, second = expand(["-", "-"], io.BytesIO(b"bytes"))
+    assert (first.source, first.error) == (b"bytes", "")
+    assert "only once" in second.error
+    assert expand(["-"], io.BytesIO())[0].error
+
+
+def test_progress_is_silent_at_first_then_counts_on_standard_error(capsys, monkeypatch):
+    assert list(progress.counted("abc", 3, "photos")) == list("abc")
+    assert capsys.readouterr() == ("", "")
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    list(progress.counted("abc", 3, "photos"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "npvgg: 1 of 3 photos" in err
+    list(progress.counted("abc", 3, "photos", quiet=True))
+    assert capsys.readouterr() == ("", "")
