@@ -162,7 +162,15 @@ def gelu(x: Array) -> Array:
 
 def gelu_tanh(x: Array) -> Array:
     """Approximate GELU with tanh:  x · (1 + tanh(√(2/π) · (x + 0.044715 x³))) / 2."""
-    y: Array = 0.5 * x * (1.0 + np.tanh((2.0 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
+    with np.errstate(over="ignore"):  # x³ may be infinite: its tanh is still ±1
+        y: Array = 0.5 * x * (1.0 + np.tanh((2.0 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
+    return y
+
+
+def mish(x: Array) -> Array:
+    """Weigh by the tanh of softplus:  x · tanh(log(1 + eˣ)), arXiv:1908.08681."""
+    with np.errstate(invalid="ignore"):  # logaddexp complains of a NaN that it passes on
+        y: Array = x * np.tanh(np.logaddexp(x.dtype.type(0), x))
     return y
 
 
@@ -185,7 +193,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "quick_gelu": lambda x: x * sigmoid(1.702 * x),
-    "mish": lambda x: x * np.tanh(np.logaddexp(x.dtype.type(0), x)),
+    "mish": mish,
     "elu": elu,
     "celu": elu,  # celu(x, alpha=1) is elu(x, alpha=1)
     "selu": selu,
@@ -223,13 +231,17 @@ def topk(x: Array, k: int, axis: int = -1) -> tuple[Array, NDArray[np.int64]]:
 
     x: any shape   →   (values, indices) with k entries along the axis.
     Of equal values the lower index comes first, so the answer never depends on the platform
-    (PyTorch promises no order of ties).
-    Raises ArgumentError unless 1 ≤ k ≤ size of the axis.
+    (PyTorch promises no order of ties). A NaN counts as the largest, as in PyTorch, so it is seen.
+    Raises ArgumentError unless there is such an axis and 1 ≤ k ≤ its size.
     """
     x = np.asarray(x)
-    size = x.shape[axis] if x.ndim else 0
+    if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
+        raise ArgumentError(f"axis: expected an axis of x, whose shape is {x.shape}, got {axis!r}")
+    size = x.shape[axis]
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= size:
         raise ArgumentError(f"k: expected 1 … {size} (the size of axis {axis}), got {k!r}")
-    order = np.argsort(-x, axis=axis, kind="stable")
+    # Sorted upwards and read backwards: -x would wrap for unsigned and for the least integers. The
+    # two flips keep the order of ties.
+    order = np.flip(size - 1 - np.argsort(np.flip(x, axis), axis=axis, kind="stable"), axis)
     indices = np.take(order, np.arange(k), axis=axis).astype(np.int64)
     return np.take_along_axis(x, indices, axis=axis), indices
