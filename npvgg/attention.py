@@ -31,15 +31,21 @@ BN_EPS = 1e-5
 def shapes(layer: str, channels: int, options: Mapping[str, Any]) -> Shapes:
     """List the weights of an attention layer: name under the block's `attn.` → shape.
 
-    Raises ArgumentError for an option that the layer does not have.
+    Raises ArgumentError for an option that the layer does not have, or whose value is impossible.
     """
     try:
-        return _LAYERS[layer][0](channels, **options)
-    except TypeError:
-        known = ", ".join(list(signature(_LAYERS[layer][0]).parameters)[1:]) or "none"
+        found = _LAYERS[layer][0](channels, **options)
+        sizes = [size for shape in found.values() for size in shape]
+    except ArgumentError:
+        raise
+    except (TypeError, ValueError, ArithmeticError):
+        sizes = []
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        known = ", ".join(list(signature(_LAYERS[layer][0]).parameters)[1:])
         raise ArgumentError(
             f"attn_kwargs: expected options of {layer!r} ({known}), got {dict(options)!r}"
-        ) from None
+        )
+    return found
 
 
 def attend(x: Array, layer: str, weights: Weights, options: Mapping[str, Any]) -> Array:
