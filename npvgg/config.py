@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from math import ceil
-from types import MappingProxyType
+from math import ceil, inf
 from typing import Any
 
 from npvgg.errors import ArgumentError
@@ -30,6 +29,10 @@ ATTN_LAYERS = ("se", "ese", "eca", "ceca", "cbam", "lcbam")
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 """How the last map becomes one vector; the empty name leaves it a map."""
+
+MAX_BLOCKS = 1000
+"""More than any network has; a file's metadata may name a configuration, and must not fill memory.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class RepVGGConfig:
     output_stride: int = 32
     act_layer: str = "relu"
     attn_layer: str | None = None
-    attn_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    attn_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     attn_after_act: bool = False
 
     def __post_init__(self) -> None:
@@ -79,13 +82,18 @@ class RepVGGConfig:
             raise ArgumentError(
                 f"depths, widths, strides: expected as many entries in each, got {lengths}"
             )
-        for name, least in (("groups", 1), ("stem_chs", 1), ("in_chans", 1), ("num_classes", 0)):
-            _integer(name, getattr(self, name), least)
+        if sum(self.depths) > MAX_BLOCKS:
+            raise ArgumentError(
+                f"depths: expected at most {MAX_BLOCKS} blocks, got {sum(self.depths)}"
+            )
+        for name in ("groups", "stem_chs", "stem_stride", "in_chans", "output_stride"):
+            _integer(name, getattr(self, name), 1)
+        _integer("num_classes", self.num_classes, 0)
         for name, values in (("strides", self.strides), ("stem_stride", (self.stem_stride,))):
             if not set(values) <= {1, 2}:
                 raise ArgumentError(f"{name}: expected 1 or 2, got {getattr(self, name)!r}")
         _one_of("output_stride", self.output_stride, (8, 16, 32))
-        act = {"hardswish": "hard_swish", "hardsigmoid": "hard_sigmoid"}.get(self.act_layer)
+        act = {"hardswish": "hard_swish", "hardsigmoid": "hard_sigmoid"}.get(str(self.act_layer))
         object.__setattr__(self, "act_layer", act or self.act_layer)
         _one_of("act_layer", self.act_layer, ACT_LAYERS)
         _one_of("attn_layer", self.attn_layer, (None, *ATTN_LAYERS))
@@ -95,11 +103,19 @@ class RepVGGConfig:
                 f"global_pool: '' needs num_classes=0 (a classifier reads a pooled vector), "
                 f"got num_classes={self.num_classes}"
             )
+        if not isinstance(self.attn_after_act, bool):
+            raise ArgumentError(
+                f"attn_after_act: expected True or False, got {self.attn_after_act!r}"
+            )
+        if not isinstance(self.attn_kwargs, Mapping):
+            raise ArgumentError(
+                f"attn_kwargs: expected a dict of options, got {self.attn_kwargs!r}"
+            )
         if self.attn_kwargs and self.attn_layer is None:
             raise ArgumentError(
                 f"attn_kwargs: expected an attn_layer with them, got {self.attn_kwargs!r} alone"
             )
-        object.__setattr__(self, "attn_kwargs", MappingProxyType(dict(self.attn_kwargs)))
+        object.__setattr__(self, "attn_kwargs", dict(self.attn_kwargs))
         for block in expand(self):
             if block.in_chs % block.groups or block.out_chs % block.groups:
                 raise ArgumentError(
@@ -135,7 +151,7 @@ class RepVGGConfig:
         if (
             isinstance(width_factor, bool)
             or not isinstance(width_factor, int | float)
-            or not width_factor > 0
+            or not 0 < width_factor < inf
         ):
             raise ArgumentError(f"width_factor: expected a positive number, got {width_factor!r}")
         if changes.get("attn_layer", self.attn_layer) != self.attn_layer:
@@ -169,7 +185,7 @@ class BlockSpec:
     identity: bool
     act_layer: str
     attn_layer: str | None
-    attn_kwargs: Mapping[str, Any]
+    attn_kwargs: Mapping[str, Any] = field(hash=False)
     attn_after_act: bool
 
 

@@ -1,0 +1,49 @@
+"""Networks so small that the oracle runs them in milliseconds, one for each turn of the road."""
+
+import numpy as np
+
+from npvgg import RepVGGConfig
+from npvgg.weights import random_tensors
+
+BASE = {"depths": (1, 2, 3, 1), "widths": (4, 8, 8, 12), "stem_chs": 4, "num_classes": 5}
+NETWORKS = {
+    "plain": {},
+    "groups": {"groups": 2},
+    "identities-everywhere": {
+        "in_chans": 4, "widths": (4, 4, 8, 8), "stem_stride": 1, "strides": (1, 2, 1, 1),
+    },
+    "output-stride-16": {"output_stride": 16},
+    "output-stride-8": {"output_stride": 8, "groups": 2},
+    "grey": {"in_chans": 1},
+    "silu": {"act_layer": "silu"},
+    "gelu": {"act_layer": "gelu"},
+    "se": {"attn_layer": "se", "attn_kwargs": {"rd_divisor": 1, "rd_ratio": 0.25}},
+    "se-after-the-activation": {
+        "attn_layer": "se", "attn_kwargs": {"rd_channels": 2}, "attn_after_act": True,
+    },
+    "ese-hard-swish": {"attn_layer": "ese", "act_layer": "hard_swish"},
+    "eca": {"attn_layer": "eca"},
+    "cbam": {"attn_layer": "cbam", "attn_kwargs": {"spatial_kernel_size": 3}},
+    "pool-max": {"global_pool": "max"},
+    "pool-catavgmax": {"global_pool": "catavgmax"},
+    "embedding": {"num_classes": 0},
+    "no-pool": {"num_classes": 0, "global_pool": ""},
+}  # fmt: skip
+
+
+def keywords(name="plain", **changes):
+    """The keywords that `create_model` takes for a tiny network."""
+    return BASE | NETWORKS[name] | changes
+
+
+def config(name="plain", **changes):
+    return RepVGGConfig(**keywords(name, **changes))
+
+
+def tensors(name="plain", seed=0, **changes):
+    """Train-form float32 weights under timm's names."""
+    return random_tensors(config(name, **changes), seed)
+
+
+def images(rng, n=2, channels=3, height=13, width=10, dtype=np.float64):
+    return rng.standard_normal((n, channels, height, width)).astype(dtype)
