@@ -1,0 +1,54 @@
+"""What a wheel must carry, and what an import must not."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import npvgg
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def test_importing_npvgg_brings_in_neither_a_compiler_nor_a_framework():
+    code = "import npvgg, sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    heavy = {
+        "numba",
+        "llvmlite",
+        "scipy",
+        "torch",
+        "timm",
+        "safetensors",
+        "huggingface_hub",
+        "onnx",
+    }
+    assert heavy.isdisjoint(json.loads(done.stdout))
+
+
+def test_the_command_line_starts_without_them_too():
+    code = (
+        "import npvgg.cli, sys\n"
+        "try: npvgg.cli.main(['list'])\n"
+        "finally: print('numba' in sys.modules, 'scipy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_what_the_package_needs_at_run_time_lies_inside_it():
+    package = Path(npvgg.__file__).parent
+    for name in ("py.typed", "assets/imagenet_1k.tsv", "assets/LICENSES.md",
+                 "assets/repvgg_nano.cifar10.safetensors"):  # fmt: skip
+        assert (package / name).is_file(), name
+
+
+def test_the_bundled_weights_stay_small():
+    assert (ROOT / "npvgg/assets/repvgg_nano.cifar10.safetensors").stat().st_size <= 3_000_000
+
+
+def test_every_licence_file_that_the_project_names_exists():
+    for name in PROJECT["license-files"]:
+        assert (ROOT / name).is_file(), name
