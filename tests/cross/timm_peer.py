@@ -16,9 +16,9 @@ from timm.utils.model import reparameterize_model
 
 OWN = {
     "repvgg_nano": {
-        "depths": (2, 2, 2, 1),
-        "widths": (64, 128, 192, 256),
-        "strides": (2, 2, 1, 2),
+        "depths": (1, 2, 2, 1),
+        "widths": (48, 128, 192, 256),
+        "strides": (1, 2, 2, 2),
         "stem_chs": 32,
         "stem_stride": 1,
         "num_classes": 10,
