@@ -8,6 +8,7 @@ from npvgg.info import info
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.ops import softmax, topk
 from npvgg.pretrained import list_models
+from npvgg.threads import set_num_threads
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "data",
     "info",
     "list_models",
+    "set_num_threads",
     "softmax",
     "topk",
 ]
