@@ -1,0 +1,259 @@
+"""The micro-kernel: a small block of a matrix product that fills the vector registers.
+
+Both fast engines spend their time here. In the letters of BLAS (so N is a matrix column here, not
+an image), one call of `multiply` computes
+
+    Y[i, j]  =  start[i, j] + Σ_k X[i, k] · W[k, j]     i < M rows,  k < K,  j < PANEL columns
+
+of which neither X nor Y exists as a matrix. They are gathered through tables of offsets:
+
+    X[i, k]        =  x[x_at + rows[i] + cols[k]]
+    Y[i, 16v + j]  =  y[y_at + outs[i] + v·y_step + j]      v < PANEL / 16,  j < 16
+
+A convolution is such a product. Row i is an output pixel, rows[i] the corner of its window in the
+padded map, cols[k] the way from that corner to one tap of one channel: "im2col" whose columns are
+never written. Stride, dilation, groups and memory layout are nothing but other tables.
+
+                 cols[k] →                      W: one panel, packed
+            ┌───────────────────┐             ┌──────────────┐
+    rows[i] │ · · · x · · · · · │       k ↓   │ w0  …    w31 │  PANEL floats per k, side by side
+       ↓    │ · · · x · · · · · │   ×         │ w0  …    w31 │
+            └───────────────────┘             └──────────────┘
+    a step of k: load one row of W, broadcast one x per row, MR × VECTORS fused multiply-adds
+
+The MR × PANEL sums stay in registers from the first k to the last, then `start` is added: what Y
+holds already, or the bias. A long product is called in slices of k, so that no sum of many small
+terms is added to one large running value. The order of the sum of one (i, j) is the order of k and
+of the slices, and depends on nothing else: the same product has the same bits in a tile of any
+height, in any thread.
+
+What must already hold: w, y and all offsets into them are multiples of 16 floats in memory aligned
+to 64 bytes; no offset leaves its array; x does not overlap what is written of y.
+
+`multiply_plain` says the same in NumPy and takes its place under NUMBA_DISABLE_JIT=1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, config
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from npvgg.jit import kernel
+from npvgg.ops import Array
+
+Table: TypeAlias = NDArray[np.int64]
+
+LANES = 16
+"""Floats in one vector of the layout, whatever the machine's own: AVX2 splits each in two."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The tile that fits the registers: at most MR rows of VECTORS × 16 columns."""
+
+    mr: int
+    vectors: int
+
+
+def _tile_of_this_machine() -> Tile:
+    """Ask LLVM what it makes of 16 floats on the CPU that Numba compiles for.
+
+    zmm   32 registers of 16 floats: 10 × 2. More rows would fit these registers, but not their
+          addresses the 16 integer registers: 11 × 2 runs at half the speed (Zen 5)
+    ymm   16 registers of 8 floats: 6 rows of one pair
+    else  registers of 4 floats, 16 or more: 2 rows of four
+    """
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name, features = config.CPU_NAME, config.CPU_FEATURES
+    if features is None:
+        features = "" if name else llvm.get_host_cpu_features().flatten()
+    vector = ir.VectorType(ir.FloatType(), LANES)
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(vector, [vector, vector]), "probe")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(builder.fadd(*function.args))
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=name or llvm.get_host_cpu_name(), features=features
+    )
+    assembly = machine.emit_assembly(llvm.parse_assembly(str(module)))
+    if "zmm" in assembly:
+        return Tile(10, 2)
+    return Tile(6, 1) if "ymm" in assembly else Tile(2, 1)
+
+
+TILE = _tile_of_this_machine()
+MR = TILE.mr
+PANEL = TILE.vectors * LANES
+"""Columns of W that are packed side by side."""
+
+
+def multiply_plain(
+    tables: Table,
+    row: int,
+    count: int,
+    out: int,
+    col: int,
+    depth: int,
+    x: Array,
+    x_at: int,
+    w: Array,
+    w_at: int,
+    y: Array,
+    y_at: int,
+    y_step: int,
+    weights: Array,
+    bias_at: int,
+    least: float,
+    ahead: int,
+    ahead_step: int,
+) -> None:
+    """Multiply `count` rows by one panel:  Y = max(start + X·W, least), as drawn above.
+
+    tables: int64 offsets; rows, outs and cols begin at its entries row, out and col
+    x, w, y, weights: float32; count × depth of x, depth × PANEL of w, count × PANEL of y
+    start: weights[bias_at : bias_at + PANEL] for every row, or Y itself where bias_at is negative
+    least: 0 for a ReLU, −∞ for none. A NaN stays a NaN
+    ahead, ahead_step: what the caller will need next, weights[ahead:] at ahead_step floats per tile
+        and k, is asked for in advance; here it has no effect
+    """
+    rows, outs, cols = tables[row:][:count], tables[out:][:count], tables[col:][:depth]
+    product = np.zeros((count, PANEL), np.float32)
+    for k in range(depth):  # K rank-1 updates: the order of the sums is the compiled kernel's
+        factors = w[w_at + k * PANEL :][:PANEL]
+        product += x[x_at + rows + cols[k]][:, None] * factors
+    vectors, lanes = y_step * np.arange(PANEL // LANES), np.arange(LANES)
+    where = y_at + outs[:, None, None] + vectors[:, None] + lanes
+    start = y[where] if bias_at < 0 else weights[bias_at : bias_at + PANEL].reshape(-1, LANES)
+    y[where] = np.maximum(start + product.reshape(where.shape), np.float32(least))
+
+
+# --- The same in vector instructions --------------------------------------------------------------
+
+_FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+
+
+@intrinsic
+def _tile(
+    typing: Any, tables: Any, row: Any, height: Any, out: Any, col: Any, depth: Any, x: Any,
+    x_at: Any, w: Any, w_at: Any, y: Any, y_at: Any, y_step: Any, weights: Any, bias_at: Any,
+    least: Any, ahead: Any, ahead_step: Any,
+) -> Any:  # fmt: skip
+    """Emit `multiply_plain` for up to MR rows: one straight block of instructions per height."""
+    kinds = (
+        tables, row, height, out, col, depth, x, x_at, w, w_at, y, y_at, y_step, weights, bias_at,
+        least, ahead, ahead_step,
+    )  # fmt: skip
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = [
+            context.make_array(kind)(context, builder, value).data
+            if isinstance(kind, types.Array)
+            else value
+            for kind, value in zip(signature.args, arguments, strict=True)
+        ]
+        for rows in range(1, MR + 1):
+            with builder.if_then(builder.icmp_signed("==", values[2], _INT64(rows))):
+                _emit_tile(builder, rows, *values[:2], *values[3:])
+        return context.get_dummy_value()
+
+    return types.void(*kinds), emit
+
+
+def _emit_tile(
+    builder: Any, height: int, tables: Any, row: Any, out: Any, col: Any, depth: Any, x: Any,
+    x_at: Any, w: Any, w_at: Any, y: Any, y_at: Any, y_step: Any, weights: Any, bias_at: Any,
+    least: Any, ahead: Any, ahead_step: Any,
+) -> None:  # fmt: skip
+    """Emit one tile; arguments are LLVM values, arrays are pointers to their first element."""
+    vectors = range(TILE.vectors)
+
+    def at(base: Any, *offsets: Any) -> Any:
+        """Address of base[Σ offsets]."""
+        for offset in offsets:
+            base = builder.gep(base, [_INT64(offset) if isinstance(offset, int) else offset])
+        return base
+
+    def load(address: Any) -> Any:
+        value = builder.load(builder.bitcast(address, _VECTOR.as_pointer()))
+        value.align = 4 * LANES
+        return value
+
+    def spread(scalar: Any) -> Any:
+        """Copy a scalar into all lanes."""
+        undefined = ir.Constant(_VECTOR, ir.Undefined)
+        lane = builder.insert_element(undefined, scalar, _INT32(0))
+        zeros = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+        return builder.shuffle_vector(lane, undefined, zeros)
+
+    byte = ir.IntType(8).as_pointer()
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
+    )
+    prefetch = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32]),
+        "llvm.prefetch.p0",
+    )
+
+    corners = [at(x, x_at, builder.load(at(tables, row, i))) for i in range(height)]
+    sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in vectors] for _ in range(height)]
+    for i in range(height):
+        for v in vectors:
+            builder.store(ir.Constant(_VECTOR, [0.0] * LANES), sums[i][v])
+
+    with cgutils.for_range(builder, depth) as loop:
+        way = builder.load(at(tables, col, loop.index))
+        panel = at(w, w_at, builder.mul(loop.index, _INT64(PANEL)))
+        factors = [load(at(panel, v * LANES)) for v in vectors]
+        for v in vectors:
+            line = at(weights, ahead, builder.mul(loop.index, ahead_step), v * LANES)
+            hints = [_INT32(0), _INT32(2), _INT32(1)]  # to read, into the second-level cache, data
+            # "convergent" is how LLVM is told not to unroll the loop: it would run out of registers
+            builder.call(prefetch, [builder.bitcast(line, byte), *hints], attrs=("convergent",))
+        for i in range(height):
+            value = spread(builder.load(at(corners[i], way)))
+            for v in vectors:
+                total = builder.call(fma, [value, factors[v], builder.load(sums[i][v])])
+                builder.store(total, sums[i][v])
+
+    from_bias = builder.icmp_signed(">=", bias_at, _INT64(0))
+    floor = spread(least)
+    for i in range(height):
+        target = at(y, y_at, builder.load(at(tables, out, i)))
+        for v in vectors:
+            place = at(target, builder.mul(y_step, _INT64(v)))
+            bias = at(weights, bias_at, v * LANES)
+            start = load(builder.select(from_bias, bias, place))
+            total = builder.fadd(start, builder.load(sums[i][v]))
+            below = builder.fcmp_ordered("<", total, floor)  # false for a NaN, which so stays
+            total = builder.select(below, floor, total)
+            place = builder.bitcast(place, _VECTOR.as_pointer())
+            builder.store(total, place).align = 4 * LANES
+
+
+@kernel
+def _multiply(
+    tables, row, count, out, col, depth, x, x_at, w, w_at, y, y_at, y_step, weights, bias_at, least,
+    ahead, ahead_step,
+):  # fmt: skip
+    """Do as `multiply_plain`, MR rows at a time and what is left at the end."""
+    for i in range(0, count, MR):
+        _tile(
+            tables, row + i, min(MR, count - i), out + i, col, depth, x, x_at, w, w_at, y, y_at,
+            y_step, weights, bias_at, np.float32(least), ahead, ahead_step,
+        )  # fmt: skip
+        ahead += depth * ahead_step
+
+
+multiply: Callable[..., None] = multiply_plain if config.DISABLE_JIT else _multiply

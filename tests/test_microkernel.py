@@ -1,0 +1,110 @@
+"""The micro-kernel and its plain twin give one answer, over all edges of the tile."""
+
+import numpy as np
+import pytest
+
+from npvgg.engines.microkernel import LANES, MR, PANEL, multiply, multiply_plain
+
+VECTORS = PANEL // LANES
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def aligned(size):
+    """Zeros in memory aligned to 64 bytes."""
+    raw = np.zeros(size + 16, np.float32)
+    skip = -(raw.ctypes.data // 4) % 16
+    return raw[skip : skip + size]
+
+
+def problem(rng, count, depth):
+    """Operands in small integers, so that float32 sums are exact in any order.
+
+    Rows and columns are gathered from anywhere; Y has a margin that must stay as it is.
+    """
+    tables = np.concatenate(
+        [
+            rng.integers(0, 500, count),  # rows
+            rng.permutation(2 * count)[:count] * LANES,  # outs, every other place unused
+            rng.integers(0, 300, depth),  # cols
+        ]
+    )
+    x = rng.integers(-8, 9, 900).astype(np.float32)
+    w, weights = aligned((depth + 1) * PANEL), aligned(PANEL + LANES)
+    w[:] = rng.integers(-8, 9, w.size)
+    weights[:] = rng.integers(-8, 9, weights.size)
+    y_step = 2 * count * LANES + LANES
+    y = aligned(VECTORS * y_step + LANES)
+    y[:] = rng.integers(-8, 9, y.size)
+    return tables, x, w, weights, y, y_step
+
+
+def by_loops(tables, count, depth, x, w, weights, y, y_step, bias_at, least):
+    """The docstring of the module, one element at a time, in Python's own integers."""
+    rows, outs, cols = tables[:count], tables[count : 2 * count], tables[2 * count :]
+    want = y.copy()
+    for i in range(count):
+        for v in range(VECTORS):
+            for j in range(LANES):
+                at = LANES + outs[i] + v * y_step + j
+                j_panel = v * LANES + j
+                total = int(y[at]) if bias_at < 0 else int(weights[bias_at + j_panel])
+                for k in range(depth):
+                    total += int(x[5 + rows[i] + cols[k]]) * int(w[PANEL + k * PANEL + j_panel])
+                want[at] = max(total, least)
+    return want
+
+
+@pytest.mark.parametrize("form", [multiply, multiply_plain], ids=["vectors", "plain"])
+@pytest.mark.parametrize("least", [0.0, -np.inf], ids=["relu", "linear"])
+@pytest.mark.parametrize("bias_at", [-1, 16], ids=["accumulate", "from-bias"])
+@pytest.mark.parametrize("depth", [1, 2, 19])
+def test_every_height_of_the_tile_is_exact_on_integers(rng, form, least, bias_at, depth):
+    for count in range(1, 2 * MR + 2):
+        tables, x, w, weights, y, y_step = problem(rng, count, depth)
+        want = by_loops(tables, count, depth, x, w, weights, y, y_step, bias_at, least)
+        form(
+            tables, 0, count, count, 2 * count, depth, x, 5, w, PANEL, y, LANES, y_step, weights,
+            bias_at, least, 0, 0,
+        )  # fmt: skip
+        np.testing.assert_array_equal(y, want)
+
+
+def test_an_empty_product_is_the_bias(rng):
+    tables, x, w, weights, y, y_step = problem(rng, 3, 1)
+    want = by_loops(tables, 3, 0, x, w, weights, y, y_step, 16, -np.inf)
+    multiply(
+        tables, 0, 3, 3, 6, 0, x, 5, w, PANEL, y, LANES, y_step, weights, 16, -np.inf, 0, 0
+    )  # fmt: skip
+    np.testing.assert_array_equal(y, want)
+
+
+@pytest.mark.parametrize("form", [multiply, multiply_plain], ids=["vectors", "plain"])
+def test_a_nan_passes_through_the_relu(rng, form):
+    tables, x, w, weights, y, y_step = problem(rng, MR, 4)
+    x[:] = np.nan
+    form(
+        tables, 0, MR, MR, 2 * MR, 4, x, 5, w, PANEL, y, LANES, y_step, weights, 16, 0.0, 0, 0
+    )  # fmt: skip
+    assert np.isnan(y).sum() == MR * PANEL
+
+
+def test_the_same_row_has_the_same_bits_in_a_tile_of_any_height(rng):
+    depth = 37
+    tables, x, w, weights, y, y_step = problem(rng, MR, depth)
+    x[:], w[:] = rng.standard_normal(x.size), rng.standard_normal(w.size)
+    whole, single = y.copy(), y
+    whole_aligned = aligned(y.size)
+    whole_aligned[:] = whole
+    args = (2 * MR, depth, x, 5, w, PANEL)
+    multiply(
+        tables, 0, MR, MR, *args, whole_aligned, LANES, y_step, weights, 16, 0.0, 0, 0
+    )  # fmt: skip
+    for i in range(MR):
+        multiply(
+            tables, i, 1, MR + i, *args, single, LANES, y_step, weights, 16, 0.0, 0, 0
+        )  # fmt: skip
+    np.testing.assert_array_equal(single, whole_aligned)
