@@ -27,9 +27,11 @@ from npvgg.ops import Array
 
 ENGINES = {
     "reference": "npvgg.engines.reference",
+    "im2col": "npvgg.engines.im2col",
+    "winograd": "npvgg.engines.winograd",
 }
 
-_PREFERENCE = ("reference",)
+_PREFERENCE = ("winograd", "im2col", "reference")
 """What "auto" tries, the fastest first."""
 
 
@@ -58,7 +60,10 @@ def prepare(
 ) -> Prepared:
     """Make a network ready to run with the named engine.
 
-    "auto" takes the fastest engine that serves the network's dtype.
+    "auto" takes the fastest engine that serves the network's dtype. threads: for the compiled
+    engines, None for `npvgg.threads.resolve(None)`; any number gives the same bits.
+    deterministic: the same bits for an image alone and in any batch; every engine of today does so
+    anyway.
     Raises ArgumentError for an unknown engine, or one that cannot serve the dtype.
     """
     if engine == "auto":

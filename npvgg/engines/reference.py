@@ -24,8 +24,14 @@ def forward_blocks(blocks: Sequence[Block], x: Array) -> Iterator[Array]:
 def forward_block(block: Block, x: Array) -> Array:
     """Run one block:  act(attn(conv(x))), or attn(act(conv(x))) where the attention comes after."""
     spec = block.spec
-    act = ops.activation(spec.act_layer)
     x = block.form(x, stride=spec.stride, dilation=spec.dilation, groups=spec.groups)
+    return activate(block, x)
+
+
+def activate(block: Block, x: Array) -> Array:
+    """Do what follows a block's convolution: attention and activation, in the block's order."""
+    spec = block.spec
+    act = ops.activation(spec.act_layer)
     if spec.attn_layer is None:
         return act(x)
     if spec.attn_after_act:

@@ -1,0 +1,297 @@
+"""A plan: the steps of one network for one shape of input, and the places of its maps.
+
+What the steps of `program` cannot say (attention, activations other than ReLU, the sum of branches,
+pooling) is done between them, by the same NumPy functions as in the reference engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from npvgg import ops
+from npvgg.engines import program as p
+from npvgg.engines.layout import MapLayout, Table, aligned
+from npvgg.engines.microkernel import LANES, MR, PANEL
+from npvgg.engines.packing import Filter
+from npvgg.engines.reference import activate, forward_head
+from npvgg.engines.transforms import FILTERS, INPUT_OF, OUTPUT_OF
+from npvgg.network import Block, Network
+from npvgg.ops import Array
+from npvgg.reparam import FusedConv
+
+Function = Callable[[Array, list[Array]], None]
+"""What is done between the steps: it sees the maps, and may append a result."""
+
+SLICE = 192
+"""Terms that are summed in one go; longer sums are sums of such sums, which is more exact."""
+
+TILE_FLOATS = 96 * 1024
+"""Size of M that is held in a core's cache: a third of a megabyte."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How a convolution is done: Winograd's m, or 0; where its packed bias and weights begin."""
+
+    m: int
+    at: int
+
+
+@dataclass
+class Workspace:
+    """Memory for one run: the maps, Winograd's V, and every thread's own."""
+
+    data: Array
+    v: Array
+    scratch: Array
+
+
+def sizes(blocks: Sequence[Block], shape: Sequence[int]) -> list[tuple[int, int]]:
+    """Give height and width of every block's output, for an input (N, C, H, W)."""
+    height, width = shape[2:]
+    found = []
+    for block in blocks:
+        height, width = -(-height // block.spec.stride), -(-width // block.spec.stride)
+        found.append((height, width))
+    return found
+
+
+class Plan:
+    """The steps for one shape; `taps` are the blocks whose maps are the results, () for the head's.
+
+    steps: tables of steps and functions, in turn.  tables, weights: what `program.run` needs
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        filters: Sequence[Sequence[Filter]],
+        algorithms: Sequence[Sequence[Algorithm]],
+        weights: Array,
+        shape: tuple[int, ...],
+        taps: tuple[int, ...],
+    ) -> None:
+        self.weights = weights
+        self.steps: list[Table | Function] = []
+        self._rows: list[Table] = []
+        self._tables: list[Table] = []
+        self._table_at: dict[bytes, int] = {}
+        self._table_end = 0
+        self._maps: dict[MapLayout, MapLayout] = {}
+        self._end = 0
+        self._v_floats = 0
+        self._scratch_floats = LANES
+        self._free: list[Workspace] = []
+
+        n, chs, height, width = shape
+        readers = [list(zip(*pair, strict=True)) for pair in zip(filters, algorithms, strict=True)]
+        lanes = LANES if chs >= LANES else 1
+        x = self.image = self._map((n, chs, height, width), readers[0], turn=-1, lanes=lanes)
+        blocks = network.blocks[: max(taps) + 1] if taps else network.blocks
+        for index, (block, size) in enumerate(zip(blocks, sizes(blocks, shape), strict=True)):
+            after = readers[index + 1] if index + 1 < len(network.blocks) else []
+            y = self._map((n, block.spec.out_chs, *size), after, turn=index % 2)
+            self._block(block, readers[index], x, y)
+            if index in taps:
+                self._then(_reading(y))
+            x = y
+        if not taps:
+            self._head(network, readers[-1], x)
+        self._flush()
+        self.tables = np.concatenate([*self._tables, np.zeros(1, np.int64)])
+
+    # Workspaces -----------------------------------------------------------------------------------
+
+    def take(self, threads: int) -> Workspace:
+        """Take a workspace that nobody uses, or make one."""
+        try:
+            work = self._free.pop()
+        except IndexError:
+            nobodys = np.empty((0, 0), np.float32)
+            work = Workspace(aligned(self._end), aligned(self._v_floats), nobodys)
+        if len(work.scratch) < threads:
+            floats = aligned(threads * self._scratch_floats)
+            work.scratch = floats.reshape(threads, self._scratch_floats)
+        return work
+
+    def give(self, work: Workspace) -> None:
+        """Give it back for the next run; two are kept."""
+        if len(self._free) < 2:
+            self._free.append(work)
+
+    # Maps and tables ------------------------------------------------------------------------------
+
+    def _map(
+        self,
+        shape: tuple[int, int, int, int],
+        readers: Sequence[tuple[Filter, Algorithm]],
+        turn: int,
+        lanes: int = LANES,
+    ) -> MapLayout:
+        """Give a map its place, with the margin that its readers need.
+
+        Maps of one layout share one place per turn; margins once zero stay zero.
+        """
+        n, chs, height, width = shape
+        margin = max((f.padding for f, _ in readers), default=0)
+        rows, cols = height + 2 * margin, width + 2 * margin
+        for f, algorithm in readers:
+            if algorithm.m:  # the last tiles read past the edge
+                fast = FILTERS[algorithm.m, f.stride]
+                reach = [
+                    margin - f.padding + (_ceil(_ceil(size, f.stride), fast.m) - 1) * fast.step
+                    for size in (height, width)
+                ]
+                rows, cols = max(rows, reach[0] + fast.n), max(cols, reach[1] + fast.n)
+        layout = MapLayout(turn, n, chs, height, width, margin, rows, cols, lanes)
+        if layout not in self._maps:
+            self._maps[layout] = layout.moved(self._end)
+            self._end += layout.size
+        return self._maps[layout]
+
+    def _table(self, values: Table) -> int:
+        """Keep a table, once; give its place."""
+        key = values.astype(np.int64).tobytes()
+        if key not in self._table_at:
+            self._table_at[key] = self._table_end
+            self._table_end += len(values)
+            self._tables.append(values)
+        return self._table_at[key]
+
+    # Steps ----------------------------------------------------------------------------------------
+
+    def _then(self, function: Function) -> None:
+        self._flush()
+        self.steps.append(function)
+
+    def _flush(self) -> None:
+        if self._rows:
+            self.steps.append(np.array(self._rows, np.int64))
+            self._rows = []
+
+    def _block(
+        self, block: Block, readers: Sequence[tuple[Filter, Algorithm]], x: MapLayout, y: MapLayout
+    ) -> None:
+        """Plan one block, in either form."""
+        spec, form = block.spec, block.form
+        if isinstance(form, FusedConv):
+            fused = spec.attn_layer is None and spec.act_layer in ("relu", "identity")
+            self._convolve(*readers[0], x, y, relu=fused and spec.act_layer == "relu")
+            if not fused:
+                self._then(lambda data, _: y.write(data, activate(block, y.read(data))))
+            return
+        shape = (y.n, y.chs, y.height, y.width)
+        kxk, one = self._map(shape, [], turn=-2), self._map(shape, [], turn=-3)
+        self._convolve(*readers[0], x, kxk, relu=False)
+        self._convolve(*readers[1], x, one, relu=False)
+
+        def add(data: Array, _: list[Array]) -> None:
+            total = form.conv_kxk.bn(kxk.read(data))
+            total += form.conv_1x1.bn(one.read(data))
+            if form.identity is not None:
+                total += form.identity(x.read(data))
+            y.write(data, activate(block, total))
+
+        self._then(add)
+
+    def _head(
+        self, network: Network, readers: Sequence[tuple[Filter, Algorithm]], x: MapLayout
+    ) -> None:
+        """Plan pooling and classifier."""
+        head = network.head
+        if head.weight is None:
+            self._then(lambda data, results: results.append(forward_head(head, x.read(data))))
+            return
+        classes, features = head.weight.shape
+        pooled = self._map((x.n, features, 1, 1), [], turn=-1, lanes=1)
+        logits = self._map((x.n, classes, 1, 1), [], turn=-2)
+
+        def pool(data: Array, _: list[Array]) -> None:
+            pooled.write(data, ops.global_pool(x.read(data), head.global_pool)[:, :, None, None])
+
+        self._then(pool)
+        self._convolve(*readers[0], pooled, logits, relu=False)
+        self._then(lambda data, results: results.append(logits.read(data)[:, :, 0, 0]))
+
+    def _convolve(
+        self, f: Filter, algorithm: Algorithm, x: MapLayout, y: MapLayout, *, relu: bool
+    ) -> None:
+        """Plan one convolution."""
+        step = np.zeros(p.FIELDS, np.int64)
+        step[[p.X, p.X_IMAGE, p.X_PLANE, p.X_ROW]] = x.at, x.image, x.plane, x.row
+        step[[p.Y, p.Y_IMAGE, p.Y_PLANE, p.Y_ROW]] = y.at, y.image, y.plane, y.row
+        step[[p.BIAS, p.W]] = algorithm.at, algorithm.at + f.panels * PANEL
+        step[[p.RELU, p.HEIGHT, p.WIDTH, p.SLICE]] = relu, y.height, y.width, SLICE
+        if algorithm.m:
+            self._winograd(f, algorithm.m, x, y, step)
+        else:
+            self._direct(f, x, y, step)
+
+    def _direct(self, f: Filter, x: MapLayout, y: MapLayout, step: Table) -> None:
+        step[[p.KIND, p.DEPTH]] = p.DIRECT, f.width * f.size**2
+        step[[p.COLS, p.COLS_STEP]] = self._columns(
+            f, lambda first, last: x.taps(first, last, f.size, f.dilation), f.width * f.size**2
+        )
+        outs = y.pixels(y.height, y.width, 1, 0)
+        step[p.ROWS] = self._table(x.pixels(y.height, y.width, f.stride, f.padding))
+        step[p.OUTS] = self._table(outs)
+        _divide(step, f, len(outs), 12 * MR)
+        self._rows.append(step)
+
+    def _winograd(self, f: Filter, m: int, x: MapLayout, y: MapLayout, step: Table) -> None:
+        fast = FILTERS[m, f.stride]
+        tiles_y, tiles_x = _ceil(y.height, m), _ceil(y.width, m)
+        count = y.n * tiles_y * tiles_x
+        product = x.blocks * count * LANES
+        step[[p.N, p.M, p.STEP, p.PRODUCT]] = fast.n, m, fast.step, product
+        step[[p.TILES_X, p.TILES_Y, p.COUNT]] = tiles_x, tiles_y, count
+
+        gather = step.copy()
+        gather[[p.KIND, p.MATRIX]] = p.GATHER, INPUT_OF[m, f.stride]
+        gather[p.X] = x.at + (x.margin - f.padding) * (x.row + x.lanes)
+        gather[p.TASKS] = _ceil(x.chs, LANES) * y.n * tiles_y
+
+        step[[p.KIND, p.MATRIX, p.DEPTH]] = p.SCATTER, OUTPUT_OF[m, f.stride], f.width
+        step[p.Y] = y.at + y.margin * (y.row + y.lanes)
+        step[[p.COLS, p.COLS_STEP]] = self._columns(
+            f, lambda first, last: _segments(first, last, count), f.width
+        )
+        step[p.ROWS] = self._table(np.arange(count) * LANES)
+        _divide(step, f, count, max(MR, TILE_FLOATS // (fast.n**2 * PANEL)))
+        self._v_floats = max(self._v_floats, fast.n**2 * product)  # all convolutions use one V
+        own = p.scratch_floats(fast.n, int(step[p.GROUP]))
+        self._scratch_floats = max(self._scratch_floats, own)
+        self._rows += [gather, step]
+
+    def _columns(
+        self, f: Filter, offsets: Callable[[int, int], Table], depth: int
+    ) -> tuple[int, int]:
+        """Keep the input's offsets: (their place, the way from one panel's to the next one's)."""
+        panels = range(f.panels if f.groups > 1 else 1)
+        rows = [offsets(*f.channels(panel)) for panel in panels]
+        rows = [np.pad(row, (0, depth - len(row)), mode="edge") for row in rows]
+        return self._table(np.concatenate(rows)), depth if f.groups > 1 else 0
+
+
+def _reading(y: MapLayout) -> Function:
+    return lambda data, results: results.append(y.read(data))
+
+
+def _divide(step: Table, f: Filter, count: int, most: int) -> None:
+    """Divide pixels or tiles into groups of whole micro-kernels, as equal as may be."""
+    group = _ceil(_ceil(count, _ceil(count, most)), MR) * MR
+    step[[p.COUNT, p.GROUP, p.TASKS]] = count, group, f.panels * _ceil(count, group)
+
+
+def _segments(first: int, last: int, count: int) -> Table:
+    """Offset of every channel in V."""
+    block, lane = np.divmod(np.arange(first, last), LANES)
+    return block * count * LANES + lane
+
+
+def _ceil(a: int, b: int) -> int:
+    """⌈a / b⌉"""
+    return (a + b - 1) // b

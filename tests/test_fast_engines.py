@@ -1,0 +1,316 @@
+"""The compiled engines: exact where they can be, the same bits always, right for every shape.
+
+That they are as near the truth as PyTorch is proved in test_golden.py.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import naive
+import numpy as np
+import pytest
+
+import npvgg
+from npvgg.config import RepVGGConfig, expand
+from npvgg.engines import im2col, prepare, winograd
+from npvgg.engines.compiled import CompiledNetwork
+from npvgg.engines.packing import Filter
+from npvgg.engines.transforms import FILTERS
+from npvgg.network import Block, Head, Network
+from npvgg.reparam import FusedConv
+
+FAST = ["im2col", "winograd"]
+SMALL = {"depths": (1, 2, 1, 1), "widths": (24, 40, 64, 48), "stem_chs": 20, "num_classes": 7}
+
+
+def model(engine, **options):
+    return npvgg.create_model("repvgg_a0", engine=engine, seed=3, **{**SMALL, **options})
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def one_block(k, chs, *, stride=1, dilation=1, groups=1, integers=True, seed=0):
+    """A network of a single deploy block, its weights small integers or noise."""
+    config = RepVGGConfig(
+        (1, 1, 1, 1), (k, k, k, k), (1, 1, 1, 1), stem_chs=k, stem_stride=stride, in_chans=chs,
+        num_classes=0, act_layer="identity",
+    )  # fmt: skip
+    spec = expand(config)[0]
+    object.__setattr__(spec, "dilation", dilation)
+    object.__setattr__(spec, "groups", groups)
+    rng = np.random.default_rng(seed)
+    draw = rng.integers(-4, 5, (k, chs // groups, 3, 3)) if integers else None
+    weight = draw if integers else rng.standard_normal((k, chs // groups, 3, 3))
+    bias = rng.integers(-4, 5, k)
+    form = FusedConv(weight.astype(np.float32), bias.astype(np.float32))
+    return Network((Block(spec, form, {}),), Head("avg", None, None), np.dtype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("k", "chs", "options"),
+    [
+        (1, 1, {}),
+        (33, 17, {}),
+        (16, 48, {"stride": 2}),
+        (32, 20, {"dilation": 3}),
+        (48, 48, {"groups": 3}),
+        (36, 18, {"groups": 9, "stride": 2}),
+        (10, 3, {"stride": 2, "dilation": 2}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(1, 1), (7, 12), (13, 9)], ids=str)
+def test_a_direct_convolution_of_integers_is_exact(k, chs, options, size):
+    network = one_block(k, chs, **options)
+    x = np.random.default_rng(1).integers(-4, 5, (2, chs, *size)).astype(np.float32)
+    form = network.blocks[0].form
+    dilation = options.get("dilation", 1)
+    want = naive.conv2d(
+        x, form.weight, form.bias, stride=options.get("stride", 1), padding=dilation,
+        dilation=dilation, groups=options.get("groups", 1),
+    )  # fmt: skip
+    got = im2col.prepare(network, threads=2).maps(x, [0])[0]
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 14), (16, 16), (29, 31)], ids=str)
+@pytest.mark.parametrize(("m", "stride"), list(FILTERS), ids=str)
+def test_every_winograd_tile_is_right_at_every_edge(m, stride, size):
+    network = one_block(40, 33, stride=stride, integers=False)
+    x = images(2, 33, *size)
+    want = prepare(network, "im2col").maps(x, [0])[0]
+    fast = CompiledNetwork(network, "winograd", lambda f, h, w: m, None)
+    np.testing.assert_allclose(fast.maps(x, [0])[0], want, atol=4e-6 * 4**m)
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_winograd_serves_groups(groups):
+    network = one_block(96, 96, groups=groups, integers=False)
+    x = images(1, 96, 17, 15)
+    fast = CompiledNetwork(network, "winograd", lambda f, h, w: 3, None)
+    want = prepare(network, "reference").maps(x, [0])[0]
+    np.testing.assert_allclose(fast.maps(x, [0])[0], want, atol=2e-4)
+
+
+def test_what_winograd_does_not_serve_goes_to_im2col():
+    weight = np.zeros((32, 32, 3, 3), np.float32)
+    assert winograd.tile(Filter(weight, None, 1, 1), 56, 56) > 0
+    assert winograd.tile(Filter(weight, None, 2, 1), 56, 56) > 0
+    assert winograd.tile(Filter(weight, None, 1, 2, dilation=2), 56, 56) == 0
+    assert winograd.tile(Filter(weight[:, :, :1, :1], None), 56, 56) == 0
+    assert winograd.tile(Filter(weight[:, :3], None, 2, 1), 56, 56) == 0
+    assert winograd.tile(Filter(weight, None, 1, 1), 4, 56) == 0
+
+
+# --- The same bits --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_any_number_of_threads_gives_the_same_bits(engine):
+    x = images(3, 3, 40, 56)
+    want = model(engine, threads=1)(x)
+    for threads in (2, 3, 8):
+        np.testing.assert_array_equal(model(engine, threads=threads)(x), want)
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_an_image_gives_the_same_bits_alone_and_in_a_batch(engine):
+    x = images(11, 3, 40, 56)
+    network = model(engine)
+    want = network(x)
+    for i in (0, 4, 10):
+        np.testing.assert_array_equal(network(x[i : i + 1])[0], want[i])
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_a_large_batch_goes_through_in_slices(engine, monkeypatch):
+    x, network = images(7, 3, 32, 32), model(engine)
+    want, maps = network(x), network.forward_intermediates(x, intermediates_only=True)
+    monkeypatch.setattr("npvgg.engines.compiled.SLICE_PIXELS", 3 * 32 * 32)
+    np.testing.assert_array_equal(network(x), want)
+    for got, expected in zip(
+        network.forward_intermediates(x, intermediates_only=True), maps, strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_many_threads_may_call_one_model(engine):
+    network = model(engine, threads=2)
+    inputs = [images(1 + i % 2, 3, 40, 40 + 8 * (i % 3), seed=i) for i in range(8)]
+    want = [network(x) for x in inputs]
+    wrong = []
+
+    def call(i):
+        for _ in range(10):
+            if not np.array_equal(network(inputs[i]), want[i]):
+                wrong.append(i)
+
+    callers = [threading.Thread(target=call, args=(i,)) for i in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+        assert not caller.is_alive()
+    assert not wrong
+
+
+# --- Shapes and values ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 1, 1), (2, 3, 2, 31), (1, 3, 33, 1), (1, 3, 65, 47), (0, 3, 32, 32)], ids=str
+)
+def test_any_size_gives_what_the_reference_gives(engine, shape):
+    x = images(*shape)
+    got, want = model(engine)(x), model("reference")(x)
+    assert got.shape == want.shape
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(got, want, atol=1e-5 * abs(want).max(initial=1))
+
+
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("chans", [1, 16, 17])
+def test_any_number_of_input_channels(engine, chans):
+    x = images(2, chans, 33, 29)
+    got, want = (model(e, in_chans=chans)(x) for e in (engine, "reference"))
+    np.testing.assert_allclose(got, want, atol=1e-5 * abs(want).max())
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_a_nan_reaches_the_result(engine):
+    x = images(2, 3, 32, 32)
+    x[1, 0, 5, 5] = np.nan
+    y = model(engine)(x)
+    assert np.isfinite(y[0]).all()
+    assert np.isnan(y[1]).all()
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_results_belong_to_the_caller(engine):
+    x, network = images(1, 3, 32, 32), model(engine)
+    first = network.forward_intermediates(x, intermediates_only=True)
+    kept = [y.copy() for y in first]
+    network.forward_intermediates(-x, intermediates_only=True)
+    for y, k in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(y, k)
+        y[:] = 0  # and may be written to
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_float64_is_refused_by_name(engine):
+    with pytest.raises(npvgg.ArgumentError, match=rf"dtype: engine {engine} computes in float32"):
+        model(engine, dtype=np.float64)
+
+
+def test_auto_is_winograd_in_float32_and_the_reference_in_float64():
+    assert model("auto").engine == "winograd"
+    assert model("auto", dtype=np.float64).engine == "reference"
+
+
+def test_few_plans_and_packings_are_kept():
+    network = model("winograd")
+    for size in range(8, 64, 4):
+        network(images(1, 3, size, size))
+    assert len(network._engine._plans) <= 4
+    assert len(network._engine._packings) <= 2
+
+
+# --- Life in a process ----------------------------------------------------------------------------
+
+SCRIPT = """
+import numpy as np, npvgg
+x = np.random.default_rng(0).standard_normal((1, 3, {size}, {size})).astype(np.float32)
+make = lambda engine: npvgg.create_model("repvgg_a0", engine=engine, seed=3, threads=2,
+    depths=(1, 1, 1, 1), widths=({w}, {w}, {w}, {w}), stem_chs={w}, num_classes=5)
+want = make("reference")(x)
+models = [make("im2col"), make("winograd")]
+def check():
+    for model in models:
+        np.testing.assert_allclose(model(x), want, atol=1e-5 * abs(want).max())
+check()
+"""
+
+
+def run(code, size=32, w=20, **environment):
+    root = Path(npvgg.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(size=size, w=w) + code],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_the_child_of_a_fork_works_and_so_does_the_parent():
+    run(
+        "import os\n"
+        "for _ in range(3):\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        check(); os._exit(0)\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "    check()\n",
+        PYTHONWARNINGS="ignore",
+    )
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_multiprocessing_work(method, tmp_path):
+    import multiprocessing
+
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {method}")
+    script = tmp_path / "script.py"
+    script.write_text(
+        SCRIPT.format(size=32, w=20) + "def work(i):\n"
+        "    check(); return i\n"
+        "if __name__ == '__main__':\n"
+        "    import multiprocessing as mp\n"
+        f"    with mp.get_context('{method}').Pool(2) as pool:\n"
+        "        assert pool.map(work, range(4)) == [0, 1, 2, 3]\n"
+    )
+    root = Path(npvgg.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_numbas_own_threads_may_run_beside(layer):
+    run(
+        "import numba, threading\n"
+        "@numba.njit(parallel=True)\n"
+        "def busy(n):\n"
+        "    total = 0.0\n"
+        "    for i in numba.prange(n):\n"
+        "        total += i ** 0.5\n"
+        "    return total\n"
+        "stop = threading.Event()\n"
+        "def loop():\n"
+        "    while not stop.is_set(): busy(100_000)\n"
+        "thread = threading.Thread(target=loop); thread.start()\n"
+        "for _ in range(20): check()\n"
+        "stop.set(); thread.join()\n",
+        NUMBA_THREADING_LAYER=layer,
+    )
+
+
+@pytest.mark.parametrize("cpu", ["haswell", "generic"])
+def test_older_processors_get_their_own_code(cpu, tmp_path):
+    run("", NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", XDG_CACHE_HOME=str(tmp_path))
+
+
+def test_tiny_shapes_work_without_the_compiler():
+    run("", size=6, w=2, NUMBA_DISABLE_JIT="1")
