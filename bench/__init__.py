@@ -1,0 +1,1 @@
+"""Measure npvgg beside its rivals: `python -m bench --help`."""

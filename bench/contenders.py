@@ -1,0 +1,145 @@
+"""Everybody who runs, behind one interface: make(model name, threads) → a function of x.
+
+Each gets the same seeded weights in deploy form and computes in float32; where a rival stores
+weights in half precision by default, that is said in the notes of the report.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import npvgg
+from bench.exports import write_ncnn, write_onnx
+
+Run = Callable[[Any], Any]
+
+
+def network(name: str, **options: Any) -> Any:
+    """Give the model that all run: random weights, of which all make the same."""
+    return npvgg.create_model(name, seed=0, **options)
+
+
+def make_npvgg(engine: str) -> Callable[[str, int], Run]:
+    """Give npvgg with one of its engines."""
+    return lambda name, threads: network(name, engine=engine, threads=threads)
+
+
+def make_onnxruntime(name: str, threads: int) -> Run:
+    """Give ONNX Runtime, CPU provider, all optimisations."""
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(network(name, engine="reference"), path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    return lambda x: session.run(None, {"x": x})[0]
+
+
+def make_openvino(name: str, threads: int, precision: str = "f32") -> Run:
+    """Give OpenVINO on the CPU, in float32, for the shape of the first input."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(network(name, engine="reference"), path)
+        core = openvino.Core()
+        graph = core.read_model(str(path))
+    compiled: dict[tuple[int, ...], Any] = {}
+
+    def run(x: Any) -> Any:
+        if x.shape not in compiled:
+            graph.reshape(list(x.shape))
+            config = {
+                "INFERENCE_NUM_THREADS": str(threads),
+                "INFERENCE_PRECISION_HINT": precision,
+                "PERFORMANCE_HINT": "LATENCY",
+            }
+            compiled[x.shape] = core.compile_model(graph, "CPU", config)
+        return compiled[x.shape]([x])[0]
+
+    return run
+
+
+def make_ncnn(name: str, threads: int, **exact: bool) -> Run:
+    """Give ncnn as it comes; it takes one image at a time."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for option, value in exact.items():
+        setattr(net.opt, option, value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        write_ncnn(network(name, engine="reference"), path)
+        net.load_param(str(path.with_suffix(".param")))
+        net.load_model(str(path.with_suffix(".bin")))
+
+    def run(x: Any) -> Any:
+        results = []
+        for image in x:
+            extractor = net.create_extractor()
+            extractor.input("x", ncnn.Mat(image))
+            results.append(np.array(extractor.extract("logits")[1]))
+        return np.stack(results)
+
+    return run
+
+
+def make_torch(name: str, threads: int) -> Run:
+    """Give PyTorch's eager mode, channels-last, over the folded convolutions."""
+    import torch
+    from torch.nn import functional as F
+
+    torch.set_num_threads(threads)
+    model = network(name, engine="reference")
+    tensor = torch.from_numpy
+    last = torch.channels_last
+    blocks = [
+        (b, tensor(b.form.weight).contiguous(memory_format=last), tensor(b.form.bias),
+         {k: tensor(v) for k, v in b.attention.items()})
+        for b in model.network.blocks
+    ]  # fmt: skip
+    weight, bias = tensor(model.network.head.weight), tensor(model.network.head.bias)
+
+    def attend(x: Any, a: dict[str, Any]) -> Any:
+        squeezed = x.mean((2, 3), keepdim=True)
+        squeezed = F.relu(F.conv2d(squeezed, a["fc1.weight"], a["fc1.bias"]))
+        return x * F.conv2d(squeezed, a["fc2.weight"], a["fc2.bias"]).sigmoid()
+
+    def run(array: Any) -> Any:
+        with torch.inference_mode():
+            x = tensor(array).contiguous(memory_format=last)
+            for block, w, b, a in blocks:
+                s = block.spec
+                x = F.conv2d(x, w, b, s.stride, s.dilation, s.dilation, s.groups)
+                if s.attn_after_act:
+                    x = attend(x.relu_(), a)
+                else:
+                    x = (attend(x, a) if s.attn_layer else x).relu_()
+            return F.linear(x.mean((2, 3)), weight, bias).numpy()
+
+    return run
+
+
+CONTENDERS: dict[str, Callable[[str, int], Run]] = {
+    "npvgg winograd": make_npvgg("winograd"),
+    "npvgg im2col": make_npvgg("im2col"),
+    "ncnn": make_ncnn,
+    "onnxruntime": make_onnxruntime,
+    "openvino": make_openvino,
+    "pytorch": make_torch,
+}
+"""Name in the tables → what makes it. The first is what the ratios compare with."""
+
+MODULES = {"ncnn": "ncnn", "onnxruntime": "onnxruntime", "openvino": "openvino", "pytorch": "torch"}
+"""The package that a rival needs; without it the rival is left out, and the report says so."""
