@@ -21,6 +21,7 @@ from npvgg.reparam import Branches, FusedConv, reparameterize
 class Block:
     """One block: what it is, its weights in train or deploy form, and those of its attention layer.
 
+    The arrays can't be written to: engines pack them once, and would see half of a later change.
     attention: name under `attn.` → array; empty where the network has none.
     """
 
@@ -32,7 +33,10 @@ class Block:
         """Give the block in deploy form (itself, if it already is)."""
         if isinstance(self.form, FusedConv):
             return self
-        return replace(self, form=reparameterize(self.form, groups=self.spec.groups))
+        fused = reparameterize(self.form, groups=self.spec.groups)
+        for array in (fused.weight, fused.bias):
+            array.flags.writeable = False
+        return replace(self, form=fused)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,13 @@ from npvgg.errors import WeightsError
 from npvgg.network import Block, Head, Network
 from npvgg.ops import Array
 from npvgg.reparam import BatchNorm, Branches, ConvBN, FusedConv
+from npvgg.untrusted import shown
 from npvgg.variants import VARIANTS
 
 Tensors = Mapping[str, NDArray[Any]]
 
 _BN = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
+_CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 _SHOWN = 5  # names listed per kind of mistake; a file of another network misses hundreds
 
 
@@ -88,8 +90,15 @@ def normalize_names(
             raise WeightsError(
                 f"weights: two tensors claim the place of {ours!r}, one of them {name!r}"
             )
-        renamed[ours] = np.asarray(tensors[name])
+        renamed[ours] = _as_array(name, tensors[name])
     return renamed
+
+
+def _as_array(name: str, tensor: object) -> NDArray[Any]:
+    try:
+        return np.asarray(tensor)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged, or a framework's refusal
+        raise WeightsError(f"weights: {shown(name)}: expected an array, got {error}") from None
 
 
 def infer_config(tensors: Tensors) -> tuple[str, RepVGGConfig]:
@@ -120,17 +129,21 @@ def build_network(tensors: Tensors, config: RepVGGConfig, dtype: Any = np.float3
     """Assemble a network from named arrays in either naming and either form.
 
     A classifier in the file is dropped by name when num_classes is 0; nothing else is ever ignored.
-    Every array is copied to `dtype`. Raises WeightsError that lists missing, unexpected and
-    misshapen tensors with the nearest name, or the first value that is not finite or a negative
-    variance.
+    Every array is copied to `dtype`, and the copy can't be written to. Raises WeightsError that
+    lists missing, unexpected and misshapen tensors with the nearest name, or the first value that
+    is not finite or a negative variance.
     """
     named = normalize_names(tensors, config)
     if config.num_classes == 0:
-        named = {name: tensor for name, tensor in named.items() if not name.startswith("head.fc.")}
+        named = {name: tensor for name, tensor in named.items() if name not in _CLASSIFIER}
     form = keymap.form(named)
     _check_names_and_shapes(named, config, form)
+    _check_types(named)
     check_values(named)
-    arrays = {name: _converted(name, tensor, np.dtype(dtype)) for name, tensor in named.items()}
+    arrays = {
+        name: _converted(name, named[name], np.dtype(dtype))
+        for name in expected_shapes(config, form)
+    }
     blocks = tuple(_block(arrays, spec, form) for spec in expand(config))
     head = Head(config.global_pool, arrays.get("head.fc.weight"), arrays.get("head.fc.bias"))
     return Network(blocks, head, np.dtype(dtype))
@@ -184,13 +197,20 @@ def _with_nearest(name: str, candidates: list[str]) -> str:
     return f"{printable} (nearest: {near[0][:120]!r})" if near else printable
 
 
+def _check_types(named: Tensors) -> None:
+    for name, tensor in named.items():
+        if not np.issubdtype(tensor.dtype, np.floating):
+            raise WeightsError(
+                f"weights: {name}: expected floating-point values, got {tensor.dtype}"
+            )
+
+
 def _converted(name: str, tensor: NDArray[Any], dtype: np.dtype[Any]) -> Array:
-    if not np.issubdtype(tensor.dtype, np.floating):
-        raise WeightsError(f"weights: {name}: expected floating-point values, got {tensor.dtype}")
     with np.errstate(over="ignore"):  # what overflows is reported below, by name
         array = np.array(tensor, dtype=dtype, order="C", copy=True)
     if not np.isfinite(array).all():
         raise WeightsError(f"weights: {name}: a {tensor.dtype} value overflows {dtype}")
+    array.flags.writeable = False  # engines pack weights once: a later change would be half seen
     return array
 
 
