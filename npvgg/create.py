@@ -77,8 +77,10 @@ def create_model(
     tensors, metadata = _read(weights)
     architecture, row, cfg = _identify(architecture, tag, tensors, metadata)
     row = row.with_changes(**config)
+    height, width = _image_size(cfg)
+    cfg |= {"num_classes": row.num_classes, "input_size": (row.in_chans, height, width)}
     if tensors is None:
-        tensors = random_tensors(row, seed)
+        tensors = random_tensors(row, _checked_seed(seed))
 
     network = build_network(tensors, row, resolved_dtype)
     del tensors  # a file's worth of memory, before the engine asks for its own
@@ -86,7 +88,7 @@ def create_model(
         f"{architecture}.{tag}" if tag else architecture,
         row,
         network.reparameterized() if reparameterize else network,
-        {**cfg, "num_classes": row.num_classes},
+        cfg,
         engine=engine,
         threads=threads,
         deterministic=deterministic,
@@ -118,16 +120,17 @@ def _identify(
         architecture, row = infer_config(tensors)
     else:
         raise ArgumentError("name: expected the name of a network, or weights; got neither")
-    own = None if tag else _json_object(metadata, "npvgg.pretrained_cfg")
-    return architecture, row, own or pretrained_cfg(architecture, tag)
+    own = {} if tag else _json_object(metadata, "npvgg.pretrained_cfg")
+    return architecture, row, pretrained_cfg(architecture, tag) | own
 
 
 def _config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:
     """Read name and configuration from the metadata that `RepVGG.save` writes."""
+    name = metadata.get("npvgg.model", "RepVGG")
+    if not name.isprintable() or len(name) > 100:
+        raise WeightsError("weights: the file's metadata 'npvgg.model' is not a name")
     try:
-        return metadata.get("npvgg.model", "RepVGG"), RepVGGConfig(
-            **_json_object(metadata, "npvgg.config")
-        )
+        return name, RepVGGConfig(**_json_object(metadata, "npvgg.config"))
     except (TypeError, ArgumentError) as error:
         raise WeightsError(
             f"weights: the file's metadata 'npvgg.config' is not a configuration: {error}"
@@ -144,9 +147,30 @@ def _json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
 
+def _image_size(cfg: Mapping[str, Any]) -> tuple[int, int]:
+    """Read height and width of a data configuration, which may come from a file's metadata."""
+    size = cfg["input_size"]
+    if (
+        not isinstance(size, tuple)
+        or len(size) != 3
+        or not all(type(s) is int and s > 0 for s in size)
+    ):
+        raise WeightsError(
+            "weights: the file's metadata 'npvgg.pretrained_cfg' must have an input_size of three "
+            "positive integers (C, H, W)"
+        )
+    return size[1], size[2]
+
+
+def _checked_seed(seed: object) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ArgumentError(f"seed: expected an integer of at least 0, got {seed!r}")
+    return seed
+
+
 def _checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
-        resolved = np.dtype(dtype)
+        resolved = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
     except TypeError:
         resolved = None
     if resolved not in (np.float32, np.float64):

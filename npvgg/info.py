@@ -11,17 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 from npvgg import attention
 from npvgg.config import BlockSpec, RepVGGConfig, expand, output_size
 from npvgg.errors import ArgumentError
+from npvgg.model import RepVGG
 from npvgg.pretrained import pretrained_cfg, split_tag
 from npvgg.variants import VARIANTS
 from npvgg.weights import expected_shapes
-
-if TYPE_CHECKING:
-    from npvgg.model import RepVGG
 
 FORMS = ("train", "deploy")
 
@@ -102,8 +99,12 @@ def info(model: RepVGG | RepVGGConfig | str, input_size: Sequence[int] | None = 
         )
     elif isinstance(model, RepVGGConfig):
         name, config, default = "RepVGG", model, (model.in_chans, 224, 224)
-    else:
+    elif isinstance(model, RepVGG):
         name, config, default = model.name, model.config, model.pretrained_cfg["input_size"]
+    else:
+        raise ArgumentError(
+            f"model: expected a RepVGG, a RepVGGConfig or a name, got {type(model).__name__}"
+        )
     c, h, w = _checked_size(input_size if input_size is not None else default)
     if input_size is not None and c != config.in_chans:
         raise ArgumentError(f"input_size: expected {config.in_chans} channels, got {c}")
@@ -155,7 +156,7 @@ def _parameters(config: RepVGGConfig, form: str) -> dict[str, int]:
 
 def _checked_size(size: Sequence[int]) -> tuple[int, int, int]:
     valid = isinstance(size, tuple | list) and len(size) == 3
-    if not valid or not all(isinstance(side, int) and side > 0 for side in size):
+    if not valid or not all(type(side) is int and side > 0 for side in size):
         raise ArgumentError(f"input_size: expected three positive integers (C, H, W), got {size!r}")
     return size[0], size[1], size[2]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeGuard, overload
 
 import numpy as np
 
@@ -45,7 +45,8 @@ class RepVGG:
 
     Its methods may be called from several threads at once. Inputs are (N, C, H, W) arrays of any
     floating-point type, of any height and width from one pixel up, N = 0 included; they are
-    converted to the model's dtype. Raises ArgumentError for anything else.
+    converted to the model's dtype, and never written to. A NaN makes its own image's answer NaN.
+    Raises ArgumentError for anything else, and for values that overflow the dtype.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class RepVGG:
         self,
         x: Array,
         indices: int | Sequence[int] | None = None,
+        *,
         stop_early: bool = False,
         intermediates_only: Literal[False] = False,
     ) -> tuple[Array, list[Array]]: ...
@@ -132,14 +134,15 @@ class RepVGG:
         self,
         x: Array,
         indices: int | Sequence[int] | None = None,
-        stop_early: bool = False,
         *,
+        stop_early: bool = False,
         intermediates_only: Literal[True],
     ) -> list[Array]: ...
     def forward_intermediates(
         self,
         x: Array,
         indices: int | Sequence[int] | None = None,
+        *,
         stop_early: bool = False,
         intermediates_only: bool = False,
     ) -> tuple[Array, list[Array]] | list[Array]:
@@ -162,7 +165,7 @@ class RepVGG:
         return intermediates if intermediates_only else (maps[-1], intermediates)
 
     def state_dict(self) -> dict[str, Array]:
-        """List the weights under timm's names, in the model's form."""
+        """List the weights under timm's names, in the model's form; they can't be written to."""
         return weights.flatten(self.network)
 
     def save(
@@ -216,14 +219,21 @@ class RepVGG:
 
     def _checked(self, x: Array, channels: int | None = None) -> Array:
         channels = channels or self.config.in_chans
-        x = np.asarray(x)
+        try:
+            x = np.asarray(x)
+        except ValueError as error:  # lists of unequal length
+            raise ArgumentError(f"x: expected (N, {channels}, H, W), got {error}") from None
         if x.ndim != 4 or x.shape[1] != channels or not np.issubdtype(x.dtype, np.floating):
             raise ArgumentError(
                 f"x: expected (N, {channels}, H, W) {self.dtype}, got {x.shape} {x.dtype}"
             )
         if 0 in x.shape[2:]:
             raise ArgumentError(f"x: expected at least one pixel, got shape {x.shape}")
-        return np.ascontiguousarray(x, dtype=self.dtype)
+        try:
+            with np.errstate(over="raise"):
+                return np.ascontiguousarray(x, dtype=self.dtype)
+        except FloatingPointError:
+            raise ArgumentError(f"x: a {x.dtype} value overflows {self.dtype}") from None
 
 
 class FeatureNet:
@@ -263,13 +273,17 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
     """
     if indices is None:
         return list(range(count))
-    if isinstance(indices, int) and not isinstance(indices, bool):
+    if _is_integer(indices):
         if not 1 <= indices <= count:
             raise ArgumentError(f"indices: expected the last 1 … {count} maps, got {indices}")
         return list(range(count - indices, count))
-    taken = list(indices) if isinstance(indices, Sequence) else []
-    if not taken or not all(isinstance(i, int) and -count <= i < count for i in taken):
+    taken = list(indices) if isinstance(indices, Sequence | np.ndarray) else []
+    if not taken or not all(_is_integer(i) and -count <= i < count for i in taken):
         raise ArgumentError(
             f"indices: expected integers in {-count} … {count - 1}, got {indices!r}"
         )
-    return [i % count for i in taken]
+    return [int(i) % count for i in taken]
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

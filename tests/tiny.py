@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npvgg import RepVGGConfig
+from npvgg import RepVGGConfig, create_model
 from npvgg.weights import random_tensors
 
 BASE = {"depths": (1, 2, 3, 1), "widths": (4, 8, 8, 12), "stem_chs": 4, "num_classes": 5}
@@ -47,3 +47,15 @@ def tensors(name="plain", seed=0, **changes):
 
 def images(rng, n=2, channels=3, height=13, width=10, dtype=np.float64):
     return rng.standard_normal((n, channels, height, width)).astype(dtype)
+
+
+def model(name="plain", *, changes=None, **options):
+    """A tiny model with the weights of seed 0; `changes` go into configuration and weights."""
+    changes = changes or {}
+    weights = tensors(name, **changes)
+    return create_model("repvgg_a0", weights=weights, **keywords(name, **changes), **options)
+
+
+def photos(model, rng, n=2, dtype=np.float32):
+    """Images that a model takes."""
+    return images(rng, n, model.config.in_chans, dtype=dtype)

@@ -64,10 +64,13 @@ def prepare(
     engines, None for `npvgg.threads.resolve(None)`; any number gives the same bits.
     deterministic: the same bits for an image alone and in any batch; every engine of today does so
     anyway.
-    Raises ArgumentError for an unknown engine, or one that cannot serve the dtype.
+    Raises ArgumentError for an unknown engine, one that cannot serve the dtype, or an impossible
+    number of threads.
     """
     if engine == "auto":
         engine = "reference" if network.dtype != np.float32 else _PREFERENCE[0]
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ArgumentError(f"threads: expected an integer of at least 1, got {threads!r}")
     if engine not in ENGINES:
         raise ArgumentError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
     module = import_module(ENGINES[engine])

@@ -1,0 +1,214 @@
+"""From a name, a file and keywords to a model, and back into a file."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+import npvgg
+from npvgg import ArgumentError, WeightsError, checkpoint, create_model
+from npvgg.config import RepVGGConfig
+from npvgg.weights import flatten
+
+
+def test_weights_come_from_a_dict_or_a_file_and_are_random_without(tmp_path, rng):
+    path = tmp_path / "weights.bin"
+    checkpoint.save_safetensors(path, tiny.tensors())
+    want = tiny.model()
+    x = tiny.photos(want, rng)
+    for source in (tiny.tensors(), path, str(path)):
+        got = create_model("RepVGG-A0", weights=source, **tiny.keywords())
+        np.testing.assert_array_equal(got(x), want(x))
+    random = {seed: create_model("repvgg_a0", seed=seed, **tiny.keywords()) for seed in (0, 1)}
+    np.testing.assert_array_equal(random[0](x), want(x))  # tiny.tensors() has seed 0
+    assert (random[1](x) != want(x)).all()
+
+
+def test_a_file_of_a_network_of_the_table_needs_no_name():
+    tensors = create_model("repvgg_nano", num_classes=3).state_dict()
+    model = create_model(weights={f"module.{n}": t for n, t in tensors.items()})
+    assert (model.name, model.num_classes) == ("repvgg_nano", 3)
+    with pytest.raises(WeightsError, match="give the name of the network"):
+        create_model(weights=tiny.tensors())
+
+
+REFUSED_OPTIONS = {
+    "neither name nor weights": ({"name": None}, "name: expected the name of a network, or weig"),
+    "an unknown name": ({"name": "repvgg_z"}, "name: expected a known network, got 'repvgg_z'"),
+    "a number for a name": ({"name": 3}, "name: expected the name of a network"),
+    "an unknown tag": ({"name": "repvgg_a0.x"}, "name: expected a pretrained tag of repvgg_a0"),
+    "weights twice": ({"weights": {}, "pretrained": True}, "weights: expected either weights or"),
+    "pretrained nameless": ({"name": None, "pretrained": True}, "pretrained: expected a network"),
+    "never trained": ({"name": "repvgg_b1g2", "pretrained": True}, "got repvgg_b1g2; or pass wei"),
+    "indices alone": ({"out_indices": 1}, "out_indices: expected features_only=True"),
+    "an unknown keyword": ({"num_clases": 3}, "num_clases: not a keyword.* mean num_classes"),
+    "an impossible field": ({"output_stride": 4}, "output_stride: expected one of 8, 16, 32"),
+    "half precision": ({"dtype": np.float16}, "dtype: expected float32 or float64, got"),
+    "integers": ({"dtype": int}, "dtype: expected float32 or float64"),
+    "no dtype": ({"dtype": None}, "dtype: expected float32 or float64, got None"),
+    "nonsense for a dtype": ({"dtype": "f32x"}, "dtype: expected float32 or float64, got 'f32x'"),
+    "an unknown engine": ({"engine": "steam"}, "engine: expected auto, reference.*, got 'steam'"),
+    "no threads": ({"threads": 0}, "threads: expected an integer of at least 1, got 0"),
+    "half a thread": ({"threads": 0.5}, "threads: expected an integer"),
+    "a bad seed": ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
+    "text for a seed": ({"seed": "x"}, "seed: expected an integer of at least 0, got 'x'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_OPTIONS)
+def test_what_makes_no_model_is_refused_by_name(case):
+    options, message = REFUSED_OPTIONS[case]
+    with pytest.raises(ArgumentError, match=message):
+        create_model(**{"name": "repvgg_a0", **options})
+
+
+def test_weights_of_no_kind_are_a_weights_error(tmp_path):
+    for source in (3, [], {}, tmp_path, tmp_path / "absent"):
+        with pytest.raises(WeightsError):
+            create_model("repvgg_a0", weights=source)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_data_configuration_follows_the_keywords(channels):
+    """What the configuration prepares, the model takes."""
+    model = tiny.model(changes={"in_chans": channels, "num_classes": 6})
+    assert model.pretrained_cfg["input_size"] == (channels, 224, 224)
+    assert model.pretrained_cfg["num_classes"] == 6
+    cfg = npvgg.data.resolve_model_data_config(model)
+    transform = npvgg.data.create_transform(**cfg)
+    photo = np.full((30, 20, 3), 128, np.uint8)
+    assert model(transform(photo)[None]).shape == (1, 6)
+
+
+def test_every_data_configuration_is_the_model_s_own():
+    tiny.model().pretrained_cfg["mean"] = "mine"
+    assert tiny.model().pretrained_cfg["mean"] == (0.485, 0.456, 0.406)
+
+
+# --- Saving and loading ---------------------------------------------------------------------------
+
+DISK = ["float16", "float32", "float64", None]
+
+
+@pytest.mark.parametrize("disk", DISK, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("network", ["plain", "se-after-the-activation", "no-pool", "grey"])
+def test_what_is_saved_comes_back_exactly(network, dtype, disk, tmp_path):
+    path = tmp_path / "m.safetensors"
+    for loaded_fold, saved_form in ((False, "train"), (False, "deploy"), (True, None)):
+        model = tiny.model(network, reparameterize=loaded_fold, dtype=dtype)
+        model.save(path, saved_form, dtype=disk)
+        back = create_model(weights=path, reparameterize=False, dtype=dtype)
+        assert back.form == (saved_form or model.form)
+        assert (back.name, back.config) == (model.name, model.config)
+        assert back.pretrained_cfg == model.pretrained_cfg
+        source = model.network if saved_form == "train" else model.network.reparameterized()
+        want = flatten(source)
+        assert list(back.state_dict()) == list(want)
+        for name, array in back.state_dict().items():
+            stored = want[name].astype(disk or dtype).astype(dtype)
+            np.testing.assert_array_equal(array, stored, err_msg=name)
+
+
+def test_a_saved_file_says_what_it_is(tmp_path):
+    path = tmp_path / "m.safetensors"
+    tiny.model("groups", reparameterize=False).save(path, "deploy")
+    metadata = checkpoint.load_with_metadata(path).metadata
+    assert metadata["format"] == "pt"
+    assert metadata["npvgg.version"] == npvgg.__version__
+    assert (metadata["npvgg.form"], metadata["npvgg.fold"]) == ("deploy", "float64")
+    config = {k: tuple(v) if isinstance(v, list) else v
+              for k, v in json.loads(metadata["npvgg.config"]).items()}  # fmt: skip
+    assert RepVGGConfig(**config) == tiny.config("groups")
+
+
+def test_a_saved_model_can_be_made_otherwise(tmp_path, rng):
+    path = tmp_path / "m.safetensors"
+    model = tiny.model()
+    model.save(path)
+    x = tiny.photos(model, rng)
+    embedding = create_model(weights=path, num_classes=0)
+    np.testing.assert_array_equal(
+        embedding(x), model.forward_head(model.forward_features(x), pre_logits=True)
+    )
+    net = create_model(weights=path, features_only=True, out_indices=1)
+    np.testing.assert_array_equal(net(x)[0], model.forward_features(x))
+
+
+def test_what_cannot_be_saved_is_refused_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"old")
+    model = tiny.model()
+    huge = create_model(
+        "repvgg_a0", **tiny.keywords(),
+        weights=tiny.tensors() | {"head.fc.bias": np.full(5, 7e4)},
+    )  # fmt: skip
+    vanishing = create_model(
+        "repvgg_a0", **tiny.keywords(), reparameterize=False,
+        weights=tiny.tensors() | {"stem.conv_1x1.bn.running_var": np.full(4, 1e-9)},
+    )  # fmt: skip
+    for refused, options, message in (
+        (model, {"form": "train"}, "form: a folded network cannot be unfolded"),
+        (model, {"form": "fused"}, "form: expected 'train' or 'deploy', got 'fused'"),
+        (model, {"dtype": "int8"}, "dtype: expected float16, float32 or float64, got 'int8'"),
+        (huge, {"dtype": "float16"}, "dtype: float16 cannot hold the values of head.fc.bias"),
+        (vanishing, {"dtype": "float16"}, "float16 cannot hold .* stem.conv_1x1.bn.running_var"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            refused.save(path, **options)
+    with pytest.raises(WeightsError, match="a file is there"):
+        model.save(path, overwrite=False)
+    with pytest.raises(WeightsError, match="No such file or directory"):
+        model.save(tmp_path / "absent" / "m.safetensors")
+    assert path.read_bytes() == b"old"
+
+
+# --- Files that lie about themselves --------------------------------------------------------------
+
+
+@pytest.fixture
+def lying_file(tmp_path):
+    """Write a file whose metadata says something else; give its path."""
+
+    def write(**said):
+        path = tmp_path / "lie.safetensors"
+        tiny.model().save(path)
+        file = checkpoint.load_with_metadata(path)
+        metadata = file.metadata | {f"npvgg.{key}": text for key, text in said.items()}
+        checkpoint.save_safetensors(path, file.tensors, metadata, overwrite=True)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("config", "{}", "not a configuration"),
+        ("config", "[]", "not a JSON object"),
+        ("config", "{", "not a JSON object"),
+        ("config", "[" * 100_000, "not a JSON object"),
+        ("config", '{"depths": [1], "widths": [4], "__class__": 1}', "not a configuration"),
+        ("config", '{"depths": [1], "widths": [0]}', "not a configuration: widths"),
+        ("config", '{"depths": [1000000000], "widths": [4]}', "not a configuration"),
+        ("config", '{"depths": [1, 2, 3, 1], "widths": [4, 8, 8, 16]}', "file has 5 classes"),
+        ("model", "\x1b[31mred", "'npvgg.model' is not a name"),
+        ("model", "x" * 10_000, "'npvgg.model' is not a name"),
+        ("pretrained_cfg", "1", "not a JSON object"),
+        ("pretrained_cfg", '{"input_size": 3}', "input_size of three"),
+        ("pretrained_cfg", '{"input_size": [3, 224]}', "input_size of three"),
+        ("pretrained_cfg", '{"input_size": [3, "a", 2]}', "input_size of three"),
+        ("pretrained_cfg", '{"input_size": [3, -1, 2]}', "input_size of three"),
+    ],
+)
+def test_metadata_is_checked_like_weights(key, text, message, lying_file):
+    with pytest.raises(WeightsError, match=message):
+        create_model(weights=lying_file(**{key: text}))
+
+
+def test_metadata_may_leave_things_out(lying_file):
+    model = create_model(weights=lying_file(pretrained_cfg='{"crop_pct": 1.0}'))
+    assert model.pretrained_cfg["crop_pct"] == 1.0
+    assert model.pretrained_cfg["input_size"] == (3, 224, 224)
+    assert "made for 3×224×224" in repr(model)
