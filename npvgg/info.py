@@ -131,17 +131,22 @@ def _block_counts(spec: BlockSpec, form: str, p: int, q: int, parameters: int) -
     macs = sum(taps * spec.in_chs // spec.groups * spec.out_chs * pixels for taps in kernel_taps)
     activations = len(kernel_taps) * spec.out_chs * pixels
     if spec.attn_layer:
-        for name, shape in attention.shapes(
-            spec.attn_layer, spec.out_chs, spec.attn_kwargs
-        ).items():
-            if (
-                len(shape) > 1
-            ):  # a convolution: on pixels where it is spatial, on the pooled vector elsewhere
-                places = pixels if name.startswith("spatial.") else 1
-                places = spec.out_chs if spec.attn_layer in ("eca", "ceca") else places
+        options = spec.attn_kwargs
+        for name, shape in attention.shapes(spec.attn_layer, spec.out_chs, options).items():
+            if len(shape) > 1:  # a convolution, not a bias nor a statistic
+                places = _attention_places(spec, name, pixels)
                 macs += prod(shape) * places
                 activations += shape[0] * places
     return Counts(parameters, macs, activations)
+
+
+def _attention_places(spec: BlockSpec, name: str, pixels: int) -> int:
+    """At how many places a convolution of an attention layer is evaluated, per image."""
+    if name.startswith("spatial."):
+        return pixels
+    if spec.attn_layer in ("eca", "ceca"):
+        return spec.out_chs  # along the channels
+    return 2 if spec.attn_layer == "cbam" else 1  # on the pooled vector; CBAM's mean and maximum
 
 
 def _parameters(config: RepVGGConfig, form: str) -> dict[str, int]:
