@@ -45,12 +45,12 @@ def find_cached(repository: str, revision: str = "main") -> Path | None:
     try:
         if reference.is_file():
             commit = reference.read_text(encoding="ascii").strip()
+        if not re.fullmatch(r"[0-9A-Za-z._-]+", commit) or set(commit) == {"."}:
+            return None  # a reference is a commit's name; anything else must not become a path
+        path = folder / "snapshots" / commit / WEIGHTS_FILE
+        return path if path.is_file() else None
     except (OSError, UnicodeDecodeError):
         return None
-    if not re.fullmatch(r"[0-9A-Za-z._-]+", commit) or set(commit) == {"."}:
-        return None  # a reference is a commit's name; anything else must not become a path
-    path = folder / "snapshots" / commit / WEIGHTS_FILE
-    return path if path.is_file() else None
 
 
 def cache_folder() -> Path:
@@ -59,7 +59,10 @@ def cache_folder() -> Path:
     """
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if folder := os.environ.get(variable):
-            return Path(folder).expanduser()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    home = Path(os.environ.get("HF_HOME") or base / "huggingface")
-    return home.expanduser() / "hub"
+            return _expanded(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return _expanded(os.environ.get("HF_HOME") or f"{base}/huggingface") / "hub"
+
+
+def _expanded(folder: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(folder)))

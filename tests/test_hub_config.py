@@ -1,0 +1,186 @@
+"""Pretrained tags and the local cache of the hub: read in place, never over the network."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from npvgg import ArgumentError, WeightsError, checkpoint, create_model, hub
+from npvgg.pretrained import BUNDLED, PRETRAINED, default_tag, pretrained_cfg
+
+COMMIT = "f1505eec" * 5
+VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("something reached for the network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and nothing else that could be found."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def download(cache, repository, tensors=None, commit=COMMIT, reference="main"):
+    """Lay a file where the hub's client would: a blob, a link to it, and a reference."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    blob = folder / "blobs" / ("ab" * 32)
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save_safetensors(blob, tensors or {"x": np.zeros(1, np.float32)}, overwrite=True)
+    link = folder / "snapshots" / commit / "model.safetensors"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(Path("../../blobs") / blob.name)
+    if reference:
+        (folder / "refs" / reference).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / reference).write_text(f"{commit}\n")
+    return link
+
+
+# --- Where the cache is ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "want"),
+    [
+        ({}, "/home/me/.cache/huggingface/hub"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
+        ({"XDG_CACHE_HOME": "/x", "HF_HOME": "/h"}, "/h/hub"),
+        ({"HF_HOME": "~/h"}, "/home/me/h/hub"),
+        ({"HF_HOME": "$HOME/h"}, "/home/me/h/hub"),
+        ({"HF_HOME": "/h", "HUGGINGFACE_HUB_CACHE": "/old"}, "/old"),
+        ({"HF_HOME": "/h", "HUGGINGFACE_HUB_CACHE": "/old", "HF_HUB_CACHE": "/c"}, "/c"),
+        ({"HF_HUB_CACHE": "~/c"}, "/home/me/c"),
+        ({"HF_HUB_CACHE": "", "HF_HOME": "", "XDG_CACHE_HOME": ""},
+         "/home/me/.cache/huggingface/hub"),
+        ({"HF_HUB_CACHE": "~nobody-of-that-name/c"}, "~nobody-of-that-name/c"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_cache_is_where_the_hub_s_client_has_it(environment, want, monkeypatch):
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in ({"HOME": "/home/me"} | environment).items():
+        monkeypatch.setenv(variable, value)
+    assert hub.cache_folder() == Path(want)
+
+
+# --- What is in it --------------------------------------------------------------------------------
+
+
+def test_a_downloaded_file_is_found(cache):
+    link = download(cache, "timm/repvgg_a0.rvgg_in1k")
+    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k") == link
+    assert hub.locate("repvgg_a0.rvgg_in1k") == link
+    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k", COMMIT) == link
+    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k", "v1") is None
+    assert hub.find_cached("timm/repvgg_a1.rvgg_in1k") is None
+
+
+def test_another_reference_is_found_by_its_name(cache):
+    link = download(cache, "me/net", reference="refs/pr/1")
+    assert hub.find_cached("me/net", "refs/pr/1") == link
+    assert hub.find_cached("me/net") is None
+
+
+def test_a_link_to_nothing_is_not_there(cache):
+    link = download(cache, "me/net")
+    link.resolve().unlink()
+    assert hub.find_cached("me/net") is None
+
+
+@pytest.mark.parametrize(
+    "commit", ["..", ".", "../..", "a/b", "/etc", "", " ", "a b", "a\nb", "é", "\\", "\0"], ids=repr
+)
+def test_a_reference_is_no_way_out_of_the_cache(cache, commit):
+    """Whatever a reference says, only a commit's name becomes part of a path."""
+    download(cache, "me/net")
+    folder = cache / "models--me--net"
+    for place in ("snapshots", ".", "snapshots/a", "snapshots/a/b"):
+        (folder / place).mkdir(exist_ok=True)
+        (folder / place / "model.safetensors").write_bytes(b"bait")
+    (folder / "refs/main").write_text(commit, encoding="utf-8")
+    assert hub.find_cached("me/net") is None
+
+
+def test_a_cache_that_may_not_be_read_is_empty(cache, monkeypatch):
+    def denied(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    download(cache, "me/net")
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert hub.find_cached("me/net") is None
+
+
+def test_what_is_not_there_is_refused_with_the_way_to_get_it(cache):
+    with pytest.raises(WeightsError, match=r"pretrained: repvgg_a2\.rvgg_in1k is neither") as error:
+        hub.locate("repvgg_a2.rvgg_in1k")
+    message = str(error.value)
+    assert str(cache) in message
+    assert "download timm/repvgg_a2.rvgg_in1k model.safetensors" in message
+    assert "weights=" in message
+    assert not cache.exists()
+
+
+def test_the_bundled_weights_lie_in_the_package():
+    path = hub.locate(BUNDLED)
+    assert path.parent == Path(hub.__file__).parent / "assets"
+    assert path.suffix == ".safetensors"
+
+
+# --- From a tag to a model ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "RepVGG-A0", "repvgg_a0.rvgg_in1k"])
+def test_pretrained_takes_the_cached_weights_and_the_tag_s_configuration(cache, name, rng):
+    download(cache, "timm/repvgg_a0.rvgg_in1k", tiny.tensors(seed=5))
+    model = create_model(name, pretrained=True, **tiny.keywords())
+    want = create_model("repvgg_a0", weights=tiny.tensors(seed=5), **tiny.keywords())
+    x = tiny.photos(model, rng)
+    np.testing.assert_array_equal(model(x), want(x))
+    assert model.name == "repvgg_a0.rvgg_in1k"
+    assert model.pretrained_cfg == PRETRAINED["repvgg_a0.rvgg_in1k"] | {"num_classes": 5}
+
+
+def test_cached_weights_of_another_network_are_refused(cache):
+    link = download(cache, "timm/repvgg_a0.rvgg_in1k", tiny.tensors())
+    with pytest.raises(WeightsError, match="the file has 5 classes"):
+        create_model("repvgg_a0", pretrained=True)
+    link.resolve().write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(WeightsError, match="a web page"):
+        create_model("repvgg_a0", pretrained=True)
+
+
+def test_a_tag_alone_loads_nothing(cache, rng):
+    """As in timm: weights are loaded where pretrained=True says so."""
+    model = create_model("repvgg_a0.rvgg_in1k", **tiny.keywords())
+    assert model.name == "repvgg_a0.rvgg_in1k"
+    x = tiny.photos(model, rng)
+    np.testing.assert_array_equal(model(x), create_model("repvgg_a0", **tiny.keywords())(x))
+
+
+def test_every_tag_prepares_images_as_its_authors_do():
+    """Timm 1.0.31 `byobnet.py` `default_cfgs`; 320 pixels for the two deepest networks."""
+    for tag, cfg in PRETRAINED.items():
+        if tag != BUNDLED:
+            large = tag.startswith("repvgg_d2se")
+            assert cfg["input_size"] == ((3, 320, 320) if large else (3, 224, 224))
+            assert cfg["crop_pct"] == (1.0 if large else 0.875)
+            assert (cfg["mean"], cfg["std"]) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+            assert (cfg["interpolation"], cfg["crop_mode"]) == ("bilinear", "center")
+            assert cfg["hf_hub_id"] == f"timm/{tag}"
+    assert pretrained_cfg("repvggplus_l2pse")["input_size"] == (3, 320, 320)
+    assert pretrained_cfg("repvgg_b1g2")["tag"] == ""
+    assert default_tag("repvgg_a2") == "rvgg_in1k"
+    with pytest.raises(ArgumentError, match=r"pretrained: expected .* got repvgg_b1g2"):
+        default_tag("repvgg_b1g2")
