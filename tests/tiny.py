@@ -1,5 +1,6 @@
 """Networks so small that the oracle runs them in milliseconds, one for each turn of the road."""
 
+import naive
 import numpy as np
 
 from npvgg import RepVGGConfig, create_model
@@ -59,3 +60,38 @@ def model(name="plain", *, changes=None, **options):
 def photos(model, rng, n=2, dtype=np.float32):
     """Images that a model takes."""
     return images(rng, n, model.config.in_chans, dtype=dtype)
+
+
+def oracle(tensors, x, name="plain"):
+    """What the loops say: block or head → map, vector or logits, in float64, in train form."""
+    fields = config(name)
+    maps, pooled, logits = naive.repvgg(
+        x, tensors,
+        **{key: getattr(fields, key) for key in (
+            "depths", "strides", "stem_stride", "groups", "output_stride", "attn_kwargs",
+            "attn_after_act",
+        )},
+        act=fields.act_layer, attn=fields.attn_layer, pool=fields.global_pool,
+    )  # fmt: skip
+    blocks = [f"stages.{s}.{b}" for s, depth in enumerate(fields.depths) for b in range(depth)]
+    answers = dict(zip(["stem", *blocks], maps, strict=True)) | {"pooled": pooled, "logits": logits}
+    return {place: np.array(values, np.float64) for place, values in answers.items()}
+
+
+def answers(model, x):
+    """What the model says, under the same names."""
+    blocks = model.network.blocks
+    maps = model._engine.maps(x, range(len(blocks)))
+    named = dict(zip([block.spec.name for block in blocks], maps, strict=True))
+    return named | {"pooled": model.forward_head(maps[-1], pre_logits=True), "logits": model(x)}
+
+
+def first_wrong(got, want):
+    """The first place, in order of execution, where twelve digits do not agree; "" for none."""
+    assert list(got) == list(want)
+    for place, truth in want.items():
+        if got[place].shape != truth.shape:
+            return place
+        if not abs(got[place] - truth).max() <= 1e-12 * abs(truth).max():
+            return place
+    return ""
