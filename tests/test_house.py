@@ -1,0 +1,323 @@
+"""The laws of the house, read off the source: who may import whom, and what no module may do.
+
+A law is a function from sources (module → text) to the sentences that say where it is broken. The
+house breaks none; and for each law a few modules are planted that do, which the law must name.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import npvgg
+
+PACKAGE = Path(npvgg.__file__).parent
+
+FLOORS = [
+    "errors files inputs progress rows bfloat16",
+    "config untrusted ops keymap images",
+    "variants attention reparam safetensorsfile labels transform",
+    "pretrained network checkpoint data",
+    "hub weights engines engines.reference predict",
+    "model embeddings",
+    "info create",
+    "npvgg commands",
+    "cli",
+    "__main__",
+]
+"""The staircase, the ground floor first: a module imports from the floors below its own, only."""
+
+EXCUSED_STEPS = {("model", "npvgg")}
+"""`model` reads the version number when it saves a file; it stands at the front door."""
+
+GUESTS = {
+    "numpy": "everywhere",
+    "scipy": "ops",  # erf and expit, for the networks that need them
+    "PIL": "images transform",
+    "numba": "engines. jit",
+    "llvmlite": "engines. jit",
+}
+"""Packages from outside, and the modules that may have them in (a dot at the end: all below it)."""
+
+LATE_GUESTS = {"scipy", "PIL"}
+"""These come when they are needed: inside a function, or for the type checker alone."""
+
+UNWELCOME = {
+    "pickle", "marshal", "shelve", "subprocess", "socket", "ssl", "urllib", "http", "ftplib",
+    "multiprocessing", "webbrowser",
+}  # fmt: skip
+"""Modules of Python that run what a file says, start programs, or reach for the network."""
+
+OURS = {"ArgumentError", "WeightsError", "ImageError"}
+EXCUSED_ERRORS = {
+    ("files", "raises OSError"),  # as the system's own; `blaming` makes WeightsErrors of them
+    ("files", "raises _in_the_way"),
+    ("cli", "raises argparse.ArgumentTypeError"),  # what argparse asks of its types
+    ("images", "catches Exception"),  # a photo may make Pillow's plugins raise anything
+}
+TALKERS = {"commands", "progress", "cli", "__main__"}
+
+ORACLES = {"naive": set(), "bounds": {"numpy"}, "judge": {"numpy"}, "formula": {"numpy"}}
+"""Files that judge, and what they may import beside the standard library."""
+
+
+def house() -> dict[str, str]:
+    """Every module of the package: name below `npvgg.` → source."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name or "npvgg"] = path.read_text(encoding="utf-8")
+    return found
+
+
+def imports(source: str, late: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every imported name in full, "npvgg.ops.relu", and whether that happens late."""
+
+    def visit(node: ast.AST, late: bool) -> Iterator[tuple[str, bool]]:
+        late = late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        late = late or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((f"{module}.{alias.name}", late) for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, late)
+
+    return visit(ast.parse(source), late)
+
+
+# --- The laws -------------------------------------------------------------------------------------
+
+
+def imports_go_downstairs(sources):
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
+    for module, source in sources.items():
+        if module not in floor:
+            yield f"{module} has no floor: give it one in FLOORS"
+            continue
+        for name, _ in imports(source):
+            if name.startswith("."):
+                yield f"{module} imports {name}: write the name in full"
+            if name.split(".")[0] != "npvgg":
+                continue
+            inside = name.removeprefix("npvgg").lstrip(".")
+            while inside and inside not in floor:
+                inside = inside.rpartition(".")[0]
+            step = (module, inside or "npvgg")
+            if floor[step[1]] >= floor[module] and step not in EXCUSED_STEPS:
+                yield f"{module} imports {step[1]}, which is not downstairs"
+
+
+def only_invited_guests_come_in(sources):
+    for module, source in sources.items():
+        for name, late in imports(source):
+            package = name.split(".")[0]
+            if package in UNWELCOME:
+                yield f"{module} imports {package}, which nobody may"
+            if package in sys.stdlib_module_names or package in ("npvgg", ""):
+                continue
+            rooms = GUESTS.get(package, "").split()
+            above = [r for r in rooms if r.endswith(".") and f"{module}.".startswith(r)]
+            if not (rooms == ["everywhere"] or module in rooms or above):
+                yield f"{module} imports {package}, which is no guest there"
+            elif package in LATE_GUESTS and not late:
+                yield f"{module} imports {package} at once, not when it is needed"
+
+
+def everything_public_says_what_it_is(sources):
+    documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+    def visit(node, path):
+        if not ast.get_docstring(node):
+            yield f"{path} has no docstring"
+        for child in node.body:
+            if isinstance(child, documented) and not child.name.startswith("_"):
+                overload = any("overload" in ast.unparse(d) for d in child.decorator_list)
+                if not overload and not isinstance(node, ast.FunctionDef):
+                    yield from visit(child, f"{path}.{child.name}")
+
+    for module, source in sources.items():
+        yield from visit(ast.parse(source), module)
+
+
+def only_our_errors_are_raised(sources):
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            deed = ""
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+                deed = "" if ast.unparse(error) in OURS else f"raises {ast.unparse(error)}"
+            elif isinstance(node, ast.Assert):
+                deed = "asserts, which may be switched off"
+            elif isinstance(node, ast.ExceptHandler) and not isinstance(node.body[-1], ast.Raise):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                if caught in ("everything", "Exception", "BaseException"):
+                    deed = f"catches {caught}"
+            if deed and (module, deed) not in EXCUSED_ERRORS:
+                yield f"{module} {deed}"
+
+
+def no_text_is_run_as_code(sources):
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                if name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
+                    yield f"{module} calls {name}"
+
+
+def only_the_command_line_talks(sources):
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and module not in TALKERS:
+                name = ast.unparse(node.func)
+                if name == "print" or name.startswith(("sys.stdout", "sys.stderr")):
+                    yield f"{module} calls {name}"
+
+
+LAWS = {
+    imports_go_downstairs: {
+        "config imports model, which is not downstairs": {
+            "config": "from npvgg.model import RepVGG"},
+        "ops imports config, which is not downstairs": {"ops": "import npvgg.config"},
+        "hub imports engines.reference, which is not downstairs": {
+            "hub": "def f():\n    from npvgg.engines.reference import prepare"},
+        "network imports engines, which is not downstairs": {
+            "network": "from npvgg.engines import prepare"},
+        "weights imports npvgg, which is not downstairs": {
+            "weights": "from npvgg import __version__"},
+        "files imports errors, which is not downstairs": {"files": "from npvgg import errors"},
+        "ops imports .errors.ArgumentError: write the name in full": {
+            "ops": "from .errors import ArgumentError"},
+        "attic has no floor: give it one in FLOORS": {"attic": ""},
+    },
+    only_invited_guests_come_in: {
+        "model imports torch, which is no guest there": {"model": "import torch.nn as nn"},
+        "keymap imports timm, which is no guest there": {"keymap": "def f():\n    import timm"},
+        "reparam imports numba, which is no guest there": {"reparam": "from numba import njit"},
+        "attention imports scipy, which is no guest there": {
+            "attention": "def f():\n    from scipy.special import erf"},
+        "ops imports scipy at once, not when it is needed": {
+            "ops": "from scipy.special import erf"},
+        "images imports PIL at once, not when it is needed": {"images": "import PIL.Image"},
+        "checkpoint imports pickle, which nobody may": {"checkpoint": "import pickle"},
+        "hub imports urllib, which nobody may": {"hub": "from urllib.request import urlopen"},
+    },
+    everything_public_says_what_it_is: {
+        "ops has no docstring": {"ops": "x = 1"},
+        "ops.relu has no docstring": {"ops": '"""."""\ndef relu(x):\n    return x'},
+        "model.RepVGG.save has no docstring": {
+            "model": '"""."""\nclass RepVGG:\n    """."""\n    def save(self): ...'},
+    },
+    only_our_errors_are_raised: {
+        "ops raises ValueError": {"ops": 'raise ValueError("k")'},
+        "ops raises OSError": {"ops": "raise OSError"},
+        "hub raises NotImplementedError": {"hub": "def f():\n    raise NotImplementedError"},
+        "ops asserts, which may be switched off": {"ops": "assert 1"},
+        "hub catches Exception": {
+            "hub": "try:\n    f()\nexcept Exception:\n    pass"},
+        "hub catches everything": {
+            "hub": "try:\n    f()\nexcept:\n    pass"},
+    },
+    no_text_is_run_as_code: {
+        "config calls eval": {"config": "x = eval('1')"},
+        "hub calls os.system": {"hub": "def f():\n    os.system('ls')"},
+    },
+    only_the_command_line_talks: {
+        "model calls print": {"model": "def f():\n    print(1)"},
+        "hub calls sys.stderr.write": {"hub": "sys.stderr.write('x')"},
+    },
+}  # fmt: skip
+
+
+def name_of(law):
+    return law.__name__.replace("_", "-")
+
+
+@pytest.mark.parametrize("law", LAWS, ids=name_of)
+def test_the_house_keeps_its_laws(law):
+    assert list(law(house())) == []
+
+
+@pytest.mark.parametrize(
+    ("law", "sentence"),
+    [(law, sentence) for law, planted in LAWS.items() for sentence in planted],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else name_of(value),
+)
+def test_a_planted_violation_is_named(law, sentence):
+    assert sentence in list(law(house() | LAWS[law][sentence]))
+
+
+def test_every_module_has_one_floor_and_every_floor_is_lived_on():
+    listed = " ".join(FLOORS).split()
+    assert sorted(listed) == sorted({*listed}) == sorted(house())
+
+
+EXCUSES = [("EXCUSED_STEPS", imports_go_downstairs, step) for step in sorted(EXCUSED_STEPS)] + [
+    ("EXCUSED_ERRORS", only_our_errors_are_raised, deed) for deed in sorted(EXCUSED_ERRORS)
+]
+
+
+@pytest.mark.parametrize(("table", "law", "excuse"), EXCUSES)
+def test_every_excuse_is_needed(table, law, excuse, monkeypatch):
+    """An excuse that nobody uses any more is an open door."""
+    this = sys.modules[__name__]
+    monkeypatch.setattr(this, table, getattr(this, table) - {excuse})
+    assert all(sentence.startswith(excuse[0]) for sentence in law(house()))
+    assert list(law(house()))
+
+
+# --- The judges -----------------------------------------------------------------------------------
+
+
+def strangers(source: str, allowed: set[str]) -> set[str]:
+    """What a judging file imports and should not."""
+    packages = {name.split(".")[0] for name, _ in imports(source)}
+    return packages - allowed - (sys.stdlib_module_names - UNWELCOME)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_no_judge_knows_the_judged(name):
+    source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    assert strangers(source, ORACLES[name]) == set()
+    for planted in ("import npvgg", "def f():\n    from npvgg.ops import conv2d", "import tiny"):
+        assert strangers(f"{source}\n{planted}\n", ORACLES[name]), planted
+
+
+def test_the_loops_do_without_numpy():
+    source = (Path(__file__).parent / "naive.py").read_text(encoding="utf-8")
+    assert strangers(f"{source}\nimport numpy as np\n", ORACLES["naive"]) == {"numpy"}
+
+
+# --- What an import brings in ---------------------------------------------------------------------
+
+RUN = """
+import numpy as np, npvgg
+model = npvgg.create_model("repvgg_a0", width_factor=0.1, engine="reference")
+model(np.zeros((1, 3, 9, 9), np.float32))
+npvgg.info("repvgg_a2"), npvgg.list_models()
+"""
+HEAVY = {"numba", "llvmlite", "scipy", "PIL", "torch", "timm", "safetensors", "huggingface_hub"}
+
+
+def brought_in(code: str) -> set[str]:
+    """Which heavy packages a fresh interpreter has after running some code."""
+    code += "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    return HEAVY & set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("code", ["import npvgg", RUN], ids=["importing", "running-a-network"])
+def test_no_heavy_package_comes_uncalled(code):
+    assert brought_in(code) == set()
+
+
+def test_what_is_called_comes():
+    code = "import numpy as np, npvgg.ops; npvgg.ops.gelu(np.ones(1))"
+    assert "scipy" in brought_in(code)
