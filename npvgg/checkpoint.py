@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npvgg import safetensorsfile
+from npvgg import safetensorsfile, torchfile
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import atomic_write, open_regular
 from npvgg.untrusted import blaming, shown
@@ -30,6 +30,7 @@ class Checkpoint:
 
     tensors: name → array; `stored`: name → dtype in the file, in safetensors' words (F32, BF16, …)
     metadata: the file's own text, unchecked and untrusted
+    format: "safetensors", "torch zip" or "torch stream"
     key: the entry of a training checkpoint that was taken (`state_dict_ema`, …), "" for the whole
     others: other entries that could have been taken      ignored: what else lay beside the weights
     """
@@ -44,25 +45,33 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
 
 
-def load(path: str | os.PathLike[str]) -> Tensors:
+def load(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Tensors:
     """The tensors of a weights file by name. Raises WeightsError, which begins with the path.
 
     float16 stays float16; bfloat16, which NumPy has not, becomes float32, exactly.
+    wrapper: which weights of a training checkpoint to take: "model", "state_dict_ema", …; "" for
+        those that lie outermost; None for the averaged ones (…_ema) if there are any, as timm does
     """
-    return load_with_metadata(path).tensors
+    return load_with_metadata(path, wrapper=wrapper).tensors
 
 
-def load_with_metadata(path: str | os.PathLike[str]) -> Checkpoint:
+def load_with_metadata(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Checkpoint:
     """The tensors of a weights file with its metadata and a report of what was taken.
 
-    Raises WeightsError, which begins with the path.
+    wrapper: as in `load`. Raises WeightsError, which begins with the path.
     """
+    if not isinstance(wrapper, str | None):
+        raise ArgumentError(f"wrapper: expected None or a text, got {shown(wrapper)}")
     with blaming(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        found = _signature(file.read(HEAD))
+        head = file.read(HEAD)
         file.seek(0)
-        if found:
-            raise WeightsError(f"expected safetensors, got {found}")
+        if found := _signature(head):
+            raise WeightsError(f"expected weights, got {found}")
+        if torchfile.recognised(head):
+            return Checkpoint(Path(path), *torchfile.read(file, size, wrapper))
+        if wrapper:
+            raise WeightsError(f"expected a PyTorch file with weights under {shown(wrapper)}")
         contents = safetensorsfile.read(file, size)
     return Checkpoint(
         Path(path), "safetensors", contents.tensors, contents.stored, contents.metadata

@@ -102,7 +102,7 @@ def _header_size(file: BinaryIO, size: int) -> int:
 
 def _parse_header(header: bytes, data_size: int) -> tuple[list[Entry], dict[str, str]]:
     """The entries in the order of their bytes, and the metadata, once every rule holds."""
-    table = _strict_json(header)
+    table = strict_json(header)
     metadata = _checked_metadata(table.pop("__metadata__", {}))
     if len(table) > MAX_TENSORS:
         raise WeightsError(f"expected at most {MAX_TENSORS} tensors, got {len(table)}")
@@ -122,7 +122,7 @@ def _parse_header(header: bytes, data_size: int) -> tuple[list[Entry], dict[str,
     return entries, metadata
 
 
-def _strict_json(header: bytes) -> dict[str, Any]:
+def strict_json(header: bytes) -> dict[str, Any]:
     """The header as a dict; stricter than `json.loads`, which allows much that JSON does not."""
     if not header.startswith(b"{"):
         raise WeightsError(f"header: expected it to begin with '{{', got {shown(header[:16])}")
@@ -171,11 +171,11 @@ def _checked_metadata(metadata: object) -> dict[str, str]:
     for text in (*metadata.keys(), *metadata.values()):
         if not isinstance(text, str):
             raise WeightsError(f"__metadata__: expected strings, got {shown(text)}")
-        _check_text(text, "__metadata__")
+        check_text(text, "__metadata__")
     return metadata
 
 
-def _check_text(text: str, what: str) -> None:
+def check_text(text: str, what: str) -> None:
     """Refuse lone surrogates: legal in a Python string, but in no encoding of a text."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise WeightsError(f"{what}: expected Unicode text, got a lone surrogate in {shown(text)}")
@@ -185,7 +185,7 @@ def _checked_entry(name: str, fields: object) -> Entry:
     what = f"tensor {shown(name)}"
     if not name:
         raise WeightsError("header: expected named tensors, got an empty name")
-    _check_text(name, "header")
+    check_text(name, "header")
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise WeightsError(
             f"{what}: expected the fields dtype, shape and data_offsets, got {shown(fields)}"
@@ -271,7 +271,7 @@ def _header(table: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[
 def _stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
     if not isinstance(name, str) or name in ("", "__metadata__"):
         raise WeightsError(f"expected tensors with names, got the name {shown(name)}")
-    _check_text(name, "tensors")
+    check_text(name, "tensors")
     if not isinstance(array, np.ndarray):
         raise WeightsError(f"tensor {shown(name)}: expected an array, got {type(array).__name__}")
     if cast and array.dtype.kind == "f":
