@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npvgg import safetensorsfile, torchfile
+from npvgg import safetensorsfile, sharded, torchfile
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import atomic_write, open_regular
-from npvgg.untrusted import blaming, shown
+from npvgg.untrusted import MAX_BYTES, blaming, shown
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -30,7 +30,7 @@ class Checkpoint:
 
     tensors: name → array; `stored`: name → dtype in the file, in safetensors' words (F32, BF16, …)
     metadata: the file's own text, unchecked and untrusted
-    format: "safetensors", "torch zip" or "torch stream"
+    format: "safetensors", "torch zip", "torch stream", or "sharded" and the format of the files
     key: the entry of a training checkpoint that was taken (`state_dict_ema`, …), "" for the whole
     others: other entries that could have been taken      ignored: what else lay beside the weights
     """
@@ -70,12 +70,38 @@ def load_with_metadata(path: str | os.PathLike[str], *, wrapper: str | None = No
             raise WeightsError(f"expected weights, got {found}")
         if torchfile.recognised(head):
             return Checkpoint(Path(path), *torchfile.read(file, size, wrapper))
+        if sharded.recognised(head):
+            return _joined(Path(path), file.read(sharded.MAX_INDEX + 1), wrapper)
         if wrapper:
             raise WeightsError(f"expected a PyTorch file with weights under {shown(wrapper)}")
         contents = safetensorsfile.read(file, size)
     return Checkpoint(
         Path(path), "safetensors", contents.tensors, contents.stored, contents.metadata
     )
+
+
+def _joined(path: Path, index: bytes, wrapper: str | None) -> Checkpoint:
+    """The tensors of all the files that an index names, in the order of the index."""
+    places = sharded.parse(index)
+    files = {name: load_with_metadata(path.parent / name, wrapper=wrapper)
+             for name in _small_together(path.parent, sorted(set(places.values())))}  # fmt: skip
+    for name, part in files.items():
+        sharded.check(places, name, part.tensors)
+    first = next(iter(files.values()))
+    return Checkpoint(
+        path,
+        f"sharded {first.format}",
+        {name: files[file].tensors[name] for name, file in places.items()},
+        {name: files[file].stored[name] for name, file in places.items()},
+        first.metadata if all(part.metadata == first.metadata for part in files.values()) else {},
+    )
+
+
+def _small_together(folder: Path, names: list[str]) -> list[str]:
+    total = sum(os.stat(folder / name).st_size for name in names)
+    if total > MAX_BYTES:
+        raise WeightsError(f"expected files of at most {MAX_BYTES} bytes together, got {total}")
+    return names
 
 
 # What people mistake for weights, by the bytes at an offset: what it is and what to do.
