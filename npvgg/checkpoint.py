@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npvgg import safetensorsfile, sharded, torchfile
+from npvgg import safetensorsfile, sharded, torchfile, torchwrite
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import atomic_write, open_regular
 from npvgg.untrusted import MAX_BYTES, blaming, shown
@@ -138,11 +138,32 @@ def save_safetensors(
     integers stay); None stores each as it is. A finite value that the dtype cannot hold, an
     existing file without `overwrite`, and a full disk are WeightsErrors that leave the old file.
     """
+    with blaming(path):
+        chunks = safetensorsfile.write_chunks(tensors, metadata or {}, _cast(dtype))
+        atomic_write(path, chunks, overwrite=overwrite)
+
+
+def save_pth(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """The tensors become a state dict that torch.load opens with weights_only=True.
+
+    Arguments and errors are those of `save_safetensors`.
+    """
+    with blaming(path):
+        chunks = torchwrite.write_chunks(tensors, metadata or {}, _cast(dtype))
+        atomic_write(path, chunks, overwrite=overwrite)
+
+
+def _cast(dtype: str | None) -> str | None:
     if dtype not in CASTS:
         raise ArgumentError(f"dtype: expected None, 'f32', 'f16' or 'bf16', got {shown(dtype)}")
-    with blaming(path):
-        chunks = safetensorsfile.write_chunks(tensors, metadata or {}, CASTS[dtype])
-        atomic_write(path, chunks, overwrite=overwrite)
+    return CASTS[dtype]
 
 
 def check_values(tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -232,18 +232,18 @@ def write_chunks(
     cast: the dtype, "F32" "F16" or "BF16", in which the floating-point tensors are stored
     Every tensor is checked before the first chunk is given out. Raises WeightsError.
     """
-    kinds = {name: _stored_dtype(name, array, cast) for name, array in tensors.items()}
+    kinds = {name: stored_dtype(name, array, cast) for name, array in tensors.items()}
     order = sorted(tensors, key=lambda name: (RANK[kinds[name]], name.encode()))
     header = _header({name: (kinds[name], tensors[name].shape) for name in order}, metadata)
     for name in order:
         if cast:
-            _check_range(name, tensors[name], kinds[name])
+            check_range(name, tensors[name], kinds[name])
 
     def chunks() -> Iterator[bytes | memoryview]:
         yield len(header).to_bytes(8, "little") + header
         for name in order:
             if tensors[name].size:
-                yield _encode(tensors[name], kinds[name]).data.cast("B")
+                yield encode(tensors[name], kinds[name]).data.cast("B")
 
     return chunks()
 
@@ -268,7 +268,8 @@ def _header(table: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[
     return text
 
 
-def _stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
+def stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
+    """The dtype under which an array goes into a file. Raises WeightsError where there is none."""
     if not isinstance(name, str) or name in ("", "__metadata__"):
         raise WeightsError(f"expected tensors with names, got the name {shown(name)}")
     check_text(name, "tensors")
@@ -283,7 +284,7 @@ def _stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
     raise WeightsError(f"tensor {shown(name)}: expected numbers or bools, got {array.dtype}")
 
 
-def _check_range(name: str, array: NDArray[Any], stored: str) -> None:
+def check_range(name: str, array: NDArray[Any], stored: str) -> None:
     """A finite value that would become an infinity is an error, not a rounding."""
     if array.dtype.kind != "f":
         return
@@ -305,7 +306,7 @@ def _narrowed(array: NDArray[Any], stored: str) -> NDArray[Any]:
         return array.astype(DTYPES[stored])
 
 
-def _encode(array: NDArray[Any], stored: str) -> NDArray[Any]:
+def encode(array: NDArray[Any], stored: str) -> NDArray[Any]:
     """The array as it lies in the file: C order, little-endian, in the stored dtype."""
     if stored == "BF16":
         array = bfloat16.narrow(array)

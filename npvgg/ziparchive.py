@@ -3,9 +3,9 @@
     archive = { local header · name · extra · data · descriptor } … · directory · end of directory
 
 Stricter than the format, because every laxity of it has been used to show one archive to a scanner
-and another to the loader: nothing is compressed or encrypted, names are unique, headers agree with
-the directory, members lie one after another and do not overlap, nothing follows the end. So all
-members together are never larger than the file.
+and another to the loader: names are unique, headers agree with the directory, members lie one after
+another and do not overlap, nothing is encrypted, nothing follows the end. A compressed member may
+be there, but is not read; so what is read is never larger than the file.
 
 Source: PKWARE APPNOTE 6.3.10, sections 4.3.7 to 4.3.16.
 """
@@ -36,8 +36,10 @@ class Member(NamedTuple):
 
     name: bytes
     flags: int
+    method: int
     crc: int
     size: int
+    packed: int
     begin: int
     limit: int
 
@@ -55,6 +57,8 @@ class Archive:
         Raises WeightsError, also where there are more than `limit`.
         """
         member, what = self.members[name], f"member {shown(name)}"
+        if member.method != 0:
+            raise WeightsError(f"{what} is compressed, which PyTorch never does: unpack the file")
         if member.size > limit:
             raise WeightsError(f"{what}: expected at most {limit} bytes, got {member.size}")
         _, _, flags, method, _, _, *sums, name_size, extra_size = _unpack(
@@ -106,7 +110,7 @@ def _directory(file: BinaryIO, size: int) -> list[Member]:
     limits = [member.begin for member in members[1:]] + [begin]
     members = [m._replace(limit=limit) for m, limit in zip(members, limits, strict=bool(members))]
     for member in members:
-        if member.begin + LOCAL.size + len(member.name) + member.size > member.limit:
+        if member.begin + LOCAL.size + len(member.name) + member.packed > member.limit:
             raise WeightsError(f"zip directory: {shown(member.name)} overlaps what follows it")
     return members
 
@@ -135,11 +139,11 @@ def _entry(directory: bytes, position: int) -> tuple[Member, int]:
     what = f"zip directory: {shown(name)}"
     if flags & 1:
         raise WeightsError(f"{what} is encrypted")
-    if method != 0 or packed != size:
-        raise WeightsError(f"{what} is compressed, which PyTorch never does: unpack the archive")
-    if flags & ~(DESCRIPTOR | UTF8) or disk or 0xFFFFFFFF in (size, begin):
+    if method == 0 and packed != size:
+        raise WeightsError(f"{what}: expected one size, got {size} and {packed}")
+    if flags & ~(DESCRIPTOR | UTF8) or disk or 0xFFFFFFFF in (packed, size, begin):
         raise WeightsError(f"{what}: expected a plain member of less than 4 GiB")
-    return Member(name, flags, crc, size, begin, 0), position
+    return Member(name, flags, method, crc, size, packed, begin, 0), position
 
 
 def _unpack(file: BinaryIO, layout: struct.Struct, magic: bytes, offset: int) -> tuple[Any, ...]:

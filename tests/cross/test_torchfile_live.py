@@ -123,3 +123,32 @@ def test_a_file_without_checksums_is_refused_with_the_reason(tmp_path):
         torch.serialization.set_crc32_options(computed)
     with pytest.raises(WeightsError, match="saved without checksums"):
         checkpoint.load(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("cast", [None, "f32", "f16", "bf16"])
+def test_torch_opens_what_npvgg_writes(tmp_path, cast):
+    arrays = {
+        name: numpy_of(tensor)
+        for name, tensor in tensors().items()
+        if not name.startswith(("uint16", "uint32", "uint64"))
+    }
+    checkpoint.save_pth(tmp_path / "a.pth", arrays, {"form": "train"}, dtype=cast)
+    got = torch.load(tmp_path / "a.pth", weights_only=True)
+    assert list(got) == list(arrays)
+    assert_same(checkpoint.load(tmp_path / "a.pth"), got)
+    for name, array in arrays.items():
+        if cast is None:
+            np.testing.assert_array_equal(got[name].numpy(), array)
+        elif array.dtype.kind == "f":
+            kind = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[cast]
+            assert torch.equal(got[name], torch.from_numpy(array).to(kind))
+        assert got[name].is_contiguous()
+        assert got[name].dtype.is_floating_point == (array.dtype.kind == "f")
+
+
+def test_a_module_loads_what_npvgg_writes_and_nothing_is_missing(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    arrays = {name: numpy_of(t) for name, t in model.state_dict().items()}
+    del arrays["1.num_batches_tracked"]  # npvgg drops it; torch supplies it
+    checkpoint.save_pth(tmp_path / "a.pth", arrays)
+    model.load_state_dict(torch.load(tmp_path / "a.pth", weights_only=True), strict=True)
