@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from npvgg import __version__, commands, progress
+from npvgg import __version__, commands, filecommands, progress
 from npvgg.errors import NpvggError
 from npvgg.pretrained import BUNDLED
 
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_features(verbs)
     _add_info(verbs)
     _add_list(verbs)
+    _add_convert(verbs)
     return parser
 
 
@@ -121,6 +122,31 @@ def _add_list(verbs: Any) -> None:
     parser.add_argument("pattern", nargs="?", default="", help="part of the name")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.set_defaults(run=commands.list_networks)
+
+
+def _add_convert(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "convert",
+        help="write weights in another form, naming, precision or file format",
+        description="Reads .safetensors, .pth and their like; writes .safetensors or .pth, by the "
+        "suffix of OUT. Without --form and --naming every tensor is copied as it is.",
+    )
+    parser.add_argument("source", metavar="IN", help="any weights file, or a sharded index")
+    parser.add_argument("target", metavar="OUT", help="FILE.safetensors or FILE.pth")
+    parser.add_argument("--form", choices=("deploy", "train"), help="deploy folds the branches")
+    parser.add_argument("--naming", choices=("timm", "original"), help="of the tensors")
+    parser.add_argument("--dtype", choices=("f32", "f16", "bf16"), help="the file's own by default")
+    parser.add_argument(
+        "--fold-dtype",
+        choices=("f64", "f32"),
+        default="f64",
+        help="f64 rounds once (f64); f32 rounds every step, as timm does",
+    )
+    parser.add_argument("--model", metavar="NAME", help="the network, where IN does not tell")
+    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
+    parser.add_argument("--force", action="store_true", help="replace OUT")
+    parser.add_argument("--quiet", action="store_true", help="no word on standard error")
+    parser.set_defaults(run=filecommands.convert)
 
 
 def _run_options() -> argparse.ArgumentParser:
