@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_features(verbs)
     _add_info(verbs)
     _add_list(verbs)
+    _add_inspect(verbs)
     _add_convert(verbs)
     return parser
 
@@ -122,6 +123,20 @@ def _add_list(verbs: Any) -> None:
     parser.add_argument("pattern", nargs="?", default="", help="part of the name")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.set_defaults(run=commands.list_networks)
+
+
+def _add_inspect(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "inspect",
+        help="say what a weights file is, and what looks wrong in it",
+        description="Format, names, network, form, ranges per block; NaN, odd variances, dead "
+        "channels. Exit status 1 where something looks wrong.",
+    )
+    parser.add_argument("file", metavar="FILE", help="any weights file")
+    parser.add_argument("--model", metavar="NAME", help="the network, where FILE does not tell")
+    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.set_defaults(run=filecommands.inspect)
 
 
 def _add_convert(verbs: Any) -> None:

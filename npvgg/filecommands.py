@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 
-from npvgg import progress
+from npvgg import inspection, progress
 from npvgg.checkpoint import Checkpoint
 from npvgg.commands import OK
 from npvgg.convert import convert as convert_file
 from npvgg.untrusted import shown
+
+FOUND = 1
+"""Exit status: done, and something is wrong with the file."""
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -35,6 +40,16 @@ def convert(args: argparse.Namespace) -> int:
         quiet=args.quiet,
     )
     return OK
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Say what a weights file is; status 1 where something looks wrong."""
+    report = inspection.inspect(args.file, model=args.model, wrapper=args.wrapper)
+    if args.format == "json":
+        print(json.dumps(report))
+    else:
+        sys.stdout.writelines(inspection.as_table(report))
+    return FOUND if report["findings"] else OK
 
 
 def what_was_taken(file: Checkpoint) -> str:

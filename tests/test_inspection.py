@@ -1,0 +1,144 @@
+"""What is said of a weights file, and that every planted flaw is found."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torchwriter
+
+import npvgg
+from npvgg import checkpoint, cli, weights
+from npvgg.inspection import as_table, inspect
+from npvgg.variants import VARIANTS
+
+NANO = weights.random_tensors(VARIANTS["repvgg_nano"], 3)
+
+
+def saved(path, tensors=NANO, **options):
+    checkpoint.save_safetensors(path, tensors, **options)
+    return path
+
+
+def test_a_sound_file(tmp_path):
+    path = saved(tmp_path / "a.safetensors", metadata={"by": "me"})
+    report = inspect(path)
+    want = {
+        "path": str(path), "format": "safetensors", "wrapper": "", "other_wrappers": [],
+        "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "ignored": [], "tensors": len(NANO), "dtypes": {"F32": len(NANO)}, "prefix": "",
+        "numbers": sum(a.size for a in NANO.values()), "metadata": {"by": "me"},
+        "naming": "timm", "form": "train", "network": "repvgg_nano", "channels": 3,
+        "classes": VARIANTS["repvgg_nano"].num_classes, "findings": [],
+    }  # fmt: skip
+    assert {key: value for key, value in report.items() if key != "blocks"} == want
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_the_ranges_are_those_of_the_folded_kernel(tmp_path):
+    path = saved(tmp_path / "a.safetensors")
+    deploy = npvgg.create_model(weights=path).network.blocks
+    rows = inspect(path)["blocks"]
+    assert [row["name"] for row in rows] == [block.spec.name for block in deploy]
+    for row, block in zip(rows, deploy, strict=True):
+        w = block.form.weight
+        assert row["kernel"] == [w.min(), w.max()]
+        assert row["bias"] == [block.form.bias.min(), block.form.bias.max()]
+        assert row["peak_over_sigma"] == pytest.approx(abs(w).max() / w.std(dtype=np.float64))
+        assert row["dead"] == 0
+    assert rows[0]["variance"][0] == min(
+        NANO[f"stem.{bn}.bn.running_var"].min() for bn in ("conv_kxk", "conv_1x1")
+    )
+    gammas = [NANO[f"stem.{bn}.bn.weight"].max() for bn in ("conv_kxk", "conv_1x1")]
+    assert rows[0]["gamma"][1] == max(gammas)
+
+
+def test_a_training_checkpoint(tmp_path):
+    named = {f"module.{name}": array for name, array in NANO.items()}
+    value = {"model": torchwriter.state_dict(named), "model_ema": torchwriter.state_dict(named)}
+    (tmp_path / "a.pth").write_bytes(torchwriter.zip_file(value | {"epoch": 1}))
+    report = inspect(tmp_path / "a.pth")
+    assert (report["wrapper"], report["other_wrappers"]) == ("model_ema", ["model"])
+    assert (report["prefix"], report["ignored"]) == ("module.", ["epoch"])
+    assert (report["network"], report["findings"]) == ("repvgg_nano", [])
+
+
+def test_half_precision_and_deploy_form(tmp_path):
+    arrays = npvgg.create_model("repvgg_nano").state_dict()
+    report = inspect(saved(tmp_path / "a.safetensors", arrays, dtype="bf16"))
+    assert report["dtypes"] == {"BF16": len(arrays)}
+    assert report["form"] == "deploy"
+    assert "variance" not in report["blocks"][0]
+
+
+def changed(name, index, value):
+    tensors = {key: array.copy() for key, array in NANO.items()}
+    tensors[name][index] = value
+    return tensors
+
+
+VARIANCE = "stages.1.0.conv_1x1.bn.running_var"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        (changed("head.fc.bias", 3, np.nan), "'head.fc.bias': 1 of"),
+        (changed("stem.conv_kxk.conv.weight", (0, 1), np.inf), r"weight': 9 of \d+ values are NaN"),
+        (changed(VARIANCE, slice(0, 2), 0), r"2 of \d+ variances below 1e-12"),
+        (changed(VARIANCE, 1, -1), r"1 of \d+ variances negative"),
+        ({"w": np.ones(3)}, "expected the tensor names of a RepVGG"),
+        ({n: a for n, a in NANO.items() if n != VARIANCE}, "no network of the table"),
+        ({}, "no tensors at all"),
+    ],
+    ids=["nan", "inf", "zero variance", "negative variance", "foreign", "incomplete", "empty"],
+)
+def test_what_is_wrong_is_found(tmp_path, tensors, match):
+    report = inspect(saved(tmp_path / "a.safetensors", tensors))
+    assert any(__import__("re").search(match, finding) for finding in report["findings"]), report
+
+
+def test_a_dead_channel_is_found(tmp_path):
+    model = npvgg.create_model("repvgg_nano")
+    arrays = {name: array.copy() for name, array in model.state_dict().items()}
+    arrays["stages.0.0.reparam_conv.weight"][5] = 0
+    arrays["stages.0.0.reparam_conv.bias"][5] = -1
+    arrays["stages.0.0.reparam_conv.weight"][6] = 0
+    arrays["stages.0.0.reparam_conv.bias"][6] = 1  # constant, but alive
+    report = inspect(saved(tmp_path / "a.safetensors", arrays))
+    assert len(report["findings"]) == 1
+    assert "stages.0.0: 1 of" in report["findings"][0]
+
+
+def test_a_network_out_of_the_table_is_named_by_the_caller_or_by_npvgg_s_metadata(tmp_path):
+    model = npvgg.create_model("repvgg_a0", **tiny.keywords(), reparameterize=False)
+    model.save(tmp_path / "a.safetensors")
+    assert inspect(tmp_path / "a.safetensors")["findings"] == []
+    checkpoint.save_safetensors(tmp_path / "b.safetensors", model.state_dict())
+    (finding,) = inspect(tmp_path / "b.safetensors")["findings"]
+    assert "no network of the table" in finding
+    (finding,) = inspect(tmp_path / "b.safetensors", model="repvgg_a0")["findings"]
+    assert "misshapen" in finding
+
+
+def test_the_table_shows_what_a_stranger_wrote_escaped(tmp_path):
+    report = inspect(saved(tmp_path / "a.safetensors", metadata={"\x1b[2J": "a\nb"}))
+    text = "".join(as_table(report))
+    assert "\x1b" not in text
+    assert "a\\nb" in text
+    assert "repvgg_nano" in text
+    assert "nothing suspicious" in text
+
+
+def test_the_command(tmp_path, capfd):
+    path = saved(tmp_path / "a.safetensors")
+    assert cli.main(["inspect", str(path), "--format", "json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == inspect(path)
+    assert err == ""
+    bad = saved(tmp_path / "b.safetensors", changed("head.fc.bias", 3, np.nan))
+    assert cli.main(["inspect", str(bad)]) == 1
+    assert "! 'head.fc.bias': 1 of" in capfd.readouterr().out
+    assert cli.main(["inspect", str(tmp_path / "absent")]) == 2
+    assert capfd.readouterr().out == ""
