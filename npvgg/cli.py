@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(verbs)
     _add_inspect(verbs)
     _add_convert(verbs)
+    _add_verify(verbs)
     return parser
 
 
@@ -162,6 +163,27 @@ def _add_convert(verbs: Any) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT")
     parser.add_argument("--quiet", action="store_true", help="no word on standard error")
     parser.set_defaults(run=filecommands.convert)
+
+
+def _add_verify(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "verify",
+        help="prove a fold, or tell whether two files are the same network",
+        description="One train-form file: folds it and reports, block by block, how far branches "
+        "and folded convolution differ, against float64 and a proved bound. Two files: are they "
+        "the same network, in any form, naming and precision? Exit status 1 where not.",
+    )
+    parser.add_argument("a", metavar="A", help="a weights file, in train form if it is alone")
+    parser.add_argument("b", metavar="B", nargs="?", help="a second one")
+    parser.add_argument("--model", metavar="NAME", help="the network, where the files do not tell")
+    parser.add_argument("--image", metavar="PHOTO", action="append", default=[], help="and on that")
+    parser.add_argument(
+        "--size", type=_positive, default=64, metavar="N", help="height and width of images (64)"
+    )
+    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a checkpoint A")
+    parser.add_argument("--wrapper-b", metavar="KEY", help="which weights of a checkpoint B")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.set_defaults(run=filecommands.verify)
 
 
 def _run_options() -> argparse.ArgumentParser:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from typing import Any
 
-from npvgg import inspection, progress
+from npvgg import checkpoint, inspection, progress
+from npvgg.certificate import certify, probes, subject
 from npvgg.checkpoint import Checkpoint
 from npvgg.commands import OK
 from npvgg.convert import convert as convert_file
+from npvgg.data import create_transform, resolve_data_config
+from npvgg.pretrained import pretrained_cfg
+from npvgg.sameness import compare
 from npvgg.untrusted import shown
 
 FOUND = 1
@@ -50,6 +56,71 @@ def inspect(args: argparse.Namespace) -> int:
     else:
         sys.stdout.writelines(inspection.as_table(report))
     return FOUND if report["findings"] else OK
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Prove a fold, or tell whether two files are one network; status 1 where not."""
+    one = subject(checkpoint.load_with_metadata(args.a, wrapper=args.wrapper), args.model)
+    images = probes(one.config, args.size)
+    for path in args.image:
+        cfg = pretrained_cfg(one.name.partition(".")[0])
+        how = resolve_data_config({"input_size": (3, args.size, args.size)}, cfg)
+        images[path] = create_transform(**how)(path)[None]
+    if args.b is None:
+        report = certify(one, images)
+    else:
+        other = subject(checkpoint.load_with_metadata(args.b, wrapper=args.wrapper_b), args.model)
+        report = compare(one, other, images)
+    if args.format == "json":
+        print(json.dumps(report))
+    else:
+        sys.stdout.writelines(_certificate(report))
+    return FOUND if report["verdict"] in ("failed", "different") else OK
+
+
+def _certificate(report: dict[str, Any]) -> Iterator[str]:
+    """What people read: the files, the differences, the verdict."""
+    for file in report.get("files") or [report["file"]]:
+        taken = f", under {shown(file['wrapper'])}" if file["wrapper"] else ""
+        yield (
+            f"{shown(file['path'], 1000)}{taken}: {file['network']}, {file['form']} form, "
+            f"{file['classes']} classes, {file['naming']}'s names, {'/'.join(file['dtypes'])}, "
+            f"{file['format']}\n"
+        )
+    for run in report["runs"]:
+        if "blocks" in run:
+            yield f"\n{shown(run['image']):14}{'train − deploy form':^36}{'from float64':^24}\n"
+            yield f"{'block':14}{'absolute':>12}{'relative':>12}{'ulp':>12}"
+            yield f"{'train':>12}{'deploy':>12}{'of its bound':>14}\n"
+        for row in run.get("blocks", ()):
+            yield f"{row['name']:14}{_numbers(row)}{row['share_of_bound']:>14.1%}\n"
+        yield from _logits(run)
+    for row in report.get("differences", ())[:10]:
+        yield (
+            f"{row['tensor']}: {row['beyond_rounding']} of {row['of']} beyond rounding, at most "
+            f"{row['absolute']:.3g}, {row['relative']:.3g} of the largest\n"
+        )
+    yield f"\n{report['verdict']}: {report['says']}\n"
+    if "file" in report:
+        yield "normal: up to some 1e-6 relative per block, some 1e-5 in the logits, below 100 % of"
+        yield " the bound\n"
+
+
+def _logits(run: dict[str, Any]) -> Iterator[str]:
+    row = run["logits"]
+    ranks = f"the same top {row['top_k']}" if row["same_top_k"] else "ANOTHER ORDER of classes"
+    if "blocks" in run:
+        yield f"{'logits':14}{_numbers(row)}  {ranks}\n"
+    else:
+        relative, name = row["relative"], shown(run["image"])
+        yield f"logits of {name}: differ by {relative:.3g} of the largest; {ranks}\n"
+
+
+def _numbers(row: dict[str, Any]) -> str:
+    return (
+        f"{row['absolute']:>12.2e}{row['relative']:>12.2e}{row['ulp']:>12.1f}"
+        f"{row['train_error']:>12.2e}{row['deploy_error']:>12.2e}"
+    )
 
 
 def what_was_taken(file: Checkpoint) -> str:
