@@ -25,13 +25,15 @@ from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig
 from npvgg.convert import identify
 from npvgg.engines.reference import ReferenceNetwork, forward_block
-from npvgg.errors import ArgumentError
+from npvgg.errors import ArgumentError, WeightsError
 from npvgg.network import Network
 from npvgg.ops import Array, conv2d, topk
 from npvgg.reparam import FusedConv
 
 U32 = 2.0**-24
 """The unit roundoff of float32."""
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ def _block_rows(
         spec = fused.spec
         how = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups}
         y = exact.form(x.astype(np.float64), **how)
-        y_train, y_deploy = branches.form(x, **how), fused.form(x, **how)
+        with np.errstate(over="ignore", invalid="ignore"):
+            y_train, y_deploy = branches.form(x, **how), fused.form(x, **how)
+        check_finite(y_train + y_deploy, spec.name)
         exact_fold = exact.reparameterized().form
         assert isinstance(exact_fold, FusedConv)
         terms = conv2d(
@@ -130,7 +134,7 @@ def difference(a: Array, b: Array, truth: Array) -> dict[str, float]:
     """Largest difference: absolute, relative to the largest value, and in float32 units of that."""
     scale = float(np.abs(truth).max())
     largest = float(np.abs(a.astype(np.float64) - b).max())
-    unit = float(np.spacing(np.float32(scale)))
+    unit = float(np.spacing(np.float32(min(scale, FLOAT32_MAX))))
     return {
         "scale": scale,
         "absolute": largest,
@@ -150,6 +154,15 @@ def logits_row(truth: Array, train: Array, deploy: Array) -> dict[str, Any]:
         "top_k": k,
         "same_top_k": orders[0] == orders[1] == orders[2],
     }
+
+
+def check_finite(y: Array, where: str) -> None:
+    """Random weights, or batch norms whose statistics were never collected, may explode."""
+    if not np.isfinite(y).all():
+        raise WeightsError(
+            f"{where}: the activations overflow {y.dtype}: these are not the weights of a trained "
+            "network, or its batch norms have not seen its images"
+        )
 
 
 def gamma(m: int) -> float:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from npvgg import bfloat16
 from npvgg.errors import WeightsError
 from npvgg.files import read_into
-from npvgg.untrusted import MAX_BYTES, checked_numel, shown
+from npvgg.untrusted import MAX_BYTES, MAX_NAME, checked_numel, shown
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -183,8 +183,8 @@ def check_text(text: str, what: str) -> None:
 
 def _checked_entry(name: str, fields: object) -> Entry:
     what = f"tensor {shown(name)}"
-    if not name:
-        raise WeightsError("header: expected named tensors, got an empty name")
+    if not 0 < len(name) <= MAX_NAME:
+        raise WeightsError(f"header: expected names of 1 to {MAX_NAME} characters, got {len(name)}")
     check_text(name, "header")
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise WeightsError(
@@ -270,7 +270,7 @@ def _header(table: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[
 
 def stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
     """The dtype under which an array goes into a file. Raises WeightsError where there is none."""
-    if not isinstance(name, str) or name in ("", "__metadata__"):
+    if not isinstance(name, str) or name in ("", "__metadata__") or len(name) > MAX_NAME:
         raise WeightsError(f"expected tensors with names, got the name {shown(name)}")
     check_text(name, "tensors")
     if not isinstance(array, np.ndarray):

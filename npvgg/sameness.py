@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from npvgg import weights
-from npvgg.certificate import U32, Subject, logits_row
+from npvgg.certificate import U32, Subject, check_finite, logits_row
 from npvgg.config import RepVGGConfig
 from npvgg.convert import folded
 from npvgg.engines.reference import ReferenceNetwork
@@ -94,7 +94,9 @@ def _other_fields(a: Subject, b: Subject) -> Iterator[str]:
 
 
 def _logits(a: Network, b: Network, x: Array) -> dict[str, Any]:
-    answers = [ReferenceNetwork(network).logits(x.astype(np.float64)) for network in (a, b)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        answers = [ReferenceNetwork(network).logits(x.astype(np.float64)) for network in (a, b)]
+    check_finite(sum(answers), "logits")
     return logits_row(answers[0], *answers)
 
 
@@ -182,13 +184,14 @@ def _differences(a: Arrays, b: Arrays, tolerance: Arrays) -> Iterator[dict[str, 
     for name, x in a.items():
         beyond = np.abs(x - b[name]) > tolerance[name]
         if beyond.any():
-            largest, scale = float(np.abs(x - b[name]).max()), float(np.abs(x).max())
+            largest = float(np.abs(x - b[name]).max())
+            scale = float(np.maximum(np.abs(x), np.abs(b[name])).max())
             yield {
                 "tensor": name,
                 "beyond_rounding": int(beyond.sum()),
                 "of": int(x.size),
                 "absolute": largest,
-                "relative": largest / scale if scale else float("inf"),
+                "relative": largest / scale,
             }
 
 

@@ -25,7 +25,7 @@ from npvgg.files import read_into
 from npvgg.pickled import DICT, Name, Outside, Record, parse
 from npvgg.safetensorsfile import DTYPES, MAX_TENSORS, Tensors, check_text, strict_json
 from npvgg.torchtensor import Tensor, plain_tensor
-from npvgg.untrusted import MAX_BYTES, shown
+from npvgg.untrusted import MAX_BYTES, MAX_NAME, shown
 from npvgg.ziparchive import Archive
 
 MAX_PICKLE = 64 * 2**20
@@ -270,8 +270,10 @@ def _tensors(value: Any) -> tuple[dict[str, Record], tuple[str, ...]]:
                 )
             ignored.append(_word(name))
             continue
-        if not isinstance(name, str) or not name or name in tensors:
-            raise WeightsError(f"expected unique names of tensors, got {shown(name)}")
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or name in tensors:
+            raise WeightsError(
+                f"expected unique names of 1 to {MAX_NAME} characters, got {shown(name)}"
+            )
         check_text(name, "state dict")
         tensors[name] = record
     if len(tensors) > MAX_TENSORS:

@@ -16,6 +16,9 @@ MAX_BYTES = 4 * 2**30
 MAX_DIMS = 8
 """Most dimensions of a tensor; the field uses four."""
 
+MAX_NAME = 1000
+"""Longest name of a tensor, in characters: work on names may grow with the square of it."""
+
 
 def shown(value: object, limit: int = 80) -> str:
     """What a stranger wrote, safe to print: quoted, on one line, about `limit` characters at most.

@@ -73,6 +73,20 @@ def test_a_deploy_form_file_has_nothing_to_prove(tmp_path):
         certify(one, probes(one.config, 24))
 
 
+def test_weights_that_explode_are_refused(tmp_path):
+    tensors = {
+        name: array * np.float32(1e8 if name.endswith("conv.weight") else 1)
+        for name, array in tiny.tensors().items()
+    }
+    model = npvgg.create_model(
+        "repvgg_a0", weights=tensors, **tiny.keywords(), reparameterize=False
+    )
+    model.save(tmp_path / "a")
+    one = subject(checkpoint.load_with_metadata(tmp_path / "a"))
+    with pytest.raises(WeightsError, match=r"stages\.\d\.\d: the activations overflow float32"):
+        certify(one, probes(one.config, 24))
+
+
 def test_a_foreign_file_is_refused(tmp_path):
     checkpoint.save_safetensors(tmp_path / "a", {"w": np.ones(3)})
     with pytest.raises(WeightsError, match="RepVGG"):

@@ -399,6 +399,7 @@ HOSTILE = {
     ),
     "a tensor without a name": ({"": whole(X, "0")}, "names"),
     "a name with a lone surrogate": ({"\ud800": whole(X, "0")}, "surrogate"),
+    "a long name": ({"module." * 200: whole(X, "0")}, "names of 1 to 1000 characters"),
     "a tensor under a number": ({1: whole(X, "0")}, "names"),
     "one name twice": (Made(ORDERED, ([["w", whole(X, "0")], ["w", whole(Y, "1")]],)), "unique"),
     "no tensors": ({"a": 1}, r"got none: \{a: a int\}"),
