@@ -19,7 +19,8 @@ Source: the opcodes as documented in CPython's Lib/pickletools.py; protocols 2 t
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from npvgg.errors import WeightsError
@@ -35,7 +36,8 @@ MAX_NAME = 500
 """Longest name of a module or class, and of anything else that ends with a line."""
 
 
-class Name(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Name:
     """A class or function that the pickle mentions: two texts, no more."""
 
     module: str
@@ -45,10 +47,20 @@ class Name(NamedTuple):
         return f"{self.module}.{self.name}"
 
 
-class Outside(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Outside:
     """Something that lies outside the pickle, by its persistent id."""
 
     id: Any
+
+
+def is_name(value: Any, names: Collection[Name]) -> bool:
+    """Whether a value is one of these names.
+
+    Only names are compared: anything else from a pickle may have no hash, or one that overflows the
+    stack, as a tuple's in a tuple's in a tuple's … does.
+    """
+    return isinstance(value, Name) and value in names
 
 
 class Record:

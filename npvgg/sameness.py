@@ -96,7 +96,8 @@ def _other_fields(a: Subject, b: Subject) -> Iterator[str]:
 def _logits(a: Network, b: Network, x: Array) -> dict[str, Any]:
     with np.errstate(over="ignore", invalid="ignore"):
         answers = [ReferenceNetwork(network).logits(x.astype(np.float64)) for network in (a, b)]
-    check_finite(sum(answers), "logits")
+    for answer in answers:
+        check_finite(answer, "logits")
     return logits_row(answers[0], *answers)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from npvgg import torchtensor
 from npvgg.errors import WeightsError
 from npvgg.files import read_into
-from npvgg.pickled import DICT, Name, Outside, Record, parse
+from npvgg.pickled import DICT, Name, Outside, Record, is_name, parse
 from npvgg.safetensorsfile import DTYPES, MAX_TENSORS, Tensors, check_text, strict_json
 from npvgg.torchtensor import Tensor, plain_tensor
 from npvgg.untrusted import MAX_BYTES, MAX_NAME, shown
@@ -283,7 +283,7 @@ def _tensors(value: Any) -> tuple[dict[str, Record], tuple[str, ...]]:
 
 def pairs(value: Any) -> list[tuple[Any, Any]] | None:
     """The keys and values of a dict or OrderedDict, None for anything else."""
-    if not isinstance(value, Record) or value.maker not in MAPPINGS:
+    if not isinstance(value, Record) or not is_name(value.maker, MAPPINGS):
         return None
     match value.args:
         case ([*initial],) if all(isinstance(p, list | tuple) and len(p) == 2 for p in initial):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from npvgg import bfloat16
 from npvgg.errors import WeightsError
-from npvgg.pickled import Name, Outside, Record
+from npvgg.pickled import Name, Outside, Record, is_name
 from npvgg.safetensorsfile import DTYPES
 from npvgg.untrusted import checked_numel, shown
 
@@ -82,13 +82,13 @@ def plain_tensor(value: Any) -> Record | None:
     for _ in range(3):  # a Parameter with attributes is wrapped twice
         if not isinstance(value, Record):
             return None
-        if value.maker in REBUILDERS:
+        if is_name(value.maker, REBUILDERS):
             return value
-        if value.maker in PARAMETERS and value.args:
+        if is_name(value.maker, PARAMETERS) and value.args:
             value = value.args[0]
-        elif value.maker == FROM_TYPE and len(value.args) == 4:
+        elif is_name(value.maker, {FROM_TYPE}) and len(value.args) == 4:
             function, kind, args, _ = value.args
-            if kind not in TENSOR_TYPES or not isinstance(args, tuple):
+            if not is_name(kind, TENSOR_TYPES) or not isinstance(args, tuple):
                 return None
             value = Record(function, args)
     return None
@@ -189,7 +189,7 @@ def _retyped(source: Storage, dtype: Any, what: str) -> Storage:
 
 def _integers(value: Any) -> tuple[int, ...] | None:
     """A tuple (or torch.Size) of integers, else None."""
-    if isinstance(value, Record) and value.maker == SIZE and len(value.args) == 1:
+    if isinstance(value, Record) and is_name(value.maker, {SIZE}) and len(value.args) == 1:
         value = value.args[0]
     ok = isinstance(value, tuple) and all(type(number) is int for number in value)
     return value if ok else None

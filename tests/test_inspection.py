@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ VARIANCE = "stages.1.0.conv_1x1.bn.running_var"
 )
 def test_what_is_wrong_is_found(tmp_path, tensors, match):
     report = inspect(saved(tmp_path / "a.safetensors", tensors))
-    assert any(__import__("re").search(match, finding) for finding in report["findings"]), report
+    assert any(re.search(match, finding) for finding in report["findings"]), report
 
 
 def test_a_dead_channel_is_found(tmp_path):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from npvgg import pickled
 from npvgg.errors import WeightsError
-from npvgg.pickled import DICT, FROZENSET, SET, Name, Outside, Record, parse
+from npvgg.pickled import DICT, FROZENSET, SET, Name, Record, is_name, parse
 
 PROTOCOLS = [2, 3, 4, 5]
 
@@ -36,7 +36,7 @@ def plain(value):
         if value.maker.name in ("set", "bytes"):  # calls, too
             return {"set": set, "bytes": bytes}[value.maker.name](*value.args)
         return value
-    if isinstance(value, list | tuple) and not isinstance(value, Name | Outside):
+    if isinstance(value, list | tuple):
         return type(value)(map(plain, value))
     return value
 
@@ -83,7 +83,9 @@ def test_objects_become_records(protocol):
 
 def test_everything_outside_is_listed():
     data = b"\x80\x02U\x01aQU\x01bQ\x86."
-    assert parse(data).outside == [Outside("a"), Outside("b")]
+    got = parse(data)
+    assert [outside.id for outside in got.outside] == ["a", "b"]
+    assert got.value == tuple(got.outside)
 
 
 def test_one_object_twice_stays_one():
@@ -141,7 +143,6 @@ def program(body, protocol=2):
         (b"K\x01K\x020.", 1),
         (b"K\x01(0.", 1),
         (b"K\x01(K\x02K\x031.", 1),
-        (b"U\x03keyQ.", Outside("key")),
         (b"ca.b\nc.d\n.", Name("a.b", "c.d")),
         (b"\x8c\x01a\x8c\x01b\x93.", Name("a", "b")),
         (b"K\x05r\xff\xff\xff\xff0j\xff\xff\xff\xff.", 5),
@@ -271,3 +272,11 @@ def test_damaged_pickles_give_a_value_or_a_weights_error(data):
     cut = data.draw(st.integers(0, len(damaged)))
     with contextlib.suppress(WeightsError):
         parse(bytes(damaged[:cut] if data.draw(st.booleans()) else damaged))
+
+
+def test_only_names_are_taken_for_names():
+    deep, *_ = parse(program(b")" + b"\x85" * 100_000 + b"."))
+    names = {Name("a", "b")}
+    assert is_name(Name("a", "b"), names)
+    for other in (Name("a", "c"), ("a", "b"), ["a"], deep, None, Record(deep, ())):
+        assert not is_name(other, names)
