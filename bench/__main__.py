@@ -1,0 +1,130 @@
+"""Measure npvgg beside its rivals, and write what was found as data, tables and pictures.
+
+    python -m bench              RepVGG-A2: batch 1 and 16, one and more threads
+    python -m bench variants     other networks at their own sizes
+    python -m bench layers       every step of the Winograd engine against the processor's peak
+    python -m bench startup      whole processes, from nothing to printed classes
+    python -m bench memory       peak memory of a process
+    python -m bench threads      one thread to all of them
+
+Every contender's output is checked before it is timed. Rivals that are not installed are left out,
+by name. Install them with `pip install 'npvgg[bench]'`. Keep the machine quiet meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import report
+from bench.contenders import CONTENDERS, MODULES
+from bench.measure import race
+from npvgg.threads import available
+
+VARIANTS = {
+    "repvgg_a0": 224, "repvgg_a2": 224, "repvgg_b0": 224, "repvgg_b1g4": 224, "repvgg_b3": 224,
+    "repvgg_d2se": 320,
+}  # fmt: skip
+"""Network → the size of image that it was trained for."""
+
+
+def installed() -> list[str]:
+    """List the contenders that are here."""
+    found = []
+    for name in CONTENDERS:
+        if name in MODULES and importlib.util.find_spec(MODULES[name]) is None:
+            report.say(f"{name} is not installed: left out")
+        else:
+            found.append(name)
+    return found
+
+
+def headline(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Race on A2 in the cases that people have."""
+    cases = [(1, available()), (1, 1), (16, available())]
+    return [_case("repvgg_a2", 224, batch, threads, args) for batch, threads in cases]
+
+
+def variants(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Race on several networks, one image at a time."""
+    return [_case(name, size, 1, available(), args) for name, size in VARIANTS.items()]
+
+
+def threads(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Race on A2 with one thread, two, four … all."""
+    counts = sorted({min(2**i, available()) for i in range(9)})
+    return [_case("repvgg_a2", 224, 1, count, args) for count in counts]
+
+
+def layers(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time every step of one inference alone."""
+    from bench.layers import profile
+
+    return profile("repvgg_a2", 224)
+
+
+def startup(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time whole processes."""
+    from bench.processes import startup as measure
+
+    return measure(args.turns)
+
+
+def memory(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure the peak memory of whole processes."""
+    from bench.processes import memory as measure
+
+    return measure(args.only or installed())
+
+
+def _case(
+    model: str, size: int, batch: int, count: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    names = args.only or installed()
+    results = race(
+        names, model, threads=count, batch=batch, size=size, turns=args.turns, seconds=args.seconds
+    )
+    return {
+        "model": model,
+        "size": size,
+        "batch": batch,
+        "threads": count,
+        "contenders": [
+            {
+                "name": result.name,
+                "ms": result.median,
+                "turns": result.best_of_turns,
+                "ratio": result.median / results[0].median,
+                "error": result.error,
+            }
+            for result in results
+        ],
+    }
+
+
+WHAT: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    f.__name__: f for f in (headline, variants, layers, startup, memory, threads)
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is asked for, and write it down."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", nargs="?", choices=WHAT, default="headline")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="these contenders")
+    parser.add_argument("--turns", type=int, default=7, help="turns of each contender (7)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn (1)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench/results"), help="folder to write to"
+    )
+    args = parser.parse_args(argv)
+    report.write(args.what, WHAT[args.what](args), args.out)
+
+
+if __name__ == "__main__":
+    main()
