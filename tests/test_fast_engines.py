@@ -4,6 +4,7 @@ That they are as near the truth as PyTorch is proved in test_golden.py.
 """
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -212,6 +213,15 @@ def test_float64_is_refused_by_name(engine):
 def test_auto_is_winograd_in_float32_and_the_reference_in_float64():
     assert model("auto").engine == "winograd"
     assert model("auto", dtype=np.float64).engine == "reference"
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_a_model_travels_to_other_processes(engine):
+    network, x = model(engine), images(2, 3, 32, 32)
+    want = network(x)
+    copy = pickle.loads(pickle.dumps(network))
+    assert copy.engine == engine
+    np.testing.assert_array_equal(copy(x), want)
 
 
 def test_few_plans_and_packings_are_kept():

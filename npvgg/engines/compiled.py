@@ -56,6 +56,10 @@ class CompiledNetwork:
         self._packings: OrderedDict[Any, tuple[Array, list[list[Algorithm]]]] = OrderedDict()
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as the network; plans and packed weights are made there."""
+        return CompiledNetwork, (self._network, self.name, self._choose, self._threads)
+
     def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
         """Give the outputs of the blocks with these indices: x (N, C, H, W) → (N, K, P, Q) each."""
         return self._in_slices(x, tuple(taps))

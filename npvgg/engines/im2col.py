@@ -9,11 +9,17 @@ the micro-kernel multiplies from there, adding bias and ReLU in the registers.
 from __future__ import annotations
 
 from npvgg.engines.compiled import CompiledNetwork
+from npvgg.engines.packing import Filter
 from npvgg.network import Network
+
+
+def direct(filter: Filter, height: int, width: int) -> int:
+    """Choose for a convolution: never Winograd."""
+    return 0
 
 
 def prepare(
     network: Network, *, threads: int | None = None, deterministic: bool = False
 ) -> CompiledNetwork:
     """Make ready. Every result has the same bits for any number of threads and any batch."""
-    return CompiledNetwork(network, "im2col", lambda filter, height, width: 0, threads)
+    return CompiledNetwork(network, "im2col", direct, threads)
