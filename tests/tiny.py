@@ -50,11 +50,14 @@ def images(rng, n=2, channels=3, height=13, width=10, dtype=np.float64):
     return rng.standard_normal((n, channels, height, width)).astype(dtype)
 
 
-def model(name="plain", *, changes=None, **options):
-    """A tiny model with the weights of seed 0; `changes` go into configuration and weights."""
+def model(name="plain", *, changes=None, engine="reference", **options):
+    """A tiny model with the weights of seed 0; `changes` go into configuration and weights.
+
+    The reference engine runs it: tests look into its steps, or plant faults there.
+    """
     changes = changes or {}
-    weights = tensors(name, **changes)
-    return create_model("repvgg_a0", weights=weights, **keywords(name, **changes), **options)
+    given = {**keywords(name, **changes), "weights": tensors(name, **changes), "engine": engine}
+    return create_model("repvgg_a0", **given, **options)
 
 
 def photos(model, rng, n=2, dtype=np.float32):
