@@ -165,8 +165,8 @@ class RepVGG:
         return intermediates if intermediates_only else (maps[-1], intermediates)
 
     def state_dict(self) -> dict[str, Array]:
-        """List the weights under timm's names, in the model's form; they can't be written to."""
-        return weights.flatten(self.network)
+        """Copy the weights, under timm's names and in the model's form."""
+        return {name: array.copy() for name, array in weights.flatten(self.network).items()}
 
     def save(
         self,
