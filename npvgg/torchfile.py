@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from npvgg import torchtensor
 from npvgg.errors import WeightsError
 from npvgg.files import read_into
-from npvgg.pickled import DICT, Name, Outside, Record, is_name, parse
+from npvgg.pickled import parse
+from npvgg.records import DICT, Name, Outside, Record, is_name
 from npvgg.safetensorsfile import DTYPES, MAX_TENSORS, Tensors, check_text, strict_json
 from npvgg.torchtensor import Tensor, plain_tensor
 from npvgg.untrusted import MAX_BYTES, MAX_NAME, shown

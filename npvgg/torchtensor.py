@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from npvgg import bfloat16
 from npvgg.errors import WeightsError
-from npvgg.pickled import Name, Outside, Record, is_name
+from npvgg.records import Name, Outside, Record, is_name
 from npvgg.safetensorsfile import DTYPES
 from npvgg.untrusted import checked_numel, shown
 

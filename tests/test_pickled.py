@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from npvgg import pickled
 from npvgg.errors import WeightsError
-from npvgg.pickled import DICT, FROZENSET, SET, Name, Record, is_name, parse
+from npvgg.pickled import parse
+from npvgg.records import DICT, FROZENSET, SET, Name, Record, is_name
 
 PROTOCOLS = [2, 3, 4, 5]
 

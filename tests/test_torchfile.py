@@ -1,6 +1,7 @@
 """PyTorch's files: judged by files that an independent writer makes; see also the hostile ones."""
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from torchwriter import (
 import npvgg
 from npvgg import bfloat16, checkpoint
 from npvgg.errors import ArgumentError, WeightsError
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def arrays_of_every_dtype(rng):
@@ -253,3 +256,23 @@ def test_a_network_is_made_from_a_checkpoint_of_a_training_run(tmp_path, rng, ma
     want = npvgg.create_model("repvgg_a0", weights=arrays, **tiny.keywords())(x)
     got = npvgg.create_model("repvgg_a0", weights=tmp_path / "last.pth.tar", **tiny.keywords())(x)
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("format", ["zip", "stream"])
+def test_files_that_torch_2_14_wrote(format):
+    # weights_tools/make_torchfiles.py made them
+    got = checkpoint.load_with_metadata(GOLDEN / f"torch-{format}.pth")
+    base = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 8
+    want = {
+        "weight": base, "transposed": base.transpose(2, 0, 1), "sliced": base[1, ::2, 1:3],
+        "half": base[0].astype(np.float16), "bfloat16": base[0],  # few bits: exact
+        "double": base[0].astype(np.float64), "bool": base[0] > 0.5,
+        "uint16": np.arange(3, dtype=np.uint16), "empty": np.empty((0, 3), np.float32),
+        "num_batches_tracked": np.array(7),
+    }  # fmt: skip
+    assert_same(got.tensors, {f"module.{name}": array for name, array in want.items()})
+    assert (got.key, got.ignored, got.format) == (
+        "state_dict",
+        ("epoch", "args"),
+        f"torch {format}",
+    )
