@@ -1,8 +1,8 @@
 """The command line: what can be asked, and how a run ends.
 
-Results go to standard output, all else to standard error. Exit status: 0 all photos done, 1 some
-could not be read, 2 the run was aborted (a wrong argument, weights that do not fit, a full disk),
-130 interrupted.
+Results go to standard output, all else to standard error. Exit status: 0 all done, 1 some photos
+could not be read or a weights file was found wanting, 2 the run was aborted (a wrong argument,
+weights that do not fit, a full disk), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="npvgg",
         description="RepVGG in pure NumPy and Numba: classify photos, embed them, look inside.",
-        epilog="Exit status: 0 all done, 1 some photos could not be read, 2 aborted.",
+        epilog="Exit status: 0 all done, 1 some photos could not be read or a weights file was "
+        "found wanting, 2 aborted.",
     )
     parser.add_argument("--version", action="version", version=f"npvgg {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
