@@ -23,12 +23,11 @@ import numpy as np
 from npvgg import keymap, weights
 from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig
-from npvgg.convert import identify
+from npvgg.convert import fused, identify
 from npvgg.engines.reference import ReferenceNetwork, forward_block
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.network import Network
 from npvgg.ops import Array, conv2d, topk
-from npvgg.reparam import FusedConv
 
 U32 = 2.0**-24
 """The unit roundoff of float32."""
@@ -104,16 +103,15 @@ def certify(one: Subject, images: Mapping[str, Array]) -> dict[str, Any]:
 def _block_rows(
     truth: Network, train: Network, deploy: Network, x: Array
 ) -> Iterator[dict[str, Any]]:
-    for exact, branches, fused in zip(truth.blocks, train.blocks, deploy.blocks, strict=True):
-        spec = fused.spec
+    for exact, branches, folded in zip(truth.blocks, train.blocks, deploy.blocks, strict=True):
+        spec = folded.spec
         how = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups}
         y = exact.form(x.astype(np.float64), **how)
         with np.errstate(over="ignore", invalid="ignore"):
-            y_train, y_deploy = branches.form(x, **how), fused.form(x, **how)
+            y_train, y_deploy = branches.form(x, **how), folded.form(x, **how)
         check_finite(y_train, spec.name)
         check_finite(y_deploy, spec.name)
-        exact_fold = exact.reparameterized().form
-        assert isinstance(exact_fold, FusedConv)
+        exact_fold = fused(exact)
         terms = conv2d(
             np.abs(x).astype(np.float64), np.abs(exact_fold.weight), np.abs(exact_fold.bias),
             stride=spec.stride, padding=spec.dilation, dilation=spec.dilation, groups=spec.groups,
@@ -128,7 +126,7 @@ def _block_rows(
             "deploy_error": float(error.max()),
             "share_of_bound": float(share.max()),
         }
-        x = forward_block(fused, x)
+        x = forward_block(folded, x)
 
 
 def difference(a: Array, b: Array, truth: Array) -> dict[str, float]:

@@ -24,11 +24,19 @@ from numpy.typing import NDArray
 from npvgg import checkpoint, keymap, weights
 from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig
+from npvgg.create import config_from
 from npvgg.errors import ArgumentError
 from npvgg.files import open_regular
-from npvgg.network import Network
+from npvgg.network import Block, Network
 from npvgg.ops import Array
-from npvgg.reparam import BatchNorm, Branches, FusedConv, identity_kernel, pad_1x1_to_3x3
+from npvgg.reparam import (
+    BatchNorm,
+    Branches,
+    FusedConv,
+    identity_kernel,
+    pad_1x1_to_3x3,
+    reparameterize,
+)
 from npvgg.untrusted import blaming
 from npvgg.variants import VARIANTS, canonical_name
 
@@ -117,9 +125,7 @@ def identify(
     """
     if model is None:
         if "npvgg.config" in metadata:
-            from npvgg.create import _config_from
-
-            return _config_from(metadata)
+            return config_from(metadata)
         return weights.infer_config(tensors)
     name = canonical_name(model)
     named = weights.normalize_names(tensors, VARIANTS[name])
@@ -169,6 +175,13 @@ def folded(network: Network, dtype: str = "float64") -> Network:
             form = fold_float32(form, groups=block.spec.groups)
         blocks.append(replace(block, form=form))
     return replace(network, blocks=tuple(blocks))
+
+
+def fused(block: Block) -> FusedConv:
+    """The one convolution that a block is, or folds into."""
+    if isinstance(block.form, FusedConv):
+        return block.form
+    return reparameterize(block.form, groups=block.spec.groups)
 
 
 def fold_float32(branches: Branches, *, groups: int) -> FusedConv:

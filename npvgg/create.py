@@ -115,7 +115,7 @@ def _identify(
     if architecture is not None:
         row = VARIANTS[architecture]
     elif "npvgg.config" in metadata:
-        architecture, row = _config_from(metadata)
+        architecture, row = config_from(metadata)
     elif tensors is not None:
         architecture, row = infer_config(tensors)
     else:
@@ -124,7 +124,7 @@ def _identify(
     return architecture, row, pretrained_cfg(architecture, tag) | own
 
 
-def _config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:
+def config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:
     """Read name and configuration from the metadata that `RepVGG.save` writes."""
     name = metadata.get("npvgg.model", "RepVGG")
     if not name.isprintable() or len(name) > 100:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from npvgg import checkpoint, keymap, weights
 from npvgg.checkpoint import Checkpoint
-from npvgg.convert import identify, sha256
+from npvgg.convert import fused, identify, sha256
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.network import Block, Network
-from npvgg.reparam import BatchNorm, Branches, FusedConv
+from npvgg.reparam import BatchNorm, Branches
 from npvgg.untrusted import shown
 
 TINY_VARIANCE = 1e-12
@@ -110,16 +110,15 @@ def suspicious_values(tensors: Mapping[str, NDArray[Any]]) -> Iterator[str]:
 
 def _block(block: Block) -> dict[str, Any]:
     """The ranges of one block; `kernel` and `bias` are those after folding."""
-    fused = block.reparameterized().form
-    assert isinstance(fused, FusedConv)
-    peaks = np.abs(fused.weight).reshape(len(fused.weight), -1).max(axis=1)
-    spread = float(fused.weight.std(dtype=np.float64))
+    conv = fused(block)
+    peaks = np.abs(conv.weight).reshape(len(conv.weight), -1).max(axis=1)
+    spread = float(conv.weight.std(dtype=np.float64))
     row: dict[str, Any] = {
         "name": block.spec.name,
-        "kernel": _range(fused.weight),
-        "bias": _range(fused.bias),
+        "kernel": _range(conv.weight),
+        "bias": _range(conv.bias),
         "peak_over_sigma": float(peaks.max()) / spread if spread else None,
-        "dead": int(((peaks == 0) & (fused.bias <= 0)).sum()),
+        "dead": int(((peaks == 0) & (conv.bias <= 0)).sum()),
         "channels": len(peaks),
     }
     if isinstance(block.form, Branches):
