@@ -10,7 +10,9 @@ checkpoint.
 The recipe: Muon (orthogonalised momentum, Jordan et al. 2024) for the kernels, whose norms are kept
 fixed because a batch norm follows each; AdamW for batch norms and classifier; both rates rise
 linearly for one epoch and then fall linearly to zero. Crops of 24, then 28, then 32 pixels, random
-flips, one square blanked out of each image, label smoothing. No augmentation at evaluation.
+flips, one square blanked out of each image, label smoothing. Then some more epochs at a constant
+rate, whose weights after every step are averaged (SWA, Izmailov et al. 2018); batch norm statistics
+of the average are collected anew, over the training images as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import random
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -180,6 +183,8 @@ def train(args: argparse.Namespace) -> None:
     adam = torch.optim.AdamW(others, args.lr_other, betas=(0.9, 0.99), weight_decay=0.0)
     steps_per_epoch = len(kept) // args.batch_size
     total = args.epochs * steps_per_epoch
+    mean: dict[str, Tensor] = {}
+    averaged = 0
     warmup = steps_per_epoch  # one epoch
     start = 0
     if args.checkpoint and args.checkpoint.exists():
@@ -188,9 +193,9 @@ def train(args: argparse.Namespace) -> None:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         torch.set_rng_state(state["rng"])
-        start = state["epoch"]
+        start, mean, averaged = state["epoch"], state.get("mean", {}), state.get("averaged", 0)
 
-    for epoch in range(start, args.epochs):
+    for epoch in range(start, args.epochs + args.average):
         began, losses = time.monotonic(), []
         crop = (24, 28, 32)[min(2, 3 * epoch // args.epochs)] if args.progressive else 32
         edge = pad if crop < 28 else pad // 2 if crop < 32 else 0  # small windows stay inside
@@ -201,6 +206,7 @@ def train(args: argparse.Namespace) -> None:
                 continue
             step = epoch * steps_per_epoch + i
             rate = min((step + 1) / warmup, (total - step) / (total - warmup))
+            rate = rate if step < total else args.average_rate
             muon.param_groups[0]["lr"] = args.lr * rate
             adam.param_groups[0]["lr"] = args.lr_other * rate
             x = augmented(window[batch], crop, args.cutout)
@@ -212,13 +218,24 @@ def train(args: argparse.Namespace) -> None:
             muon.step()
             adam.step()
             losses.append(loss.item())
+            if epoch > args.epochs:  # the first epoch at the constant rate leaves the old minimum
+                averaged += 1
+                for name, value in net.named_parameters():
+                    mean.setdefault(name, torch.zeros_like(value))
+                    mean[name] += (value.detach() - mean[name]) / averaged
         seconds = time.monotonic() - began
         line = f"epoch {epoch + 1}/{args.epochs}: crop {crop}, loss {np.mean(losses):.4f}"
         if args.holdout:
             line += f", hold-out {evaluate(net, pixels[held], classes[held]):.2%}"
         print(f"{line}, {seconds:.1f} s, {len(kept) / seconds:.0f} images/s", flush=True)
         if args.checkpoint:
-            save_checkpoint(args.checkpoint, net, muon, adam, epoch + 1)
+            state = {"net": net.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
+            state |= {"rng": torch.get_rng_state(), "mean": mean, "averaged": averaged}
+            save_checkpoint(args.checkpoint, {**state, "epoch": epoch + 1})
+
+    if averaged:
+        net.load_state_dict({**net.state_dict(), **mean})
+        collect_statistics(net, pixels[kept])
 
     if not args.holdout:
         test = evaluate(net, *read_images(args.data, "test"))
@@ -238,13 +255,22 @@ def evaluate(net: Network, pixels: Tensor, classes: Tensor) -> float:
     return sum(right) / len(classes)
 
 
-def save_checkpoint(
-    path: Path, net: Network, muon: Muon, adam: torch.optim.AdamW, epoch: int
-) -> None:
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
-    torch.save({"net": net.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(),
-                "rng": torch.get_rng_state(), "epoch": epoch}, partial)  # fmt: skip
+    torch.save(state, partial)
     partial.replace(path)
+
+
+def collect_statistics(net: Network, pixels: Tensor) -> None:
+    """Set every running mean and variance to its average over the images, as they are."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+    net.train()
+    with torch.no_grad():
+        for batch in pixels.split(500):
+            net(normalised(batch))
 
 
 def write(net: Network, path: Path) -> None:
@@ -265,6 +291,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="safetensors file to write")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--average", type=int, default=12, help="epochs of averaging after these")
+    parser.add_argument("--average-rate", type=float, default=0.4, help="of the highest rates")
     parser.add_argument("--batch-size", type=int, default=500)
     parser.add_argument("--lr", type=float, default=0.12, help="of Muon")
     parser.add_argument("--lr-other", type=float, default=4e-3, help="of AdamW")
