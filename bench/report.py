@@ -89,9 +89,9 @@ def footnote(where: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     return (
         f"{where['processor']}, {where['processors']} processors, {where['system']}, "
-        f"Python {where['python']}; {versions}; commit {where['commit']}, {where['date']}. Medians of "
-        "turns taken alternately, one process each; errors against float64, of the largest output. "
-        "ncnn stores weights in half precision and takes one image at a time.\n"
+        f"Python {where['python']}; {versions}; commit {where['commit']}, {where['date']}. "
+        "Medians of turns taken alternately, one process each; errors against float64, of the "
+        "largest output. ncnn stores weights in half precision and takes one image at a time.\n"
     )
 
 

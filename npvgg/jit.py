@@ -24,6 +24,8 @@ import numba
 from llvmlite import binding
 from numba.core import caching, config
 
+from npvgg import progress
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 NOTICE_AFTER = 1.0
@@ -128,8 +130,8 @@ def _notice_slow_compile() -> None:
     """Say that kernels are being compiled, if it is still so in a while."""
     global _timer
     if _timer is None:
-        message = "npvgg: compiling the kernels for this processor, once\n"
-        _timer = threading.Timer(NOTICE_AFTER, lambda: sys.stderr.write(message))
+        message = "compiling the kernels for this processor, once"
+        _timer = threading.Timer(NOTICE_AFTER, progress.say, [message])
         _timer.daemon = True
         _timer.start()
 

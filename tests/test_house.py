@@ -19,13 +19,14 @@ PACKAGE = Path(npvgg.__file__).parent
 
 FLOORS = [
     "errors files inputs progress rows bfloat16 records",
-    "config untrusted ops keymap images",
-    "variants attention reparam safetensorsfile labels transform pickled ziparchive",
-    "pretrained network data torchtensor sharded",
-    "torchfile",
-    "torchwrite",
-    "checkpoint",
-    "hub weights engines engines.reference predict",
+    "config untrusted ops keymap images jit threads engines.cook_toom",
+    "variants attention reparam safetensorsfile labels transform pickled ziparchive "
+    "engines.microkernel",
+    "pretrained network data torchtensor sharded engines.transforms engines.layout",
+    "torchfile engines.reference engines.packing engines.program",
+    "torchwrite engines.plan",
+    "checkpoint engines.compiled",
+    "hub weights engines engines.im2col engines.winograd predict",
     "model embeddings",
     "info create",
     "npvgg commands convert",
@@ -63,6 +64,7 @@ EXCUSED_ERRORS = {
     ("files", "raises OSError"),  # as the system's own; `blaming` makes WeightsErrors of them
     ("files", "raises _in_the_way"),
     ("cli", "raises argparse.ArgumentTypeError"),  # what argparse asks of its types
+    ("jit", "catches Exception"),  # so may a damaged file of compiled kernels
     ("images", "catches Exception"),  # a photo may make Pillow's plugins raise anything
 }
 TALKERS = {"commands", "filecommands", "progress", "cli", "__main__"}
@@ -192,8 +194,8 @@ LAWS = {
         "config imports model, which is not downstairs": {
             "config": "from npvgg.model import RepVGG"},
         "ops imports config, which is not downstairs": {"ops": "import npvgg.config"},
-        "hub imports engines.reference, which is not downstairs": {
-            "hub": "def f():\n    from npvgg.engines.reference import prepare"},
+        "network imports engines.reference, which is not downstairs": {
+            "network": "def f():\n    from npvgg.engines.reference import prepare"},
         "network imports engines, which is not downstairs": {
             "network": "from npvgg.engines import prepare"},
         "weights imports npvgg, which is not downstairs": {

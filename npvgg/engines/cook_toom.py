@@ -35,6 +35,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from npvgg.errors import ArgumentError
+
 Matrix = tuple[tuple[Fraction, ...], ...]
 
 POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-2", "1/2", "-1/2")))
@@ -69,10 +71,9 @@ def filter_matrices(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
     """Derive (Aᵀ, G, Bᵀ) of F(m, taps) with stride 1, as the module's text says."""
     finite = POINTS[: m + taps - 2]
     if len(finite) < m + taps - 2:
-        raise ValueError(
+        raise ArgumentError(
             f"m, taps: expected at most {len(POINTS) + 1} products, got F({m}, {taps})"
         )
-    n = len(finite) + 1
     bt, scales = [], []
     for i, point in enumerate(finite):
         others = finite[:i] + finite[i + 1 :]
@@ -85,7 +86,6 @@ def filter_matrices(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
         tuple(value / scale for value in row)
         for row, scale in zip(_powers(finite, taps), scales, strict=True)
     )
-    assert len(bt) == n
     return at, g, tuple(bt)
 
 
