@@ -332,10 +332,13 @@ def test_a_model_cannot_be_changed_from_outside(fold, rng):
     for array in flatten(model.network).values():
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
-    with pytest.raises(AttributeError):
-        model.network.head.weight = None
-    with pytest.raises(AttributeError):
-        model.dtype = np.float64
+    for owner, name in (
+        (model, "dtype"), (model.network, "blocks"), (model.network.head, "weight"),
+        (model.network.blocks[0], "form"), (model.network.blocks[0].form, "bias"),
+        (model.config, "depths"),
+    ):  # fmt: skip
+        with pytest.raises(AttributeError):
+            setattr(owner, name, None)
 
 
 def test_a_model_travels_to_other_processes(rng):

@@ -43,7 +43,7 @@ def assert_holds(network, want, dtype=np.float32):
 NAMINGS = {
     "timm": lambda name: name,
     "original": keymap.to_original,
-    "original-plus": lambda name: keymap.to_original(name, plus_first_half=1),
+    "original-plus": lambda name: keymap.to_original(name, plus_first_half=3),
 }
 PREFIXES = ("", "module.", "_orig_mod.", "module._orig_mod.")
 DTYPES = ("float16", "float32", "float64", ">f4", ">f8")
@@ -52,7 +52,7 @@ DTYPES = ("float16", "float32", "float64", ">f4", ">f8")
 @pytest.mark.parametrize("form", ["train", "deploy"])
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_every_naming_form_dtype_and_prefix_gives_the_same_network(naming, form):
-    config = tiny.config("se", groups=2)
+    config = tiny.config("se", groups=2, depths=(1, 2, 7, 1))  # cut in the middle: 3 + 4
     tensors = {n: t.astype(np.float16).astype(np.float32)
                for n, t in random_tensors(config, 1).items()}  # fmt: skip
     if form == "deploy":
@@ -332,6 +332,26 @@ def test_a_seed_fixes_the_weights():
     for name in TENSORS:
         np.testing.assert_array_equal(first[name], again[name])
         assert (first[name] != other[name]).any(), name
+
+
+def test_random_kernels_keep_the_size_of_what_they_read():
+    for name, array in random_tensors(
+        tiny.config(widths=(8, 8, 32, 64), num_classes=99), 0
+    ).items():
+        if array.ndim > 1 and array.size > 1000:
+            spread = array.std() * np.sqrt(array[0].size)
+            assert 0.9 < spread < 1.1, name
+            assert abs(array.mean()) * np.sqrt(array[0].size) < 0.1, name
+
+
+@pytest.mark.parametrize("depths", [(3,), (1, 2), (1, 1, 4)])
+def test_fewer_stages_are_a_network_too(depths):
+    config = tiny.config(depths=depths, widths=(4, 8, 8)[: len(depths)],
+                         strides=(2, 2, 2)[: len(depths)])  # fmt: skip
+    tensors = random_tensors(config, 0)
+    half = depths[2] // 2 if len(depths) == 3 else None
+    original = {keymap.to_original(n, plus_first_half=half): t for n, t in tensors.items()}
+    assert_holds(build_network(original, config), tensors)
 
 
 def test_random_statistics_are_away_from_0_and_1_so_that_no_wrong_fold_can_hide():
