@@ -18,9 +18,12 @@ def test_weights_come_from_a_dict_or_a_file_and_are_random_without(tmp_path, rng
     want = tiny.model()
     x = tiny.photos(want, rng)
     for source in (tiny.tensors(), path, str(path)):
-        got = create_model("RepVGG-A0", weights=source, **tiny.keywords())
+        got = create_model("RepVGG-A0", weights=source, engine="reference", **tiny.keywords())
         np.testing.assert_array_equal(got(x), want(x))
-    random = {seed: create_model("repvgg_a0", seed=seed, **tiny.keywords()) for seed in (0, 1)}
+    random = {
+        seed: create_model("repvgg_a0", seed=seed, engine="reference", **tiny.keywords())
+        for seed in (0, 1)
+    }
     np.testing.assert_array_equal(random[0](x), want(x))  # tiny.tensors() has seed 0
     assert (random[1](x) != want(x)).all()
 
@@ -128,11 +131,11 @@ def test_a_saved_model_can_be_made_otherwise(tmp_path, rng):
     model = tiny.model()
     model.save(path)
     x = tiny.photos(model, rng)
-    embedding = create_model(weights=path, num_classes=0)
+    embedding = create_model(weights=path, num_classes=0, engine="reference")
     np.testing.assert_array_equal(
         embedding(x), model.forward_head(model.forward_features(x), pre_logits=True)
     )
-    net = create_model(weights=path, features_only=True, out_indices=1)
+    net = create_model(weights=path, features_only=True, out_indices=1, engine="reference")
     np.testing.assert_array_equal(net(x)[0], model.forward_features(x))
 
 
