@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_features(verbs)
     _add_info(verbs)
     _add_list(verbs)
+    _add_warmup(verbs)
     _add_inspect(verbs)
     _add_convert(verbs)
     _add_verify(verbs)
@@ -125,6 +126,16 @@ def _add_list(verbs: Any) -> None:
     parser.add_argument("pattern", nargs="?", default="", help="part of the name")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.set_defaults(run=commands.list_networks)
+
+
+def _add_warmup(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "warmup",
+        help="compile the fast engines ahead",
+        description="Compiles the kernels for this processor and keeps them for this user, so that "
+        "the first photo does not have to wait.",
+    )
+    parser.set_defaults(run=commands.warm_up)
 
 
 def _add_inspect(verbs: Any) -> None:

@@ -8,9 +8,12 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from npvgg import labels, progress
 from npvgg.create import create_model
@@ -104,6 +107,19 @@ def info(args: argparse.Namespace) -> int:
         print(json.dumps({**asdict(counts), **totals}))
     else:
         print(counts)
+    return OK
+
+
+def warm_up(args: argparse.Namespace) -> int:
+    """Compile everything that the fast engines need, and keep it."""
+    from npvgg.jit import kernel_cache
+
+    began = time.monotonic()
+    x = np.zeros((1, 3, 32, 32), np.float32)
+    for engine in ("im2col", "winograd"):
+        create_model("repvgg_nano", engine=engine)(x)
+    kept = kernel_cache() or "nowhere: no folder can be written"
+    progress.say(f"ready after {time.monotonic() - began:.1f} s; kept in {kept}")
     return OK
 
 

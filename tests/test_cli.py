@@ -248,3 +248,11 @@ def test_odd_file_names_do_not_break_the_output(run, tmp_path):
 def test_python_dash_m_works_and_prints_the_version():
     done = subprocess.run([sys.executable, "-m", "npvgg", "--version"], capture_output=True)
     assert done.stdout.decode().split() == ["npvgg", npvgg.__version__]
+
+
+def test_warmup_compiles_and_says_where_the_kernels_are(capsys):
+    assert cli.main(["warmup"]) == 0
+    out, err = capsys.readouterr()
+    assert not out
+    assert "ready after" in err
+    assert "kept in" in err
