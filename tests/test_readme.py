@@ -1,0 +1,50 @@
+"""The README cannot rot: its code runs, its output is the real one."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from npvgg import cli, commands
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=["forward", "interface"])
+def test_the_code_runs(code, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_output_is_what_the_first_command_prints(monkeypatch, capfdbinary):
+    monkeypatch.chdir(ROOT)
+    command = next(line for line in README.splitlines() if line.startswith("python3 -m venv"))
+    arguments = shlex.split(command.rpartition("npvgg ")[2])
+    assert cli.main(arguments) == commands.OK
+    assert capfdbinary.readouterr().out.decode() == blocks("text")[0]
+
+
+def test_every_command_that_it_shows_is_one(capsys):
+    shown = [
+        shlex.split(line, comments=True)
+        for block in blocks("console")
+        for line in block.splitlines()
+        if line.startswith("npvgg ")
+    ]
+    assert len(shown) >= 5
+    for _, *arguments in shown:
+        arguments = arguments[: arguments.index(">")] if ">" in arguments else arguments
+        assert callable(cli._parser().parse_args(arguments).run)
+
+
+def test_every_module_has_its_place_in_the_house():
+    house = README.partition("## The house")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`([a-z0-9_]+)/?`", house))
+    modules = {path.stem for path in (ROOT / "npvgg").glob("*.py")} - {"__init__", "__main__"}
+    assert modules - listed == {"errors"}
