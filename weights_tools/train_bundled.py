@@ -10,9 +10,9 @@ checkpoint.
 The recipe: Muon (orthogonalised momentum, Jordan et al. 2024) for the kernels, whose norms are kept
 fixed because a batch norm follows each; AdamW for batch norms and classifier; both rates rise
 linearly for one epoch and then fall linearly to zero. Crops of 24, then 28, then 32 pixels, random
-flips, one square blanked out of each image, label smoothing. Then some more epochs at a constant
-rate, whose weights after every step are averaged (SWA, Izmailov et al. 2018); batch norm statistics
-of the average are collected anew, over the training images as they are.
+flips, one square blanked out of each image, label smoothing. Then a second cycle: the rates rise
+again to a share of their highest values, stay there for half of its epochs and fall to zero in the
+other half, on mixtures of two images (mixup, Zhang et al. 2018). No augmentation at evaluation.
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ def train(args: argparse.Namespace) -> None:
     adam = torch.optim.AdamW(others, args.lr_other, betas=(0.9, 0.99), weight_decay=0.0)
     steps_per_epoch = len(kept) // args.batch_size
     total = args.epochs * steps_per_epoch
-    mean: dict[str, Tensor] = {}
-    averaged = 0
+    end = total + args.second * steps_per_epoch
+    beta = torch.distributions.Beta(args.mixup, args.mixup)
     warmup = steps_per_epoch  # one epoch
     start = 0
     if args.checkpoint and args.checkpoint.exists():
@@ -193,9 +193,9 @@ def train(args: argparse.Namespace) -> None:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         torch.set_rng_state(state["rng"])
-        start, mean, averaged = state["epoch"], state.get("mean", {}), state.get("averaged", 0)
+        start = state["epoch"]
 
-    for epoch in range(start, args.epochs + args.average):
+    for epoch in range(start, args.epochs + args.second):
         began, losses = time.monotonic(), []
         crop = (24, 28, 32)[min(2, 3 * epoch // args.epochs)] if args.progressive else 32
         edge = pad if crop < 28 else pad // 2 if crop < 32 else 0  # small windows stay inside
@@ -206,36 +206,34 @@ def train(args: argparse.Namespace) -> None:
                 continue
             step = epoch * steps_per_epoch + i
             rate = min((step + 1) / warmup, (total - step) / (total - warmup))
-            rate = rate if step < total else args.average_rate
+            if step >= total:
+                rate = args.second_rate * min(1, 2 * (end - step) / (end - total))
             muon.param_groups[0]["lr"] = args.lr * rate
             adam.param_groups[0]["lr"] = args.lr_other * rate
             x = augmented(window[batch], crop, args.cutout)
+            labels = F.one_hot(classes[batch], CFG["num_classes"]).float()
+            if step >= (total + end) / 2:
+                share = float(beta.sample())
+                x = share * x + (1 - share) * x.flip(0)
+                labels = share * labels + (1 - share) * labels.flip(0)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = net(x.contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits.float(), classes[batch], label_smoothing=args.smoothing)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.smoothing)
             net.zero_grad()
             loss.backward()
             muon.step()
             adam.step()
             losses.append(loss.item())
-            if epoch > args.epochs:  # the first epoch at the constant rate leaves the old minimum
-                averaged += 1
-                for name, value in net.named_parameters():
-                    mean.setdefault(name, torch.zeros_like(value))
-                    mean[name] += (value.detach() - mean[name]) / averaged
         seconds = time.monotonic() - began
-        line = f"epoch {epoch + 1}/{args.epochs}: crop {crop}, loss {np.mean(losses):.4f}"
+        line = f"epoch {epoch + 1}/{args.epochs + args.second}: crop {crop}"
+        line += f", loss {np.mean(losses):.4f}"
         if args.holdout:
             line += f", hold-out {evaluate(net, pixels[held], classes[held]):.2%}"
         print(f"{line}, {seconds:.1f} s, {len(kept) / seconds:.0f} images/s", flush=True)
         if args.checkpoint:
             state = {"net": net.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
-            state |= {"rng": torch.get_rng_state(), "mean": mean, "averaged": averaged}
+            state |= {"rng": torch.get_rng_state()}
             save_checkpoint(args.checkpoint, {**state, "epoch": epoch + 1})
-
-    if averaged:
-        net.load_state_dict({**net.state_dict(), **mean})
-        collect_statistics(net, pixels[kept])
 
     if not args.holdout:
         test = evaluate(net, *read_images(args.data, "test"))
@@ -261,18 +259,6 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def collect_statistics(net: Network, pixels: Tensor) -> None:
-    """Set every running mean and variance to its average over the images, as they are."""
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average
-    net.train()
-    with torch.no_grad():
-        for batch in pixels.split(500):
-            net(normalised(batch))
-
-
 def write(net: Network, path: Path) -> None:
     """Write the three branches in half precision, with npvgg's metadata."""
     tensors = {
@@ -291,8 +277,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="safetensors file to write")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--average", type=int, default=12, help="epochs of averaging after these")
-    parser.add_argument("--average-rate", type=float, default=0.4, help="of the highest rates")
+    parser.add_argument("--second", type=int, default=24, help="epochs of the second cycle")
+    parser.add_argument("--second-rate", type=float, default=0.4, help="of the highest rates")
+    parser.add_argument("--mixup", type=float, default=0.3, help="both parameters of the beta law")
     parser.add_argument("--batch-size", type=int, default=500)
     parser.add_argument("--lr", type=float, default=0.12, help="of Muon")
     parser.add_argument("--lr-other", type=float, default=4e-3, help="of AdamW")
