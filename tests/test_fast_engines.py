@@ -224,12 +224,14 @@ def test_a_model_travels_to_other_processes(engine):
     np.testing.assert_array_equal(copy(x), want)
 
 
-def test_few_plans_and_packings_are_kept():
+def test_few_plans_are_kept_and_the_weights_are_packed_once():
     network = model("winograd")
-    for size in range(8, 64, 4):
+    network(images(1, 3, 8, 8))
+    weights = network._engine._weights
+    for size in range(12, 64, 4):
         network(images(1, 3, size, size))
     assert len(network._engine._plans) <= 4
-    assert len(network._engine._packings) <= 2
+    assert network._engine._weights is weights
 
 
 # --- Life in a process ----------------------------------------------------------------------------
