@@ -5,7 +5,6 @@ Both fast engines are this module with another choice of algorithm per convoluti
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -49,7 +48,7 @@ class CompiledNetwork:
         self._network = network
         self._choose = choose
         self._threads = threads
-        self._lock = threading.Lock()
+        self._lock = workers.Lock()
         self._filters = [_filters(block) for block in network.blocks]
         if network.head.weight is not None:
             self._filters.append([Filter(network.head.weight[:, :, None, None], network.head.bias)])
@@ -105,7 +104,7 @@ class CompiledNetwork:
             ]
             weights = self._packed(threads)
             self._plans[key] = Plan(self._network, self._filters, algorithms, weights, shape, taps)
-            if len(self._plans) > PLANS:
+            while len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]

@@ -11,13 +11,12 @@ memory instead of n · n, and memory is what a network waits for that runs one i
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 from npvgg.engines.microkernel import PANEL
 from npvgg.jit import kernel
 from npvgg.ops import Array
-from npvgg.threads import run
+from npvgg.threads import share
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +67,12 @@ def pack(filter: Filter, out: Array, threads: int) -> None:
     panels = out[filter.panels * PANEL :].reshape(filter.panels, -1, PANEL)
     per_group = len(filter.weight) // filter.groups
     kernels = filter.weight.reshape(len(filter.weight), -1)
-    tickets = itertools.count()
 
-    def work() -> None:
-        while (panel := next(tickets)) < filter.panels:
-            first = filter.channels(panel)[0] * filter.size**2
-            _pack_panel(kernels, panel * PANEL, first, per_group, panels[panel])
-            done.append(panel)
+    def work(panel: int) -> None:
+        first = filter.channels(panel)[0] * filter.size**2
+        _pack_panel(kernels, panel * PANEL, first, per_group, panels[panel])
 
-    done: list[int] = []
-    run(work, threads)
-    while len(done) < filter.panels:  # a helper still writes its last panel
-        pass
+    share(work, filter.panels, threads)
 
 
 @kernel
