@@ -152,9 +152,11 @@ def test_many_threads_may_call_several_models_at_once():
 @pytest.mark.parametrize("layer", ["omp", "tbb", "workqueue"])
 def test_numbas_own_threads_may_run_beside(layer):
     """Numba's workqueue aborts a process in which two threads enter parallel kernels at once."""
+    libraries = {"LD_LIBRARY_PATH": str(Path(sys.prefix) / "lib")}  # where pip puts tbb's
     if layer != "workqueue":  # that one is always there
-        name = f"numba.np.ufunc.{layer}pool"
-        pytest.importorskip(name, reason=f"Numba finds no {layer} here", exc_type=ImportError)
+        found = [sys.executable, "-c", f"import numba.np.ufunc.{layer}pool"]
+        if subprocess.run(found, env={**os.environ, **libraries}, capture_output=True).returncode:
+            pytest.skip(f"Numba finds no {layer} here")
     out = run(
         "import numba\n"
         "@numba.njit(parallel=True)\n"
@@ -175,6 +177,7 @@ def test_numbas_own_threads_may_run_beside(layer):
         "stop.set(); thread.join()\n"
         "print(numba.threading_layer())\n",
         NUMBA_THREADING_LAYER=layer,
+        **libraries,
     )
     assert out.strip() == layer
 
