@@ -58,6 +58,7 @@ def _races(axes: Any, rows: Rows) -> None:
         [y + 0.5 - step for y in range(len(rows))], [case(r).replace(", batch", "\nbatch")
                                                      for r in rows])  # fmt: skip
     axes.set_xlabel("ms per image")
+    axes.margins(x=0.1)
     axes.invert_yaxis()
     axes.legend(fontsize="small")
 
@@ -67,10 +68,7 @@ def _accuracy(axes: Any, rows: Rows) -> None:
     for contender in rows[0]["contenders"]:
         if contender["ms"]:
             axes.scatter(contender["ms"], contender["error"], label=contender["name"])
-            where = (contender["ms"], contender["error"])
-            axes.annotate(
-                contender["name"], where, xytext=(4, 4), textcoords="offset points", fontsize=8
-            )
+    axes.legend(fontsize="small")
     axes.set_yscale("log")
     axes.set_xlim(left=0)
     axes.set_xlabel(f"ms per image ({case(rows[0])})")
@@ -96,7 +94,13 @@ def _layers(axes: Any, rows: Rows) -> None:
     """Every step's time, and that of its products at the measured peak."""
     for i, row in enumerate(rows):
         axes.barh(i, row["ms"], color="C0", label="measured" if i == 0 else None)
-        axes.barh(i, row["least ms"], color="C1", height=0.4, label="products at the peak" if i == 0 else None)
+        axes.barh(
+            i,
+            row["least ms"],
+            color="C1",
+            height=0.4,
+            label="products at the peak" if i == 0 else None,
+        )
     axes.set_yticks(range(len(rows)), [row["step"] for row in rows], fontsize=7)
     axes.set_xlabel("ms on one thread")
     axes.invert_yaxis()
@@ -108,9 +112,12 @@ def _roofline(axes: Any, rows: Rows) -> None:
     peak, bandwidth = rows[0]["peak GFLOP/s"], rows[0]["peak GB/s"]
     points = [row for row in rows if row["GFLOP"]]
     at = [row["GFLOP"] * 1e3 / row["MB"] for row in points]
-    axes.scatter(at, [row["GFLOP/s"] for row in points])
+    for kind in sorted({row["step"].split()[0] for row in points}):
+        mine = [i for i, row in enumerate(points) if row["step"].split()[0] == kind]
+        axes.scatter([at[i] for i in mine], [points[i]["GFLOP/s"] for i in mine], label=kind)
     ends = [min(*at, 1.0) / 2, peak / bandwidth, 2 * max(*at, peak / bandwidth)]
     axes.plot(ends, [roof(x, peak, bandwidth) for x in ends], color="black")
+    axes.legend()
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("FLOP per byte of weights, input and output (left of the bend: from memory)")

@@ -155,12 +155,11 @@ def footnote(what: str, where: dict[str, Any]) -> str:
     """Say how and where it was measured."""
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     note = NOTES.get(what, NOTES["races"])
-    busy = where["load"] is not None and where["load"] > 0.5
+    busy = (where["load"] or 0) > 0.5
     return (
         f"{note} {where['processor']}, {where['processors']} processors, {where['system']}, "
         f"Python {where['python']}; {versions}; commit {where['commit']}, {where['date']}."
-        + busy
-        * f" The machine was busy with something else: load {where['load']:.1f}."
+        + (f" The machine was busy with something else: load {where['load']:.1f}." if busy else "")
     )
 
 
