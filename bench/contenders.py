@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ def make_torch(name: str, threads: int) -> Run:
     from torch.nn import functional as F
 
     torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", message=".*not writable")  # nobody writes
     model = network(name, engine="reference")
     tensor = torch.from_numpy
     last = torch.channels_last

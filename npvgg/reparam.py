@@ -116,7 +116,8 @@ def fuse_conv_bn(weight: Array, bn: BatchNorm) -> FusedConv:
     """
     gamma, beta, mean, var = (a.astype(np.float64) for a in (bn.gamma, bn.beta, bn.mean, bn.var))
     t = gamma / np.sqrt(var + bn.eps)
-    return FusedConv(weight.astype(np.float64) * t[:, None, None, None], beta - mean * t)
+    scaled = np.multiply(weight, t[:, None, None, None], dtype=np.float64)
+    return FusedConv(scaled, beta - mean * t)
 
 
 def pad_1x1_to_3x3(weight: Array) -> Array:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import npvgg
-
 from bench import __main__ as bench
 from bench import contenders, exports, measure, numbers, report
 from bench.layers import work
