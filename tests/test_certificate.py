@@ -33,8 +33,9 @@ def test_a_right_fold_is_proved(tmp_path, name):
     for run in report["runs"]:
         assert [row["name"] for row in run["blocks"]] == [b.spec.name for b in one.network.blocks]
         for row in [*run["blocks"], run["logits"]]:
-            assert 0 < row["absolute"] <= row["train_error"] + row["deploy_error"]
+            assert 0 <= row["absolute"] <= row["train_error"] + row["deploy_error"]
             assert row["relative"] == row["absolute"] / row["scale"] < 1e-5
+        assert any(row["absolute"] > 0 for row in run["blocks"])  # one may be equal by chance
         assert run["logits"]["same_top_k"]
     assert json.loads(json.dumps(report)) == report
 
