@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from npvgg import safetensorsfile, sharded, torchfile, torchwrite
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import atomic_write, open_regular
+from npvgg.folder import weights_in
 from npvgg.untrusted import MAX_BYTES, blaming, shown
 
 Tensors = dict[str, NDArray[Any]]
@@ -58,10 +59,14 @@ def load(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Tensors
 def load_with_metadata(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Checkpoint:
     """The tensors of a weights file with its metadata and a report of what was taken.
 
+    path: a file, an index of several, or a folder (see `folder.weights_in`)
     wrapper: as in `load`. Raises WeightsError, which begins with the path.
     """
     if not isinstance(wrapper, str | None):
         raise ArgumentError(f"wrapper: expected None or a text, got {shown(wrapper)}")
+    with blaming(path):
+        if isinstance(path, str | os.PathLike) and os.path.isdir(path):
+            path = weights_in(Path(path))
     with blaming(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(HEAD)

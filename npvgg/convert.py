@@ -100,7 +100,7 @@ def convert(
         if form or naming or model:
             tensors, described = _rebound(loaded, model, form, naming, fold_dtype)
             metadata |= described
-    metadata |= _origin(source)
+    metadata |= _origin(loaded.path)
     dtype = dtype or _common_dtype(loaded)
     WRITERS[suffix](target, tensors, metadata, dtype=dtype, overwrite=overwrite)
     return Converted(loaded, tensors, metadata)
