@@ -108,8 +108,10 @@ def _add_features(verbs: Any) -> None:
 
 def _add_info(verbs: Any) -> None:
     parser = verbs.add_parser("info", help="count parameters, MACs and activations")
-    parser.add_argument("model", nargs="?", default=None, help=f"a network or a tag ({BUNDLED})")
-    parser.add_argument("--weights", metavar="FILE", help="take the network from a weights file")
+    parser.add_argument(
+        "model", nargs="?", default=None, help=f"a network, a tag, a folder, hf-hub:… ({BUNDLED})"
+    )
+    parser.add_argument("--weights", metavar="PATH", help="take the network from a file or folder")
     parser.add_argument(
         "--input-size",
         type=_positive,
@@ -207,9 +209,14 @@ def _run_options() -> argparse.ArgumentParser:
         metavar="PATH",
         help="photos, folders, patterns, or - for standard input",
     )
-    parser.add_argument("--model", metavar="NAME", help=f"a network with its tag ({BUNDLED})")
     parser.add_argument(
-        "--weights", metavar="FILE", help="weights of that network, or of any that fits"
+        "--model",
+        metavar="NAME",
+        help="a network with its tag, a timm repository hf-hub:OWNER/NAME[@REVISION], or a folder "
+        f"({BUNDLED})",
+    )
+    parser.add_argument(
+        "--weights", metavar="PATH", help="file or folder with weights of it, or of any that fits"
     )
     parser.add_argument("--engine", default="auto", help="auto or the name of an engine (auto)")
     parser.add_argument(

@@ -99,8 +99,9 @@ def features(args: argparse.Namespace) -> int:
 def info(args: argparse.Namespace) -> int:
     """Print parameters, MACs and activations."""
     subject: Any = args.model
-    if args.weights:
-        subject = create_model(args.model, weights=args.weights, reparameterize=False)
+    if args.weights or set(args.model or "") & set(":/\\"):
+        source = {"weights": args.weights} if args.weights else {"pretrained": True}
+        subject = create_model(args.model, **source, reparameterize=False)
     counts = count(subject, args.input_size)
     if args.format == "json":
         totals = {"train": asdict(counts.train), "deploy": asdict(counts.deploy)}
@@ -174,6 +175,8 @@ class Tally:
 
 def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     """Make model and transform, list the photos into `args.photos`, and say what will run."""
+    if args.quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the hub's client reads it, and ours
     name = args.model or (None if args.weights else BUNDLED)
     source = {"weights": args.weights} if args.weights else {"pretrained": True}
     model: RepVGG | FeatureNet = create_model(

@@ -195,7 +195,9 @@ def config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:
 
 
 def _json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    value = json_object(metadata.get(key, "{}"), f"weights: the file's metadata {key!r}", MAX_METADATA)
+    value = json_object(
+        metadata.get(key, "{}"), f"weights: the file's metadata {key!r}", MAX_METADATA
+    )
     return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
 

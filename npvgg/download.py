@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ def fetch(repository: str, revision: str, cache: Path, *, config: bool) -> Path:
     timeouts of the last byte that came.
     """
     client = _client(repository)
+    quiet = client.utils.are_progress_bars_disabled()  # $HF_HUB_DISABLE_PROGRESS_BARS
+    progress.say(f"fetching {repository} from the Hugging Face hub", quiet=quiet)
     ferry = _Ferry(client, repository, revision, cache)
-    progress.say(f"fetching {repository} from the Hugging Face hub")
+    watch = _Watch(repository, PATIENCE * float(client.constants.HF_HUB_DOWNLOAD_TIMEOUT), quiet)
     folder = cache / f"models--{repository.replace('/', '--')}"
-    patience = PATIENCE * float(client.constants.HF_HUB_DOWNLOAD_TIMEOUT)
-    return _while_bytes_come(lambda: ferry.bring_all(config), folder, patience, repository)
+    return watch.over(lambda: ferry.bring_all(config), folder)
 
 
 def _client(repository: str) -> Any:
@@ -122,40 +124,54 @@ class _Ferry:
 # --- An end to waiting ----------------------------------------------------------------------------
 
 
-def _while_bytes_come(
-    work: Callable[[], Path], folder: Path, patience: float, repository: str
-) -> Path:
-    """Do the work in a thread of its own, for as long as the folder grows.
+@dataclass
+class _Watch:
+    """Waits for work in another thread, for as long as bytes come."""
 
-    A server that goes silent, one that begins again and again, a lock that is never let go: in none
-    of them does the folder become larger than it was. The thread is left behind (a daemon, which
-    ends with the process). Raises WeightsError.
-    """
-    done: list[Path | WeightsError] = []
+    what: str
+    patience: float
+    quiet: bool
 
-    def run() -> None:
-        try:
-            done.append(work())
-        except (WeightsError, OSError) as error:
-            done.append(error if isinstance(error, WeightsError) else WeightsError(f"{error}"))
+    def over(self, work: Callable[[], Path], folder: Path) -> Path:
+        """Do the work for as long as the folder grows. Raises WeightsError.
 
-    thread = threading.Thread(target=run, name="npvgg-fetch", daemon=True)
-    thread.start()
-    begin = largest = _bytes_below(folder)
-    since = time.monotonic()
-    while thread.is_alive():
-        thread.join(0.1)
-        size, now = _bytes_below(folder), time.monotonic()
-        if size > largest:
-            largest, since = size, now
-        if now - since > patience:
-            raise WeightsError(f"{repository}: cannot be fetched: no byte came in {patience:g} s")
-        if size - begin > 2 * MAX_BYTES:
-            raise WeightsError(f"{repository}: expected at most {MAX_BYTES} bytes, got more")
-    result = done[0] if done else WeightsError(f"{repository}: cannot be fetched")
-    if isinstance(result, WeightsError):
-        raise WeightsError(str(result))
-    return result
+        A server that goes silent, one that begins again and again, a lock that is never let go: in
+        none of them does the folder become larger than it was. The thread is then left behind (a
+        daemon, which ends with the process).
+        """
+        done: list[Path | WeightsError] = []
+
+        def run() -> None:
+            try:
+                done.append(work())
+            except (WeightsError, OSError) as error:
+                done.append(WeightsError(str(error)))
+
+        thread = threading.Thread(target=run, name="npvgg-fetch", daemon=True)
+        thread.start()
+        self._until_ended(thread, folder)
+        result = done[0] if done else WeightsError(f"{self.what}: cannot be fetched")
+        if isinstance(result, WeightsError):
+            raise WeightsError(str(result))
+        return result
+
+    def _until_ended(self, thread: threading.Thread, folder: Path) -> None:
+        begin = largest = _bytes_below(folder)
+        grown = said = time.monotonic()
+        while thread.is_alive():
+            thread.join(0.1)
+            size, now = _bytes_below(folder), time.monotonic()
+            if size > largest:
+                largest, grown = size, now
+            if now - grown > self.patience:
+                raise WeightsError(
+                    f"{self.what}: cannot be fetched: no byte came in {self.patience:g} s"
+                )
+            if size - begin > 2 * MAX_BYTES:
+                raise WeightsError(f"{self.what}: expected at most {MAX_BYTES} bytes, got more")
+            if now - said > progress.LOG_SECONDS and not progress.on_terminal():
+                progress.say(f"fetched {(size - begin) / 1e6:.1f} MB so far", quiet=self.quiet)
+                said = now
 
 
 def _bytes_below(folder: Path) -> int:
