@@ -10,14 +10,14 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from npvgg import checkpoint, hub, timmconfig
+from npvgg import attention, checkpoint, hub, timmconfig
 from npvgg.config import RepVGGConfig
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.folder import CONFIG
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.pretrained import default_tag, pretrained_cfg, split_tag
 from npvgg.timmconfig import Description
-from npvgg.untrusted import json_object
+from npvgg.untrusted import json_object, shown
 from npvgg.variants import VARIANTS
 from npvgg.weights import build_network, infer_config, random_tensors
 
@@ -89,9 +89,9 @@ def create_model(
     tensors, metadata, description = _read(weights)
     architecture, row, cfg = _identify(architecture, tag, tensors, metadata, description)
     tag = tag or (description.tag if description else None)
-    classes, row = row.num_classes, row.with_changes(**config)
+    row = row.with_changes(**config)
     cfg |= {"num_classes": row.num_classes, "input_size": (row.in_chans, *cfg["input_size"][1:])}
-    if row.num_classes != classes:
+    if len(cfg.get("label_names", ())) not in (0, row.num_classes):  # names of other classes
         cfg = {key: value for key, value in cfg.items() if not key.startswith("label_")}
     if tensors is None:
         tensors = random_tensors(row, _checked_seed(seed))
@@ -178,7 +178,8 @@ def _identify(
     if tag or "npvgg.pretrained_cfg" not in metadata:
         return architecture, row, usual
     own = _json_object(metadata, "npvgg.pretrained_cfg")
-    return architecture, row, timmconfig.checked(usual | own, row.num_classes)
+    unnamed = {key: value for key, value in usual.items() if not key.startswith("label_")}
+    return architecture, row, timmconfig.checked(unnamed | own, row.num_classes)
 
 
 def config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:
@@ -187,11 +188,14 @@ def config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:
     if not name.isprintable() or len(name) > 100:
         raise WeightsError("weights: the file's metadata 'npvgg.model' is not a name")
     try:
-        return name, RepVGGConfig(**_json_object(metadata, "npvgg.config"))
-    except (TypeError, ArgumentError) as error:
+        config = RepVGGConfig(**_json_object(metadata, "npvgg.config"))
+        attention.check(config)
+    except (TypeError, ArgumentError, RecursionError) as error:
         raise WeightsError(
-            f"weights: the file's metadata 'npvgg.config' is not a configuration: {error}"
+            "weights: the file's metadata 'npvgg.config' is not a configuration: "
+            f"{shown(str(error), 300)[1:-1]}"
         ) from None
+    return name, config
 
 
 def _json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from npvgg import attention
 from npvgg.config import RepVGGConfig
 from npvgg.data import create_transform, resolve_data_config
 from npvgg.errors import ArgumentError, WeightsError
@@ -124,7 +125,9 @@ def _configured(architecture: str, args: Mapping[str, Any]) -> RepVGGConfig:
     if unknown := sorted(used.keys() - KEYWORDS):
         raise WeightsError(f"model_args: expected keywords of RepVGG, got {shown(unknown[0])}")
     try:
-        return VARIANTS[architecture].with_changes(**used)
+        config = VARIANTS[architecture].with_changes(**used)
+        attention.check(config)
+        return config
     except DOUBTS as error:
         raise WeightsError(f"model_args: {_quoted(error)}") from None
 

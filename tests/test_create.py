@@ -196,6 +196,12 @@ def lying_file(tmp_path):
         ("config", '{"depths": [1], "widths": [0]}', "not a configuration: widths"),
         ("config", '{"depths": [1000000000], "widths": [4]}', "not a configuration"),
         ("config", '{"depths": [1, 2, 3, 1], "widths": [4, 8, 8, 16]}', "file has 5 classes"),
+        (
+            "config",
+            '{"depths": [1], "widths": [4], "strides": [1], "attn_layer": "se", '
+            '"attn_kwargs": {"rd_ratio": "x"}}',
+            "not a configuration: attn_kwargs",
+        ),
         ("model", "\x1b[31mred", "'npvgg.model' is not a name"),
         ("model", "x" * 10_000, "'npvgg.model' is not a name"),
         ("pretrained_cfg", "1", "expected a JSON object"),
@@ -214,6 +220,15 @@ def lying_file(tmp_path):
 def test_metadata_is_checked_like_weights(key, text, message, lying_file):
     with pytest.raises(WeightsError, match=message):
         create_model(weights=lying_file(**{key: text}))
+
+
+def test_the_names_of_other_classes_are_forgotten(tmp_path):
+    """Ten classes are CIFAR's; three are not."""
+    model = create_model("repvgg_nano", num_classes=3)
+    assert "label_names" not in model.pretrained_cfg
+    model.save(tmp_path / "m.safetensors")
+    for source in (tmp_path / "m.safetensors", model.state_dict()):
+        assert "label_names" not in create_model(weights=source).pretrained_cfg
 
 
 def test_metadata_may_leave_things_out(lying_file):
