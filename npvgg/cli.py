@@ -112,6 +112,7 @@ def _add_info(verbs: Any) -> None:
         "model", nargs="?", default=None, help=f"a network, a tag, a folder, hf-hub:… ({BUNDLED})"
     )
     parser.add_argument("--weights", metavar="PATH", help="take the network from a file or folder")
+    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
     parser.add_argument(
         "--input-size",
         type=_positive,
@@ -218,6 +219,7 @@ def _run_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", metavar="PATH", help="file or folder with weights of it, or of any that fits"
     )
+    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
     parser.add_argument("--engine", default="auto", help="auto or the name of an engine (auto)")
     parser.add_argument(
         "--threads", type=_positive, metavar="N", help="of the fast engines (all cores allowed)"

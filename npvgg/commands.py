@@ -101,7 +101,7 @@ def info(args: argparse.Namespace) -> int:
     subject: Any = args.model
     if args.weights or set(args.model or "") & set(":/\\"):
         source = {"weights": args.weights} if args.weights else {"pretrained": True}
-        subject = create_model(args.model, **source, reparameterize=False)
+        subject = create_model(args.model, **source, wrapper=args.wrapper, reparameterize=False)
     counts = count(subject, args.input_size)
     if args.format == "json":
         totals = {"train": asdict(counts.train), "deploy": asdict(counts.deploy)}
@@ -180,8 +180,17 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     name = args.model or (None if args.weights else BUNDLED)
     source = {"weights": args.weights} if args.weights else {"pretrained": True}
     model: RepVGG | FeatureNet = create_model(
-        name, **source, dtype=args.dtype, engine=args.engine, threads=args.threads, **options
+        name,
+        **source,
+        wrapper=args.wrapper,
+        dtype=args.dtype,
+        engine=args.engine,
+        threads=args.threads,
+        **options,
     )
+    origin = (model.model if isinstance(model, FeatureNet) else model).origin
+    if origin and origin.choice:
+        progress.say(f"took {origin.choice}", quiet=args.quiet)
     opening = {
         "exif_transpose": args.exif_transpose,
         "alpha": args.alpha,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from npvgg import attention, checkpoint, hub, timmconfig
+from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.folder import CONFIG
@@ -41,6 +43,7 @@ def create_model(
     *,
     pretrained: bool = False,
     weights: Source | None = None,
+    wrapper: str | None = None,
     reparameterize: bool = True,
     dtype: DTypeLike = np.float32,
     engine: str = "auto",
@@ -62,6 +65,8 @@ def create_model(
     weights: a file, a folder, or a dict of name → array, in timm's or the original's naming, train
         or deploy form. Without weights and pretrained they are random (`seed`), for trying and
         testing
+    wrapper: which weights of a training checkpoint to take, as in `checkpoint.load`;
+        `model.origin.choice` tells which were taken
     reparameterize: fold train-form weights into one convolution per block; False runs the branches
     dtype: float32 or float64, of weights and arithmetic
     engine, threads, deterministic: see `npvgg.engines.prepare`
@@ -86,7 +91,8 @@ def create_model(
     if pretrained:
         tag = tag or default_tag(architecture)
         weights = hub.locate(f"{architecture}.{tag}")
-    tensors, metadata, description = _read(weights)
+    tensors, origin, description = _read(weights, wrapper)
+    metadata = origin.metadata if origin else {}
     architecture, row, cfg = _identify(architecture, tag, tensors, metadata, description)
     tag = tag or (description.tag if description else None)
     row = row.with_changes(**config)
@@ -106,6 +112,7 @@ def create_model(
         engine=engine,
         threads=threads,
         deterministic=deterministic,
+        origin=origin,
     )
     return FeatureNet(model, out_indices) if features_only else model
 
@@ -134,16 +141,18 @@ def _repository(name: object, pretrained: bool) -> Path | None:
 
 
 def _read(
-    source: Source | None,
-) -> tuple[Tensors | None, Mapping[str, str], Description | None]:
-    """Read what the caller gave as weights: tensors, the file's metadata, the folder's config."""
+    source: Source | None, wrapper: str | None
+) -> tuple[Tensors | None, Checkpoint | None, Description | None]:
+    """Read what the caller gave as weights: tensors; the file without them; the folder's config."""
     if not isinstance(source, str | PathLike):
-        return source, {}, None
+        if wrapper is not None:
+            raise ArgumentError("wrapper: expected a weights file with it")
+        return source, None, None
     description = None
     if (config := Path(source, CONFIG)).is_file():
         description = timmconfig.read(config)
-    file = checkpoint.load_with_metadata(source)
-    return file.tensors, file.metadata, description
+    file = checkpoint.load_with_metadata(source, wrapper=wrapper)
+    return file.tensors, replace(file, tensors={}), description
 
 
 def _identify(

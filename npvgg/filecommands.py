@@ -10,7 +10,6 @@ from typing import Any
 
 from npvgg import checkpoint, inspection, progress
 from npvgg.certificate import certify, probes, subject
-from npvgg.checkpoint import Checkpoint
 from npvgg.commands import OK
 from npvgg.convert import convert as convert_file
 from npvgg.data import create_transform, resolve_data_config
@@ -35,8 +34,8 @@ def convert(args: argparse.Namespace) -> int:
         wrapper=args.wrapper,
         overwrite=args.force,
     )
-    if taken := what_was_taken(done.source):
-        progress.say(taken, quiet=args.quiet)
+    if done.source.choice:
+        progress.say(f"took {done.source.choice}", quiet=args.quiet)
     count = sum(array.size for array in done.tensors.values())
     kind = " ".join(done.metadata.get(key, "") for key in ("npvgg.model", "npvgg.form")).strip()
     fold = done.metadata.get("npvgg.fold")
@@ -121,11 +120,3 @@ def _numbers(row: dict[str, Any]) -> str:
         f"{row['absolute']:>12.2e}{row['relative']:>12.2e}{row['ulp']:>12.1f}"
         f"{row['train_error']:>12.2e}{row['deploy_error']:>12.2e}"
     )
-
-
-def what_was_taken(file: Checkpoint) -> str:
-    """Which weights of a training checkpoint were taken, and which could have been; or ""."""
-    if not file.key:
-        return ""
-    others = ", ".join(shown(other) for other in file.others)
-    return f"took the weights under {shown(file.key)}" + (f" (not {others})" if others else "")

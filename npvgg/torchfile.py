@@ -320,11 +320,14 @@ def _described(value: Any) -> str:
     if pairs(value) is not None:
         return "a dict"
     if isinstance(value, Record):
+        if _maker(value).module.partition(".")[0] == "numpy":
+            return "a NumPy array: save tensors, or safetensors"
         return (
             f"a whole object ({shown(str(_maker(value)))}), which only its own code can rebuild: "
             "open it where it was made and torch.save its state_dict()"
         )
-    return f"a {type(value).__name__}"
+    kind = type(value).__name__
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _word(key: Any) -> str:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny
+import torchwriter
 
 import npvgg
 from npvgg import ArgumentError, WeightsError, checkpoint, create_model
@@ -36,7 +37,33 @@ def test_a_file_of_a_network_of_the_table_needs_no_name():
         create_model(weights=tiny.tensors())
 
 
+def test_the_weights_of_a_checkpoint_are_chosen_and_named(tmp_path, rng):
+    """Averaged weights go first, as in timm; torch's AveragedModel counts beside them."""
+    path = tmp_path / "checkpoint.pth.tar"
+    averaged = {f"module.{name}": array for name, array in tiny.tensors(seed=1).items()}
+    saved = {
+        "state_dict": torchwriter.state_dict(tiny.tensors(seed=2)),
+        "state_dict_ema": torchwriter.state_dict(averaged | {"n_averaged": np.array(3)}, 999),
+        "epoch": 3,
+    }
+    path.write_bytes(torchwriter.zip_file(saved))
+    for wrapper, seed, choice in (
+        (None, 1, "the weights under 'state_dict_ema' (not 'state_dict')"),
+        ("state_dict", 2, "the weights under 'state_dict' (not 'state_dict_ema')"),
+    ):
+        options = {"engine": "reference", **tiny.keywords()}
+        got = create_model("repvgg_a0", weights=path, wrapper=wrapper, **options)
+        want = create_model("repvgg_a0", weights=tiny.tensors(seed=seed), **options)
+        x = tiny.photos(got, rng)
+        np.testing.assert_array_equal(got(x), want(x))
+        assert (got.origin.path, got.origin.choice, got.origin.tensors) == (path, choice, {})
+        assert want.origin is None
+    with pytest.raises(WeightsError, match="expected weights under 'model', found 'state_dict'"):
+        create_model("repvgg_a0", weights=path, wrapper="model")
+
+
 REFUSED_OPTIONS = {
+    "a wrapper of nothing": ({"wrapper": "model"}, "wrapper: expected a weights file with it"),
     "neither name nor weights": ({"name": None}, "name: expected the name of a network, or weig"),
     "an unknown name": ({"name": "repvgg_z"}, "name: expected a known network, got 'repvgg_z'"),
     "a number for a name": ({"name": 3}, "name: expected the name of a network"),
