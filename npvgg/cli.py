@@ -185,13 +185,16 @@ def _add_verify(verbs: Any) -> None:
         "verify",
         help="prove a fold, or tell whether two files are the same network",
         description="One train-form file: folds it and reports, block by block, how far branches "
-        "and folded convolution differ, against float64 and a proved bound. Two files: are they "
-        "the same network, in any form, naming and precision? Exit status 1 where not.",
+        "and folded convolution differ on noise and on a photo, against float64 and a proved "
+        "bound. Two files: are they the same network, in any form, naming and precision? Exit "
+        "status 1 where not.",
     )
     parser.add_argument("a", metavar="A", help="a weights file, in train form if it is alone")
     parser.add_argument("b", metavar="B", nargs="?", help="a second one")
     parser.add_argument("--model", metavar="NAME", help="the network, where the files do not tell")
-    parser.add_argument("--image", metavar="PHOTO", action="append", default=[], help="and on that")
+    parser.add_argument(
+        "--image", metavar="PHOTO", action="append", default=[], help="on that photo as well"
+    )
     parser.add_argument(
         "--size", type=_positive, default=64, metavar="N", help="height and width of images (64)"
     )

@@ -93,7 +93,9 @@ def convert(
         if value not in allowed:
             raise ArgumentError(f"{what}: expected one of {allowed}, got {value!r}")
     if not overwrite and os.path.lexists(target):
-        raise ArgumentError(f"target: {os.fspath(target)} exists, and is not to be replaced")
+        raise ArgumentError(
+            f"target: {os.fspath(target)} exists; overwrite=True (--force) replaces it"
+        )
     loaded = checkpoint.load_with_metadata(source, wrapper=wrapper)
     tensors, metadata = dict(loaded.tensors), dict(loaded.metadata)
     with blaming(source):

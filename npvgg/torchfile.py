@@ -253,7 +253,9 @@ def _key(wrapper: str | None, candidates: dict[str, Any], outer: list[tuple[Any,
     if direct:
         return ""
     if candidates:
-        raise WeightsError(f"several sets of weights: {found}; choose one by its name (wrapper=)")
+        raise WeightsError(
+            f"several sets of weights: {found}; choose one by its name (wrapper=, --wrapper)"
+        )
     things = ", ".join(f"{_word(key)}: {_described(inner)}" for key, inner in outer[:5])
     raise WeightsError(f"expected tensors, got none: {{{things}}}")
 
