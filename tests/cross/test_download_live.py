@@ -17,6 +17,7 @@ from npvgg import checkpoint
 
 if importlib.util.find_spec("huggingface_hub") is None:
     pytest.skip("huggingface_hub is not installed: no client to test", allow_module_level=True)
+pytestmark = pytest.mark.cross
 
 CONFIG = {
     "architecture": "repvgg_a0",
@@ -25,7 +26,7 @@ CONFIG = {
     "model_args": tiny.keywords(),
     "pretrained_cfg": {"tag": "pets", "input_size": [3, 32, 32], "interpolation": "bilinear"},
 }
-CAT = Path(__file__).parent / "photos" / "chelsea.png"
+CAT = Path(__file__).parents[1] / "photos" / "chelsea.png"
 
 
 @pytest.fixture(scope="module")
