@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -19,7 +20,7 @@ from npvgg.folder import CONFIG
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.pretrained import default_tag, pretrained_cfg, split_tag
 from npvgg.timmconfig import Description
-from npvgg.untrusted import json_object, shown
+from npvgg.untrusted import json_object, path_text, shown
 from npvgg.variants import VARIANTS
 from npvgg.weights import build_network, infer_config, random_tensors
 
@@ -133,7 +134,7 @@ def _repository(name: object, pretrained: bool) -> Path | None:
         raise ArgumentError(f"pretrained: expected True with {name!r}, whose weights are meant")
     if source != "local-dir":
         return hub.obtain(*hub.split_revision(place))
-    if not Path(place).is_dir():
+    if not os.path.isdir(place):
         raise ArgumentError(
             f"name: expected a folder, got {place!r}; a repository of the hub is hf-hub:{place}"
         )
@@ -148,9 +149,9 @@ def _read(
         if wrapper is not None:
             raise ArgumentError("wrapper: expected a weights file with it")
         return source, None, None
-    description = None
-    if (config := Path(source, CONFIG)).is_file():
-        description = timmconfig.read(config)
+    path_text(source)  # or ArgumentError
+    config = Path(source, CONFIG)
+    description = timmconfig.read(config) if os.path.isfile(config) else None
     file = checkpoint.load_with_metadata(source, wrapper=wrapper)
     return file.tensors, replace(file, tensors={}), description
 

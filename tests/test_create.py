@@ -94,7 +94,7 @@ def test_what_makes_no_model_is_refused_by_name(case):
 
 
 def test_weights_of_no_kind_are_a_weights_error(tmp_path):
-    for source in (3, [], {}, tmp_path, tmp_path / "absent"):
+    for source in (3, [], {}, tmp_path, tmp_path / "absent", "x" * 5000, "\0", ""):
         with pytest.raises(WeightsError):
             create_model("repvgg_a0", weights=source)
 

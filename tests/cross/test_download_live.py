@@ -194,18 +194,23 @@ def test_no_network_is_said_at_once(run):
 
 def test_what_came_in_part_is_never_taken_for_the_whole(hub, run, files):
     hub.repositories["me/net"], hub.faults["me/net"] = files, "truncated"
-    assert run("print(json.dumps(refused('hf-hub:me/net')))")[0]
+    code = "npvgg.progress.LOG_SECONDS = 0.5; print(json.dumps(refused('hf-hub:me/net')))"
+    (message, _), words = run(code)
+    assert message == "me/net: cannot be fetched: no byte came in 3 s"
+    assert "MB so far" in words
     hub.faults.clear()
     assert run("print(json.dumps(make('hf-hub:me/net')))")[0]["logits"] == expected()
 
 
-def test_the_command_line_names_the_classes_of_a_fine_tuned_repository(hub, run, files):
+def test_the_command_line_names_the_classes_of_a_fine_tuned_repository(hub, run, files, tmp_path):
     hub.repositories["me/net"] = files
-    code = f"""
+    code = """
 from npvgg.cli import main
-sys.exit(main(["classify", {str(CAT)!r}, "--model", "hf-hub:me/net", "--format", "json"]))
+sys.exit(main(["classify", {!r}, "--model", "hf-hub:me/net", "--format", "json", *{!r}]))
 """
-    (row,), words = run(code)
+    (row,), words = run(code.format(str(CAT), []))
     assert sorted(entry["label"] for entry in row["topk"]) == CONFIG["label_names"]
     assert "fetching me/net" in words
     assert "<RepVGG repvgg_a0.pets: deploy form, 5 classes" in words
+    other = str(tmp_path / "another cache")
+    assert run(code.format(str(CAT), ["--quiet"]), HF_HOME=other) == ([row], "")
