@@ -7,7 +7,7 @@ the path. Nothing here knows RepVGG: names and shapes are the business of the ro
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from npvgg import safetensorsfile, sharded, torchfile, torchwrite
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import atomic_write, open_regular
-from npvgg.folder import weights_in
+from npvgg.folder import CONFIG, weights_in
 from npvgg.untrusted import MAX_BYTES, blaming, shown
 
 Tensors = dict[str, NDArray[Any]]
@@ -34,6 +34,7 @@ class Checkpoint:
     format: "safetensors", "torch zip", "torch stream", or "sharded" and the format of the files
     key: the entry of a training checkpoint that was taken (`state_dict_ema`, …), "" for the whole
     others: other entries that could have been taken      ignored: what else lay beside the weights
+    config: the config.json of the folder, where one was loaded that has it
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Checkpoint:
     key: str = ""
     others: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    config: Path | None = None
 
     @property
     def choice(self) -> str:
@@ -71,9 +73,14 @@ def load_with_metadata(path: str | os.PathLike[str], *, wrapper: str | None = No
     """
     if not isinstance(wrapper, str | None):
         raise ArgumentError(f"wrapper: expected None or a text, got {shown(wrapper)}")
+    if not os.path.isdir(path):
+        return _loaded(path, wrapper)
     with blaming(path):
-        if isinstance(path, str | os.PathLike) and os.path.isdir(path):
-            path = weights_in(Path(path))
+        weights, config = weights_in(Path(path)), Path(path, CONFIG)
+    return replace(_loaded(weights, wrapper), config=config if config.is_file() else None)
+
+
+def _loaded(path: str | os.PathLike[str], wrapper: str | None) -> Checkpoint:
     with blaming(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(HEAD)

@@ -20,7 +20,7 @@ from npvgg.folder import CONFIG
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.pretrained import default_tag, pretrained_cfg, split_tag
 from npvgg.timmconfig import Description
-from npvgg.untrusted import json_object, path_text, shown
+from npvgg.untrusted import json_object, shown
 from npvgg.variants import VARIANTS
 from npvgg.weights import build_network, infer_config, random_tensors
 
@@ -149,10 +149,8 @@ def _read(
         if wrapper is not None:
             raise ArgumentError("wrapper: expected a weights file with it")
         return source, None, None
-    path_text(source)  # or ArgumentError
-    config = Path(source, CONFIG)
-    description = timmconfig.read(config) if os.path.isfile(config) else None
     file = checkpoint.load_with_metadata(source, wrapper=wrapper)
+    description = timmconfig.read(file.config) if file.config else None
     return file.tensors, replace(file, tensors={}), description
 
 

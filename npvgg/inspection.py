@@ -79,7 +79,7 @@ def _network(loaded: Checkpoint, model: str | None) -> tuple[Network | None, dic
     """The network that the file holds, its description, and why there is none."""
     nothing = {"network": None, "classes": None, "channels": None}
     try:
-        name, config = identify(loaded.tensors, loaded.metadata, model)
+        name, config = identify(loaded, model)
     except (WeightsError, ArgumentError) as error:
         return None, nothing, str(error)
     described = {"network": name, "classes": config.num_classes, "channels": config.in_chans}

@@ -63,6 +63,11 @@ class Description(NamedTuple):
     config: RepVGGConfig
     pretrained_cfg: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """The network's name with its tag, "repvgg_a0.pets"."""
+        return f"{self.architecture}.{self.tag}" if self.tag else self.architecture
+
 
 def read(path: Path) -> Description:
     """The description in a file. Raises WeightsError, which begins with the path."""

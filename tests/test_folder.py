@@ -135,3 +135,31 @@ def test_a_config_that_lies_about_its_weights_is_refused(model_folder):
     (model_folder / "config.json").write_text("[]")
     with pytest.raises(WeightsError, match=r"config\.json: config: expected a JSON object"):
         create_model(weights=model_folder)
+
+
+def test_converting_a_folder_keeps_what_its_config_says(model_folder, rng):
+    """Names and shapes do not tell silu from relu, nor which images the network was trained on."""
+    config = json.loads((model_folder / "config.json").read_text())
+    config |= {"label_names": ["ant", "bee", "cat", "dog", "eel"]}
+    config["model_args"] |= {"act_layer": "silu"}
+    (model_folder / "config.json").write_text(json.dumps(config))
+    want = create_model(weights=model_folder, engine="reference", dtype="float64")
+    x = tiny.photos(want, rng)
+    for options in ({}, {"form": "deploy"}, {"naming": "original"}, {"dtype": "f32"}):
+        out = model_folder.parent / "out.safetensors"
+        convert(model_folder, out, overwrite=True, **options)
+        got = create_model(weights=out, engine="reference", dtype="float64")
+        np.testing.assert_allclose(got(x), want(x), rtol=1e-4, atol=1e-6)
+        assert (got.config, got.name) == (want.config, "repvgg_a0.mine")
+        assert got.pretrained_cfg.items() >= want.pretrained_cfg.items()
+    report = inspect(model_folder)
+    assert (report["network"], report["classes"]) == ("repvgg_a0.mine", 5)
+
+
+def test_a_folder_of_another_network_is_copied_as_it_is(tmp_path):
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    checkpoint.save_safetensors(tmp_path / "model.safetensors", {"w": np.ones(3)})
+    convert(tmp_path, tmp_path / "out.pth")
+    assert list(checkpoint.load(tmp_path / "out.pth")) == ["w"]
+    with pytest.raises(WeightsError, match="architecture: expected a RepVGG"):
+        convert(tmp_path, tmp_path / "d.pth", form="deploy")
