@@ -44,8 +44,7 @@ def fetch(repository: str, revision: str, cache: Path, *, config: bool) -> Path:
     progress.say(f"fetching {repository} from the Hugging Face hub", quiet=quiet)
     ferry = _Ferry(client, repository, revision, cache)
     watch = _Watch(repository, PATIENCE * float(client.constants.HF_HUB_DOWNLOAD_TIMEOUT), quiet)
-    folder = cache / f"models--{repository.replace('/', '--')}"
-    return watch.over(lambda: ferry.bring_all(config), folder)
+    return watch.over(lambda: ferry.bring_all(config), ferry.measure)
 
 
 def _client(repository: str) -> Any:
@@ -66,6 +65,12 @@ class _Ferry:
     def __init__(self, client: Any, repository: str, revision: str, cache: Path) -> None:
         self.client, self.errors = client, client.utils
         self.repository, self.revision, self.cache = repository, revision, cache
+        self.folder = cache / f"models--{repository.replace('/', '--')}"
+        self.answers = 0
+
+    def measure(self) -> int:
+        """How far it is: bytes in the cache, and one for each answer."""
+        return _bytes_below(self.folder) + self.answers
 
     def bring_all(self, config: bool) -> Path:
         """Bring config.json if asked for, the weights, and whatever an index joins."""
@@ -84,7 +89,7 @@ class _Ferry:
             except self.errors.LocalEntryNotFoundError as error:
                 raise WeightsError(self._reason(error)) from None
             except self.errors.EntryNotFoundError:
-                continue
+                self.answers += 1
             except WeightsError:
                 raise
             except Exception as error:  # whatever the client and its transports raise
@@ -132,11 +137,11 @@ class _Watch:
     patience: float
     quiet: bool
 
-    def over(self, work: Callable[[], Path], folder: Path) -> Path:
-        """Do the work for as long as the folder grows. Raises WeightsError.
+    def over(self, work: Callable[[], Path], measure: Callable[[], int]) -> Path:
+        """Do the work for as long as what is measured grows. Raises WeightsError.
 
         A server that goes silent, one that begins again and again, a lock that is never let go: in
-        none of them does the folder become larger than it was. The thread is then left behind (a
+        none of them does the cache become larger than it was. The thread is then left behind (a
         daemon, which ends with the process).
         """
         done: list[Path | WeightsError] = []
@@ -149,23 +154,25 @@ class _Watch:
 
         thread = threading.Thread(target=run, name="npvgg-fetch", daemon=True)
         thread.start()
-        self._until_ended(thread, folder)
+        self._until_ended(thread, measure)
         result = done[0] if done else WeightsError(f"{self.what}: cannot be fetched")
         if isinstance(result, WeightsError):
             raise WeightsError(str(result))
         return result
 
-    def _until_ended(self, thread: threading.Thread, folder: Path) -> None:
-        begin = largest = _bytes_below(folder)
+    def _until_ended(self, thread: threading.Thread, measure: Callable[[], int]) -> None:
+        begin = largest = measure()
         grown = said = time.monotonic()
         while thread.is_alive():
             thread.join(0.1)
-            size, now = _bytes_below(folder), time.monotonic()
+            size, now = measure(), time.monotonic()
+            if size < begin:  # what an earlier try had left is gone
+                begin, largest, grown = size, size, now
             if size > largest:
                 largest, grown = size, now
             if now - grown > self.patience:
                 raise WeightsError(
-                    f"{self.what}: cannot be fetched: no byte came in {self.patience:g} s"
+                    f"{self.what}: cannot be fetched: nothing new came in {self.patience:g} s"
                 )
             if size - begin > 2 * MAX_BYTES:
                 raise WeightsError(f"{self.what}: expected at most {MAX_BYTES} bytes, got more")

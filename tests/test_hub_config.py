@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,33 @@ def test_without_the_client_the_error_says_which_command_to_run(cache, monkeypat
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsError, match=r"`pip install 'npvgg\[hub\]'`"):
         create_model("hf-hub:me/net", pretrained=True)
+
+
+def test_the_wait_lasts_as_long_as_something_grows():
+    """Beyond what an earlier try had left, and beyond what was there before a new beginning."""
+    watch = download._Watch("me/net", patience=0.5, quiet=True)
+
+    def over(sizes):
+        stop = threading.Event()
+        measured = iter(sizes)
+        last = [0]
+
+        def measure():
+            last[0] = next(measured, last[0])
+            return last[0]
+
+        try:
+            return watch.over(lambda: Path("done") if stop.wait(1.5) else Path("late"), measure)
+        finally:
+            stop.set()
+
+    assert over(range(100)) == Path("late")
+    assert over([50, *range(12)]) == Path("late")
+    for sizes in ([0], [5, 6, 7], [0, 5, 9, *[1, 5, 9] * 10]):
+        with pytest.raises(WeightsError, match=r"^me/net: .* nothing new came in 0\.5 s"):
+            over(sizes)
+    with pytest.raises(WeightsError, match="at most 4294967296 bytes, got more"):
+        over([0, 2**34])
 
 
 @pytest.mark.parametrize(

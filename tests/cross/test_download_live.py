@@ -196,7 +196,7 @@ def test_what_came_in_part_is_never_taken_for_the_whole(hub, run, files):
     hub.repositories["me/net"], hub.faults["me/net"] = files, "truncated"
     code = "npvgg.progress.LOG_SECONDS = 0.5; print(json.dumps(refused('hf-hub:me/net')))"
     (message, _), words = run(code)
-    assert message == "me/net: cannot be fetched: no byte came in 3 s"
+    assert message == "me/net: cannot be fetched: nothing new came in 3 s"
     assert "MB so far" in words
     hub.faults.clear()
     assert run("print(json.dumps(make('hf-hub:me/net')))")[0]["logits"] == expected()
