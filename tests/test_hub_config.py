@@ -161,7 +161,7 @@ def test_without_the_client_the_error_says_which_command_to_run(cache, monkeypat
 
 def test_the_wait_lasts_as_long_as_something_grows():
     """Beyond what an earlier try had left, and beyond what was there before a new beginning."""
-    watch = download._Watch("me/net", patience=0.5, quiet=True)
+    watch = download._Watch("me/net", patience=0.3, quiet=True)
 
     def over(sizes):
         stop = threading.Event()
@@ -173,14 +173,14 @@ def test_the_wait_lasts_as_long_as_something_grows():
             return last[0]
 
         try:
-            return watch.over(lambda: Path("done") if stop.wait(1.5) else Path("late"), measure)
+            return watch.over(lambda: Path("done") if stop.wait(0.8) else Path("late"), measure)
         finally:
             stop.set()
 
     assert over(range(100)) == Path("late")
     assert over([50, *range(12)]) == Path("late")
     for sizes in ([0], [5, 6, 7], [0, 5, 9, *[1, 5, 9] * 10]):
-        with pytest.raises(WeightsError, match=r"^me/net: .* nothing new came in 0\.5 s"):
+        with pytest.raises(WeightsError, match=r"^me/net: .* nothing new came in 0\.3 s"):
             over(sizes)
     with pytest.raises(WeightsError, match="at most 4294967296 bytes, got more"):
         over([0, 2**34])
