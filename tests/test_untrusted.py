@@ -71,7 +71,7 @@ def test_a_path_that_is_none_is_an_argument_error():
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (b"[1]", "a JSON object, got a list"),
+        (b"[1]", r"a JSON object, got \[1\]"),
         (b"", "expected JSON"),
         (b"{", "expected JSON"),
         (b'{"a": 1, "a": 1}', "unique names"),
