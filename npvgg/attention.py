@@ -308,5 +308,5 @@ def sees_means_alone(layer: str | None, options: Mapping[str, Any]) -> bool:
 
 
 def gate(means: Array, layer: str, weights: Weights, options: Mapping[str, Any]) -> Array:
-    """Compute it: means (N, C, 1, 1) → gate (N, C, 1, 1), with attend(x) = x · gate(mean x)."""
+    """Compute from the means what such a layer multiplies a map by: (N, C, 1, 1) → (N, C, 1, 1)."""
     return _GATES[layer](means, weights, options)
