@@ -18,15 +18,15 @@ import npvgg
 PACKAGE = Path(npvgg.__file__).parent
 
 FLOORS = [
-    "errors files inputs progress rows bfloat16 records",
+    "errors files inputs progress rows bfloat16 records kit",
     "config untrusted ops keymap images jit threads engines.cook_toom",
-    "variants attention reparam safetensorsfile labels transform pickled ziparchive "
+    "variants attention reparam safetensorsfile labels transform pickled ziparchive kit.npyfile "
     "engines.microkernel",
     "pretrained network data torchtensor sharded engines.transforms engines.layout",
     "torchfile engines.reference engines.packing engines.program",
     "torchwrite engines.plan",
     "checkpoint engines.compiled",
-    "hub weights engines engines.im2col engines.winograd predict",
+    "hub weights engines engines.im2col engines.winograd predict kit.candidates",
     "model embeddings",
     "info create",
     "npvgg commands convert",

@@ -1,0 +1,1 @@
+"""The cross-check kit: what other implementations of RepVGG hold themselves against."""
