@@ -1,4 +1,4 @@
-"""Their numbers, as they come: any of the usual files → named arrays, strictly checked, nothing run.
+"""Their numbers, as they come: the usual files → named arrays, strictly checked, nothing run.
 
     FILE.safetensors, FILE.pth     as weights are read (`checkpoint`)
     FILE.npz, FILE.npy             NumPy's archive, or one array named after its file
@@ -126,8 +126,7 @@ def _raw(path: Path, shape: tuple[int, ...] | None, what: str) -> Array:
                 f"got {size}"
             )
         data = np.empty(size // 4, "<f4")
-        if size:
-            read_into(file, memoryview(data).cast("B"))
+        read_into(file, data.view(np.uint8).data)
     return data.reshape(shape).astype(np.float32)
 
 
@@ -198,7 +197,7 @@ def _numbers(value: object, what: str) -> Array:
 
 
 def _shape(value: object, what: str) -> tuple[int, ...]:
-    sizes = value if isinstance(value, list) else [None]
+    sizes: list[Any] = value if isinstance(value, list) else [None]
     if not all(isinstance(n, float) and 0 <= n <= MAX_BYTES and n.is_integer() for n in sizes):
         raise WeightsError(f"{what}: expected a shape of integers, got {shown(value)}")
     return tuple(int(size) for size in sizes)

@@ -73,8 +73,7 @@ def read_npy(file: BinaryIO, size: int) -> Array:
             f"got {left}"
         )
     data = np.empty(count, dtype)
-    if count:
-        read_into(file, memoryview(data).cast("B"))
+    read_into(file, data.view(np.uint8).data)
     array = data.reshape(shape[::-1]).T if fortran else data.reshape(shape)
     return array.astype(dtype.newbyteorder("="), order="C", copy=False)
 
