@@ -112,7 +112,7 @@ def _names(
     named = _by_name(theirs, ours) if by in ("auto", "name") else {}
     if by == "name" or (named and 2 * len(named) >= min(len(theirs), len(ours))):
         return "name", named
-    if by == "order" or (by == "auto" and len(ours) - len(theirs) in (0, 1)):
+    if by == "order" or (by == "auto" and len(ours) - len(_row(theirs)) in (0, 1)):
         return "order", _by_order(theirs, ours)
     return "shape", {}
 
@@ -170,15 +170,19 @@ def _spellings(name: str, first_half: int) -> Iterator[str]:
 
 
 def _by_order(theirs: Mapping[str, Array], ours: Mapping[str, object]) -> dict[str, str]:
-    names = list(ours)
-    if len(theirs) == len(names) - 1 and names[0] == "input":
-        del names[0]
-    if len(theirs) != len(names):
+    """Our name → theirs, one by one; an input that bears its name stands outside the row."""
+    names, row = list(ours), _row(theirs)
+    if len(row) not in (len(names), len(names) - 1):
         raise ArgumentError(
             f"candidate: expected {len(ours)} arrays (or one fewer, without the input) to match "
-            f"them by order, got {len(theirs)}"
+            f"them by order, got {len(row)}"
         )
-    return dict(zip(names, theirs, strict=True))
+    found = dict(zip(names[len(names) - len(row) :], row, strict=True))
+    return {"input": "input"} | found if "input" in theirs else found
+
+
+def _row(theirs: Mapping[str, Array]) -> list[str]:
+    return [name for name in theirs if name != "input"]
 
 
 # --- By shape -------------------------------------------------------------------------------------

@@ -23,7 +23,9 @@ class Measured:
 
     absolute: the largest error      relative: that, by the largest magnitude of ours
     ulp: that, in units of the last place (float32) of the largest magnitude of ours
-    share: the largest share of the bound, at the index `where`; there `got`, `want` and `bound`
+    share: the largest share of the bound
+    where: the index of that, or, if there are wrong elements, of the one that is the furthest
+        beyond its bound; there it is `got`, and should be `want` within `bound`
     wrong: how many elements, of `size`, are beyond their bounds      not_finite: and no numbers
     """
 
@@ -45,13 +47,14 @@ def measure(got: Array, want: Array, bound: Array) -> Measured:
     error, share = errors(got, want), shares(got, want, bound)
     scale = float(np.abs(want.astype(np.float64)).max())
     unit = float(np.spacing(np.float32(min(scale, FLOAT32_MAX))))
-    where = tuple(map(int, np.unravel_index(int(np.argmax(share)), share.shape)))
+    worst = share if share.max() <= 1 else np.where(share > 1, error - bound, -np.inf)
+    where = tuple(map(int, np.unravel_index(int(np.argmax(worst)), worst.shape)))
     largest = float(error.max())
     return Measured(
         absolute=largest,
         relative=largest / scale if scale else (np.inf if largest else 0.0),
         ulp=largest / unit,
-        share=float(share[where]),
+        share=float(share.max()),
         where=where,
         got=float(got[where]),
         want=float(want[where]),
@@ -70,7 +73,7 @@ def errors(got: Array, want: Array) -> Array:
 
 
 def shares(got: Array, want: Array, bound: Array) -> Array:
-    """error / bound, in float64; 0 where there is no error."""
+    """Shares of the bound, error / bound, in float64; 0 where there is no error."""
     error = errors(got, want)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         return np.where(error > 0, error / bound.astype(np.float64), 0.0)
@@ -85,7 +88,7 @@ def pattern(wrong: Array) -> Iterator[str]:
             names = ", ".join(map(str, hit[:6])) + (", …" if len(hit) > 6 else "")
             yield f"only in {one if len(hit) == 1 else many} {names} of {size}"
     if wrong.ndim == 4:
-        yield from _where_on_the_map(wrong.any(axis=(0, 1)))
+        yield from _where_on_the_map(np.any(wrong, axis=(0, 1)))
 
 
 def _where_on_the_map(wrong: Array) -> Iterator[str]:
@@ -99,6 +102,6 @@ def _where_on_the_map(wrong: Array) -> Iterator[str]:
         yield "only along the edge of the maps: " + (", ".join(hit) or "in the corners")
     elif not wrong.all() and min(p, q) > 3:
         for axis, lines in enumerate(("rows", "columns")):
-            hit = np.flatnonzero(wrong.any(axis=1 - axis))
-            if len(set(hit % 2)) == 1 and len(hit) > 1:
-                yield f"only in {'odd' if hit[0] % 2 else 'even'} {lines} of the maps"
+            at = np.flatnonzero(wrong.any(axis=1 - axis))
+            if len(set(at % 2)) == 1 and len(at) > 1:
+                yield f"only in {'odd' if at[0] % 2 else 'even'} {lines} of the maps"

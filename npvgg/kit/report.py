@@ -15,14 +15,14 @@ computed from it. `str(report)` says so in a line per tensor, `as_dict` in JSON'
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from npvgg.kit.match import Match
 from npvgg.kit.measure import Measured
+from npvgg.kit.pack import Pack
 from npvgg.kit.trace import Probe
-from npvgg.ops import Array
 from npvgg.untrusted import shown
 
 OK, WRONG, WRONG_SHAPE, MISSING = "ok", "wrong", "wrong shape", "missing"
@@ -32,7 +32,7 @@ RED, DIM, PLAIN = "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of ours: its status; their name and shape for it; and, of one shape, its errors."""
+    """One tensor of ours: its status, their name and shape for it, and its errors."""
 
     probe: Probe
     status: str
@@ -55,7 +55,7 @@ class Row:
 class Report:
     """A comparison.
 
-    title: what it was compared with      candidate: what was compared
+    candidate: what was compared      pack: with what
     rows: every tensor of ours, in order of execution
     match: which of theirs was taken for which of ours, and their arrays
     findings: what is known about the first wrong tensor, a sentence each
@@ -63,15 +63,20 @@ class Report:
     complete: whether a missing tensor is a failure, too
     """
 
-    title: str
     candidate: str
+    pack: Pack = field(repr=False)
     rows: tuple[Row, ...]
-    match: Match
+    match: Match = field(repr=False)
     findings: tuple[str, ...] = ()
     mistakes: tuple[Any, ...] = ()
     notes: tuple[str, ...] = ()
     complete: bool = False
-    tensors: Mapping[str, tuple[Array, Array]] = field(default_factory=dict, repr=False)
+
+    @property
+    def title(self) -> str:
+        """What the reference is."""
+        m, shape = self.pack.manifest, self.pack.probe("input").shape
+        return f"{m['model']}, {m['form']} form, input {'×'.join(map(str, shape))}"
 
     @property
     def ok(self) -> bool:
@@ -90,13 +95,13 @@ class Report:
         count = {status: sum(row.status == status for row in self.rows)
                  for status in (OK, WRONG, WRONG_SHAPE, MISSING)}  # fmt: skip
         given = len(self.rows) - count[MISSING]
-        missing = f"; {count[MISSING]} were not given" if count[MISSING] else ""
+        missing = f"; {counted(count[MISSING], 'was', 'were')} not given" if count[MISSING] else ""
         if first := self.first_wrong:
-            bad = count[WRONG] + count[WRONG_SHAPE]
-            return f"wrong from {first.name} on: {bad} of {given} tensors are wrong{missing}"
+            bad = counted(count[WRONG] + count[WRONG_SHAPE], "is", "are")
+            return f"wrong from {first.name} on: of {given} tensors {bad} wrong{missing}"
         if not self.ok:
             return f"incomplete: {given} of {len(self.rows)} tensors are right{missing}"
-        every = "every tensor" if not missing else f"each of the {given} tensors given"
+        every = f"each of the {given} tensors given" if missing else f"each of {given} tensors"
         return f"right: {every} is within the bound of a correct float32 implementation{missing}"
 
     def __str__(self) -> str:
@@ -108,7 +113,7 @@ class Report:
         yield f"matched by {self.match.how}, {self.match.layout}\n\n"
         width = max(12, *(len(row.name) for row in self.rows)) + 2
         yield f"  {'tensor':{width}}{'shape':15}{'absolute':>9}{'relative':>10}{'ulp':>9}"
-        yield f"   of its bound (0.001 % … 100 %)\n"
+        yield "   of its bound (0.001 % … 100 %)\n"
         first = self.first_wrong
         after = False
         for row in self.rows:
@@ -120,12 +125,16 @@ class Report:
                 after = True
                 yield from (f"  │ {line}\n" for line in self.explained())
         yield "\n"
-        yield from (f"note: {note}\n" for note in self.notes)
-        if self.match.unused and self.match.how != "shape":
-            names = ", ".join(shown(name) for name in self.match.unused[:5])
-            more = ", …" if len(self.match.unused) > 5 else ""
-            yield f"note: {len(self.match.unused)} arrays of theirs are none of ours: {names}{more}\n"
+        yield from (f"note: {note}\n" for note in self.all_notes())
         yield f"{self.verdict}\n"
+
+    def all_notes(self) -> Iterator[str]:
+        """What has to be said of the run, and of arrays that found no place."""
+        yield from self.notes
+        if count := len(self.match.unused):
+            names = ", ".join(shown(name) for name in self.match.unused[:5])
+            none = counted(count, "array of theirs is", "arrays of theirs are")
+            yield f"{none} none of ours: {names}{', …' if count > 5 else ''}"
 
     def explained(self) -> Iterator[str]:
         """What is known about the first wrong tensor, a line each."""
@@ -188,6 +197,11 @@ def _cells(row: Row) -> str:
     )
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """A number with its word: "1 is", "2 are"."""
+    return f"{count} {one if count == 1 else many}"
+
+
 def number(value: float) -> str:
     """A number in at most seven characters: 0, 0.5, 12, 3.1e-08, ∞."""
     if not math.isfinite(value):
@@ -198,10 +212,10 @@ def number(value: float) -> str:
 
 
 def share_text(share: float) -> str:
-    """A share of the bound in words: 3.1 %, 5100 ×."""
-    if not math.isfinite(share):
-        return "∞ ×"
-    return f"{100 * share:.2g} %" if share <= 1 else f"{share:.3g} ×"
+    """A share of the bound in words: 3.1 %, 5,100 ×."""
+    if share <= 1:
+        return f"{100 * share:.2g} %"
+    return f"{share:,.1f} ×" if share < 10 else f"{share:,.0f} ×" if share < 1e6 else "> 10⁶ ×"
 
 
 def gauge(share: float, width: int = 10) -> str:
