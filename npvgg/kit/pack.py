@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ from npvgg.model import RepVGG
 from npvgg.network import Network
 from npvgg.ops import Array
 from npvgg.untrusted import blaming
+
+Named = TypeVar("Named")
 
 MANIFEST, README = "manifest.json", "README.md"
 TENSORS, BOUNDS = "tensors.safetensors", "bounds.safetensors"
@@ -212,7 +214,7 @@ def _forms(model: RepVGG) -> dict[str, Network]:
     return {network.form: network, "deploy": network.reparameterized()}
 
 
-def _named(table: Mapping[str, Any], name: str) -> Any:
+def _named(table: Mapping[str, Named], name: str) -> Named:
     if name not in table:
         raise ArgumentError(f"name: expected one of {', '.join(table)}, got {name!r}")
     return table[name]
