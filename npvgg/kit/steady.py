@@ -56,7 +56,8 @@ def mean(x: Array, axis: tuple[int, ...]) -> Array:
     moved = np.moveaxis(x, axis, range(-len(axis), 0))
     flat = moved.reshape(*moved.shape[: -len(axis)], -1)
     total = np.add.accumulate(flat, axis=-1)[..., -1]  # every partial sum: no freedom of order
-    return np.expand_dims(total / flat.shape[-1], axis)
+    average: Array = np.expand_dims(total / flat.shape[-1], axis)
+    return average
 
 
 def global_pool(x: Array, kind: str) -> Array:

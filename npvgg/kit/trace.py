@@ -95,23 +95,15 @@ def operations(network: Network) -> tuple[Operation, ...]:
 
 
 def _of_block(block: Block, source: str) -> list[Operation]:
-    spec, name = block.spec, block.spec.name
+    spec = block.spec
     if isinstance(block.form, Branches):
         found = list(_of_branches(block.form, spec, source))
     else:
         weights = {"weight": block.form.weight, "bias": block.form.bias}
         found = [_conv(spec, "reparam_conv", source, weights)]
     for suffix, op in _tail(spec):
-        last = found[-1].name
-        if op == "activation":
-            parameters: dict[str, Any] = {"function": spec.act_layer}
-            equation, arrays = f"y = {spec.act_layer}(x)", {}
-        else:
-            names = {n: f"{name}.attn.{n}" for n in block.attention}
-            parameters = {"layer": spec.attn_layer, **spec.attn_kwargs, "weights": names}
-            equation = f"y[n,k,p,q] = x[n,k,p,q] · {spec.attn_layer} gate of x"
-            arrays = dict(block.attention)
-        found.append(Operation(f"{name}{suffix}", name, op, (last,), equation, parameters, arrays))
+        make = _activation if op == "activation" else _attention
+        found.append(make(block, f"{spec.name}{suffix}", found[-1].name))
     return found
 
 
@@ -173,6 +165,37 @@ def _batch_norm(spec: BlockSpec, suffix: str, source: str, bn: BatchNorm) -> Ope
     parameters = {"eps": bn.eps, **{n: f"{name}.{n}" for n in weights}}
     equation = "y[n,k,p,q] = (x[n,k,p,q] − mean[k]) · gamma[k] / √(var[k] + eps) + beta[k]"
     return Operation(name, spec.name, "batch_norm", (source,), equation, parameters, weights)
+
+
+ACTIVATIONS = {
+    "relu": "max(x, 0)",
+    "relu6": "min(max(x, 0), 6)",
+    "leaky_relu": "x where x > 0, else 0.01·x",
+    "silu": "x / (1 + e⁻ˣ)",
+    "swish": "x / (1 + e⁻ˣ)",
+    "sigmoid": "1 / (1 + e⁻ˣ)",
+    "hard_sigmoid": "min(max(x + 3, 0), 6) / 6",
+    "hard_swish": "x · min(max(x + 3, 0), 6) / 6",
+    "identity": "x",
+}
+ATTENTIONS = {
+    "se": "y[n,k] = x[n,k] · gate(fc2 · act(fc1 · mean x[n] + b1) + b2)[k]",
+    "ese": "y[n,k] = x[n,k] · gate(fc · mean x[n] + b)[k]",
+}
+
+
+def _activation(block: Block, name: str, source: str) -> Operation:
+    act = block.spec.act_layer
+    equation = f"y = {ACTIVATIONS.get(act, f'{act}(x)')}"
+    return Operation(name, block.spec.name, "activation", (source,), equation, {"function": act})
+
+
+def _attention(block: Block, name: str, source: str) -> Operation:
+    spec, layer = block.spec, str(block.spec.attn_layer)
+    names = {n: f"{spec.name}.attn.{n}" for n in block.attention}
+    parameters = {"layer": layer, **spec.attn_kwargs, "weights": names}
+    equation = ATTENTIONS.get(layer, f"y = x · gate of {layer}(x)")
+    return Operation(name, spec.name, "attention", (source,), equation, parameters, block.attention)
 
 
 def _of_head(head: Head, source: str) -> Iterator[Operation]:
