@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(verbs)
     _add_verify(verbs)
     _add_conformance(verbs)
+    _add_compare(verbs)
     return parser
 
 
@@ -234,6 +235,56 @@ def _add_conformance(verbs: Any) -> None:
     parser.add_argument("--force", action="store_true", help="replace a pack")
     parser.add_argument("--quiet", action="store_true", help="no word on standard error")
     parser.set_defaults(run=kitcommands.conformance)
+
+
+def _add_compare(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "compare",
+        help="hold another implementation against a conformance pack",
+        description="A line per tensor: its largest error, absolute, relative to the largest value "
+        "and in units of the last place, and its share of the bound that a correct float32 "
+        "implementation keeps. The first wrong tensor is where to look. Exit status 1 where one is "
+        "wrong.",
+    )
+    parser.add_argument("pack", metavar="PACK", help="a folder by `npvgg conformance`")
+    theirs = parser.add_mutually_exclusive_group(required=True)
+    theirs.add_argument(
+        "theirs",
+        metavar="THEIRS",
+        nargs="?",
+        help="arrays: .npz, .npy, .safetensors, .json, or a folder of .npy, or of raw float32 "
+        "(.f32) with their shapes in shapes.json",
+    )
+    theirs.add_argument("--onnx", metavar="FILE", help="a model, run with ONNX Runtime")
+    theirs.add_argument(
+        "--torch",
+        metavar="MODULE:FACTORY[:ARGUMENT]",
+        help="what makes a torch module, which is run: timm:create_model:repvgg_a0",
+    )
+    parser.add_argument(
+        "--load-weights", action="store_true", help="give the torch module the pack's weights"
+    )
+    parser.add_argument(
+        "--match",
+        choices=("auto", "name", "order", "shape"),
+        default="auto",
+        help="how their arrays are matched to the pack's (auto)",
+    )
+    parser.add_argument("--map", metavar="FILE", help='or by JSON: {"their name": "the pack\'s"}')
+    parser.add_argument("--layout", choices=("auto", "NCHW", "NHWC"), default="auto")
+    parser.add_argument(
+        "--all", action="store_true", help="tensors that are missing are a failure, too"
+    )
+    parser.add_argument(
+        "--alone",
+        action="store_true",
+        help="each tensor was computed from the pack's own inputs: take the sharper, local bound",
+    )
+    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write a page with maps of the errors")
+    parser.add_argument("--force", action="store_true", help="replace FILE")
+    parser.add_argument("--quiet", action="store_true", help="no word on standard error")
+    parser.set_defaults(run=kitcommands.compare)
 
 
 def _run_options() -> argparse.ArgumentParser:

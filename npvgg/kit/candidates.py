@@ -52,6 +52,16 @@ def read(path: str | os.PathLike[str]) -> Arrays:
     return arrays
 
 
+def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
+    """A JSON object of their names → ours. Raises WeightsError where it is none."""
+    with blaming(path), open_regular(path) as file:
+        table = _json(file, os.fstat(file.fileno()).st_size)
+        for name, value in table.items():
+            if not isinstance(value, str):
+                raise WeightsError(f"expected a name of ours for {shown(name)}, got {shown(value)}")
+    return table
+
+
 def _file(path: Path) -> Arrays:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

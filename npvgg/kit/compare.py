@@ -12,7 +12,7 @@ where every element is within its bound. Nothing to compare is an error, never a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ import numpy as np
 from npvgg.errors import ArgumentError
 from npvgg.kit import candidates, runners
 from npvgg.kit.match import Match, match
-from npvgg.kit.measure import measure, pattern, shares
+from npvgg.kit.measure import measure, pattern
 from npvgg.kit.pack import Pack
 from npvgg.kit.report import MISSING, OK, WRONG, WRONG_SHAPE, Report, Row
 from npvgg.kit.runners import Run
@@ -40,6 +40,7 @@ def compare(
     by: str | Mapping[str, str] = "auto",
     layout: str = "auto",
     complete: bool = False,
+    alone: bool = False,
 ) -> Report:
     """Hold a candidate against a reference, tensor by tensor, and say where it first goes wrong.
 
@@ -51,6 +52,8 @@ def compare(
     by: how they are matched: "name", "order", "shape", a mapping of their names to ours, or "auto"
     layout: "NCHW", "NHWC" or "auto"; a callable is given its input in it
     complete: a tensor that is missing is a failure, too
+    alone: each tensor was computed alone, from the reference's own tensors as its inputs: then its
+        bound is the sharper, local one
 
     Raises ArgumentError, WeightsError where there is nothing to compare.
     """
@@ -61,11 +64,25 @@ def compare(
     found = match(run.arrays, pack.probes, pack.tensor, by=by, layout=layout)
     if set(found.arrays) <= {"input"}:
         raise ArgumentError("candidate: the only tensor of ours that was found is the input")
-    rows = tuple(_rows(pack, found))
+    rows = tuple(_rows(pack, found, pack.local_bound if alone else pack.bound))
     if run.watched:
         found = replace(found, unused=())
-    report = Report(_name(candidate), pack, rows, found, notes=run.notes, complete=complete)
+    report = Report(
+        _name(candidate), pack, rows, found, notes=run.notes, complete=complete, alone=alone
+    )
     return _explained(report)
+
+
+def assert_matches(candidate: Any, reference: Any, **options: Any) -> Report:
+    """Assert that a candidate matches a reference; the message is the report.
+
+    Arguments are those of `compare`. Raises AssertionError, as pytest and unittest expect it, and
+    ArgumentError or WeightsError where there is nothing to compare.
+    """
+    report = compare(candidate, reference, **options)
+    if not report.ok:
+        raise AssertionError(f"\n{report}")
+    return report
 
 
 def _pack(reference: Any, x: Array | None, level: str) -> Pack:
@@ -117,7 +134,7 @@ def _name(candidate: Any) -> str:
     return getattr(candidate, "__name__", None) or type(candidate).__name__
 
 
-def _rows(pack: Pack, found: Match) -> Iterator[Row]:
+def _rows(pack: Pack, found: Match, bound: Callable[[str], Array]) -> Iterator[Row]:
     for probe in pack.probes:
         name = probe.name
         if name not in found.arrays:
@@ -127,7 +144,7 @@ def _rows(pack: Pack, found: Match) -> Iterator[Row]:
         if got.shape != probe.shape:
             yield Row(probe, WRONG_SHAPE, found.names[name], got.shape)
             continue
-        measured = measure(got, pack.tensor(name), pack.bound(name))
+        measured = measure(got, pack.tensor(name), bound(name))
         status = OK if measured.share <= 1 else WRONG
         yield Row(probe, status, found.names[name], got.shape, measured)
 
@@ -149,16 +166,14 @@ def _explained(report: Report) -> Report:
 
 
 def _facts(row: Row, report: Report) -> Iterator[str]:
-    m, pack = row.measured, report.pack
+    m = row.measured
     if m is None:
         yield f"its shape is {list(row.their_shape)}, ours is {list(row.probe.shape)}"
         return
     yield f"at {list(m.where)} it is {m.got:.7g}, and should be {m.want:.7g} ± {m.bound:.2g}"
     if m.not_finite:
         yield f"{m.not_finite:,} of {m.size:,} elements are NaN or infinite"
-    got = report.match.arrays[row.name]
-    wrong = shares(got, pack.tensor(row.name), pack.bound(row.name)) > 1
-    alike = "; ".join(pattern(wrong))
+    alike = "; ".join(pattern(report.shares(row.name) > 1))
     yield f"{m.wrong:,} of {m.size:,} elements are wrong" + (f": {alike}" if alike else "")
 
 
@@ -168,5 +183,5 @@ def _inputs(first: Row, report: Report) -> Iterator[str]:
     missing = [name for name in first.probe.inputs if status[name] == MISSING]
     if missing:
         yield f"not given: {', '.join(missing)}; the mistake may be there already"
-    elif first.probe.inputs:
+    elif first.probe.inputs and not report.alone:
         yield f"what it is computed from is right ({', '.join(first.probe.inputs)})"

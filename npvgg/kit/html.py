@@ -10,7 +10,6 @@ from html import escape
 import numpy as np
 
 from npvgg.kit import pictures
-from npvgg.kit.measure import shares
 from npvgg.kit.report import Report, Row, number, share_text
 from npvgg.ops import Array
 
@@ -82,7 +81,9 @@ def _cells(row: Row, report: Report) -> str:
     if m is None:
         got = f", theirs is {_size(row.their_shape)}" if row.fails else ""
         return f"<td class='left' colspan='6'>{row.status}{got}</td>"
-    thumb = _picture(pictures.reduced(pictures.error_map(_shares(row, report))), "thumb", row.name)
+    thumb = _picture(
+        pictures.reduced(pictures.error_map(report.shares(row.name))), "thumb", row.name
+    )
     filled = 100 if m.share > 1 else max(0.0, 100 + 20 * float(np.log10(m.share or 1e-9)))
     bar = (
         f"<div class='bar{' wrong-bar' * row.fails}'><div style='width:{filled:.0f}%'></div></div>"
@@ -95,11 +96,6 @@ def _cells(row: Row, report: Report) -> str:
 
 def _size(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "a number"
-
-
-def _shares(row: Row, report: Report) -> Array:
-    pack = report.pack
-    return shares(report.match.arrays[row.name], pack.tensor(row.name), pack.bound(row.name))
 
 
 def _picture(share: Array, kind: str, name: str) -> str:
@@ -130,7 +126,7 @@ def _closely(row: Row, report: Report) -> Iterator[str]:
 
 def _views(row: Row, report: Report) -> Iterator[tuple[str, Array]]:
     got, want = report.match.arrays[row.name], report.pack.tensor(row.name)
-    share = _shares(row, report)
+    share = report.shares(row.name)
     if share.ndim != 4 or row.measured is None:
         yield "error of each element", pictures.share_colours(pictures.error_map(share))
         return

@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from npvgg.kit.match import Match
-from npvgg.kit.measure import Measured
+from npvgg.kit.measure import Measured, shares
 from npvgg.kit.pack import Pack
 from npvgg.kit.trace import Probe
+from npvgg.ops import Array
 from npvgg.untrusted import shown
 
 OK, WRONG, WRONG_SHAPE, MISSING = "ok", "wrong", "wrong shape", "missing"
@@ -61,6 +62,7 @@ class Report:
     findings: what is known about the first wrong tensor, a sentence each
     mistakes: the mistakes that reproduce its numbers, best first, as `npvgg.kit.diagnosis` has them
     complete: whether a missing tensor is a failure, too
+    alone: whether each tensor was computed from the pack's own inputs: its bound is the local one
     """
 
     candidate: str
@@ -71,12 +73,18 @@ class Report:
     mistakes: tuple[Any, ...] = ()
     notes: tuple[str, ...] = ()
     complete: bool = False
+    alone: bool = False
 
     @property
     def title(self) -> str:
         """What the reference is."""
         m, shape = self.pack.manifest, self.pack.probe("input").shape
         return f"{m['model']}, {m['form']} form, input {'×'.join(map(str, shape))}"
+
+    def shares(self, name: str) -> Array:
+        """The share of its bound that the error of each element of a tensor of theirs is."""
+        bound = self.pack.local_bound(name) if self.alone else self.pack.bound(name)
+        return shares(self.match.arrays[name], self.pack.tensor(name), bound)
 
     @property
     def ok(self) -> bool:
@@ -193,7 +201,7 @@ def _cells(row: Row) -> str:
     m = row.measured
     return (
         f"{shape:15}{number(m.absolute):>9}{number(m.relative):>10}{number(m.ulp):>9}"
-        f"   {gauge(m.share)} {share_text(m.share)}"
+        f"   {gauge(m.share)} {share_text(m.share):>9}"
     )
 
 
