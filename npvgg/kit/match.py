@@ -34,7 +34,11 @@ LAYOUTS = ("auto", "NCHW", "NHWC")
 
 _ALIASES = {"head.fc": "logits", "output": "logits", "head.global_pool": "pool", "gap": "pool",
             "images": "input", "x": "input"}  # fmt: skip
-_ENDINGS = {"nonlinearity": "act", "se": "attn", "post_se": "attn"}  # the original → timm
+_ENDINGS = {
+    "rbr_dense": "conv_kxk", "rbr_1x1": "conv_1x1", "nonlinearity": "act", "se": "attn",
+    "post_se": "attn",
+}  # fmt: skip
+"""The modules of a block: the original's → timm's; `keymap` knows the tensors in them."""
 
 MISSING = 2.0
 """What it costs not to match a tensor by shape: more than any difference of values does."""
@@ -163,10 +167,14 @@ def _spellings(name: str, first_half: int) -> Iterator[str]:
     yield name
     yield _ALIASES.get(name, name)
     parent, _, last = name.rpartition(".")
-    yield f"{parent}.{_ENDINGS.get(last, last)}"
-    yield f"{name}.bn"  # conv_kxk is a convolution and its batch norm
-    if last in ("act", "nonlinearity"):
+    last = _ENDINGS.get(last, last)
+    yield f"{parent}.{last}"
+    if last in ("conv_kxk", "conv_1x1"):
+        yield f"{parent}.{last}.bn"  # a convolution and its batch norm
+    elif last == "act":
         yield parent  # the last step of a block makes the block's output
+    elif last in ("sum", "reparam_conv"):
+        yield from (f"{parent}.sum", f"{parent}.reparam_conv")  # in train and in deploy form
 
 
 def _by_order(theirs: Mapping[str, Array], ours: Mapping[str, object]) -> dict[str, str]:
