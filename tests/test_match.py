@@ -121,6 +121,14 @@ def test_by_order(with_input):
     assert_all(got, without=() if with_input else ("input",))
 
 
+def test_a_count_that_agrees_by_accident_is_no_order():
+    theirs = {f"t{i}": a for i, a in enumerate(list(tensors().values())[1:])}
+    theirs["t2"] = np.zeros((1, 2, 3, 4))
+    got = found(theirs)
+    assert got.how == "shape"
+    assert_all(got, without=("input", "stem.sum"))
+
+
 def test_an_input_with_its_name_stands_outside_the_row():
     theirs = {f"layer {i}": a for i, a in enumerate(list(tensors().values())[1:])}
     assert_all(found({"input": PACK.tensor("input"), **theirs}))
@@ -182,6 +190,20 @@ def test_by_shape_leaves_out_what_is_not_there():
     got = found(theirs, BLOCK, by="shape")
     names = list(tensors(BLOCK))
     assert_all(got, BLOCK, without=(names[2], names[5]))
+
+
+def test_by_shape_a_folded_block_has_no_branches(rng):
+    """A graph in deploy form against a pack of branches: no convolution is taken for a branch."""
+    deploy = conformance_pack("tiny", level="branch", form="deploy")
+    theirs = {f"t{i}": array for i, array in enumerate(tensors(deploy).values())}
+    got = found(theirs)
+    kept = ("input", "sum", "pool", "logits")
+    want = [p.name for p in PACK.probes if p.name == p.block or p.name.endswith(kept)]
+    assert got.how == "shape"
+    assert list(got.arrays) == want
+    theirs = {n: a + 2 * rng.standard_normal(a.shape) for n, a in theirs.items()}
+    outputs = [p.name for p in PACK.probes if p.block in ("", p.name)]
+    assert [n for n in found(theirs).arrays if n in outputs] == outputs
 
 
 def test_by_shape_minds_nan():

@@ -62,9 +62,12 @@ def give_weights(module: Any, pack: Pack) -> str:
             f"torch: expected the tensors of {pack.manifest['model']} in {form} form, "
             f"{len(odd)} names are only in one: {', '.join(map(shown, odd[:3]))}, …"
         )
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name, array in arrays.items():
+        if shapes[names[name]] != array.shape:
+            raise ArgumentError(
+                f"torch: {names[name]}: expected {array.shape}, got {shapes[names[name]]}"
+            )
     state = {names[name]: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    try:
-        module.load_state_dict(state, strict=False)  # counters of batches stay as they are
-    except RuntimeError as error:
-        raise ArgumentError(f"torch: {error}") from error
+    module.load_state_dict(state, strict=False)  # counters of batches stay as they are
     return form

@@ -3,11 +3,14 @@
     name    theirs is ours, in timm's spelling, the original's, with slashes for dots, or with the
             prefix of a wrapper; "head.fc" and "linear" are the logits
     order   their i-th array is our i-th; the counts must agree, with or without the input
-    shape   in order of execution, each of ours has one of theirs of its shape or none, so that as
-            many as possible are found and, among all ways to do that, the values are nearest
+    shape   in order of execution, each of ours has one of theirs of its shape, or none. Every
+            implementation makes the outputs of blocks, so as many of them as possible are found;
+            inside a block one is found only where values are alike, for a folded block has fewer.
+            Among all ways to do that, the values are nearest
 
 Matching by shape looks at the values, and can still hide nothing: an array of theirs that lies
-within the bounds of ours, after and before others that do, is what the network computes there.
+within the bounds of ours, after and before others that do, is what the network computes there; and
+a block's output that is wrong is found, and wrong.
 
 A map is NCHW or NHWC, all of a candidate's alike. An axis of one element may be left out or be
 added, (C, H, W) for one image; and a flat row of the right length takes its shape from ours.
@@ -40,8 +43,10 @@ _ENDINGS = {
 }  # fmt: skip
 """The modules of a block: the original's → timm's; `keymap` knows the tensors in them."""
 
-MISSING = 2.0
-"""What it costs not to match a tensor by shape: more than any difference of values does."""
+MISSING, FOLDED = 2.0, 0.4
+"""What it costs not to match a tensor by shape: more than any difference of values does; and, of
+one inside a block, as much as a difference of two thirds (`_distance`).
+"""
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ def match(
 ) -> Match:
     """Find each of our tensors among theirs.
 
-    by: one of WAYS, or a mapping of their names to ours; "auto" takes names where half of theirs or
-        half of ours are known, else the order where the counts agree, else shapes
+    by: one of WAYS, or a mapping of their names to ours; "auto" takes names where two of theirs are
+        known, or half of them, else the order where counts and shapes agree, else shapes
     layout: one of LAYOUTS; "auto" takes the one that fits more arrays, NCHW if both do
 
     Raises ArgumentError where nothing can be matched, or a mapping names what is not there.
@@ -83,7 +88,7 @@ def match(
         pairs = [(array.shape, shape) for array in theirs.values() for shape in ours.values()]
     layout = _layout(pairs) if layout == "auto" else layout
     if how == "shape":
-        names = _by_shape(theirs, ours, truth, layout)
+        names = _by_shape(theirs, probes, truth, layout)
     if not names:
         raise ArgumentError(
             f"candidate: none of its arrays was found {_found_by(how)}: they are "
@@ -114,10 +119,16 @@ def _names(
     if by not in WAYS:
         raise ArgumentError(f"by: expected one of {', '.join(WAYS)} or a mapping, got {shown(by)}")
     named = _by_name(theirs, ours) if by in ("auto", "name") else {}
-    if by == "name" or (named and 2 * len(named) >= min(len(theirs), len(ours))):
+    known = len(named.keys() - {"input"})
+    if by == "name" or known > 1 or 2 * known >= len(_row(theirs)):
         return "name", named
-    if by == "order" or (by == "auto" and len(ours) - len(_row(theirs)) in (0, 1)):
+    if by == "order":
         return "order", _by_order(theirs, ours)
+    if by == "auto" and len(ours) - len(_row(theirs)) in (0, 1):
+        ordered = _by_order(theirs, ours)
+        pairs = [(theirs[ordered[our]].shape, ours[our]) for our in ordered]
+        if any(all(_fits(a, _stored(b, way)) for a, b in pairs) for way in LAYOUTS[1:]):
+            return "order", ordered
     return "shape", {}
 
 
@@ -198,14 +209,16 @@ def _row(theirs: Mapping[str, Array]) -> list[str]:
 
 def _by_shape(
     theirs: Mapping[str, Array],
-    ours: Mapping[str, tuple[int, ...]],
+    probes: Sequence[Probe],
     truth: Callable[[str], Array],
     layout: str,
 ) -> dict[str, str]:
     """The cheapest matching that keeps the order, by dynamic programming:
 
-    cost[i, j] = min(cost[i−1, j] + MISSING, cost[i, j−1], cost[i−1, j−1] + distance(i, j))
+    cost[i, j] = min(cost[i−1, j] + without[i], cost[i, j−1], cost[i−1, j−1] + distance(i, j))
     """
+    ours = {probe.name: probe.shape for probe in probes}
+    without = [MISSING if p.block in ("", p.name) else FOLDED for p in probes]
     a, b = list(ours), list(theirs)
     step = np.full((len(a), len(b)), np.inf)
     for i, our in enumerate(a):
@@ -214,17 +227,17 @@ def _by_shape(
             if array.shape == ours[our]:
                 step[i, j] = _distance(array, truth(our))
     cost = np.zeros((len(a) + 1, len(b) + 1))
-    cost[1:, 0] = MISSING * np.arange(1, len(a) + 1)
+    cost[1:, 0] = np.cumsum(without)
     for i in range(1, len(a) + 1):
         for j in range(1, len(b) + 1):
             matched = cost[i - 1, j - 1] + step[i - 1, j - 1]
-            cost[i, j] = min(cost[i - 1, j] + MISSING, cost[i, j - 1], matched)
+            cost[i, j] = min(cost[i - 1, j] + without[i - 1], cost[i, j - 1], matched)
     names: dict[str, str] = {}
     i, j = len(a), len(b)
     while i and j:
         if cost[i, j] == cost[i, j - 1]:
             j -= 1
-        elif cost[i, j] == cost[i - 1, j] + MISSING:
+        elif cost[i, j] == cost[i - 1, j] + without[i - 1]:
             i -= 1
         else:
             i, j = i - 1, j - 1
