@@ -159,9 +159,9 @@ def _explained(report: Report) -> Report:
         return report
     findings = [*_facts(first, report), *_inputs(first, report)]
     mistakes: tuple[Any, ...] = ()
-    if first.status == WRONG and find_spec("npvgg.kit.diagnosis"):
+    if find_spec("npvgg.kit.diagnosis"):
         diagnose = import_module("npvgg.kit.diagnosis").diagnose
-        mistakes = tuple(diagnose(report.pack, first.name, report.match.arrays))
+        mistakes = tuple(diagnose(report.pack, first.name, report.match.arrays, alone=report.alone))
     return replace(report, findings=tuple(findings), mistakes=mistakes)
 
 
