@@ -168,6 +168,7 @@ def ending(head: Head) -> Ending:
 
 ENDINGS: list[Mistake[Ending]] = []
 mistake = collector(ENDINGS)
+rounding = collector(ENDINGS, rounds=True)
 
 
 @mistake(
@@ -258,7 +259,7 @@ def classes_shifted(right: Ending) -> Iterator[tuple[str, Ending]]:
         )
 
 
-@mistake("the classifier computes in {}", "keep the classifier in float32")
+@rounding("the classifier computes in {}", "keep the classifier in float32")
 def classifier_rounded(right: Ending) -> Iterator[tuple[str, Ending]]:
     """Its weights, its features, its answer in a short type."""
     if right.weight is None or right.bias is None:

@@ -26,7 +26,8 @@ from npvgg.reparam import BatchNorm
 NORMS: list[Mistake[Recipe]] = []
 mistake = collector(NORMS)
 
-OTHER_EPS = (1e-3, 0.0, 1e-6, 1e-4, 1e-2, 1e-8, 1e-12, 2e-5, 1e-7, 1.0)
+OTHER_EPS = (1e-3, 0.0, 1e-4, 1e-6, 1e-2, *(n * 10.0**-e for e in range(9) for n in (1, 2, 5)))
+"""Those of other frameworks first: Keras 1e-3, none, PaddlePaddle and others; then a ladder."""
 
 
 @mistake(
@@ -36,7 +37,7 @@ OTHER_EPS = (1e-3, 0.0, 1e-6, 1e-4, 1e-2, 1e-8, 1e-12, 2e-5, 1e-7, 1.0)
 )
 def batch_norm_eps(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Another eps, or none."""
-    for eps in OTHER_EPS:
+    for eps in dict.fromkeys(OTHER_EPS):
         for where, wrong in in_norms(recipe, lambda bn, eps=eps: replace(bn, eps=eps)):  # type: ignore[misc]
             yield f"{eps or 'missing'} in {where}", wrong
 

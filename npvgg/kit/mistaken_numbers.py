@@ -19,6 +19,7 @@ from npvgg.reparam import BatchNorm
 
 NUMBERS: list[Mistake[Recipe]] = []
 mistake = collector(NUMBERS)
+rounding = collector(NUMBERS, rounds=True)
 
 
 def to_float16(y: Array) -> Array:
@@ -56,7 +57,7 @@ OPERANDS: dict[str, Step] = {
 """What matrix units round the two factors of a product to."""
 
 
-@mistake(
+@rounding(
     "the weights are {}",
     "keep the weights in float32, and fold batch norms in float32 or float64",
 )
@@ -67,7 +68,7 @@ def weights_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield f"rounded to {name}, kernels only", with_weights(recipe, short)
 
 
-@mistake(
+@rounding(
     "the weights are quantised to 8 bits, {}",
     "compare in float32 first; int8 needs tolerances of its own, and folded RepVGG kernels lose "
     "much by it",
@@ -78,7 +79,7 @@ def weights_quantised(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield what, with_weights(recipe, partial(quantised, axes=axes))
 
 
-@mistake(
+@rounding(
     "the convolutions multiply in {}",
     "switch it off to compare (in PyTorch: torch.backends.cudnn.allow_tf32 = False, no autocast)",
 )
@@ -88,7 +89,7 @@ def factors_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield name, rounding_factors(with_weights(recipe, short), short)
 
 
-@mistake(
+@rounding(
     "every result is stored in {}",
     "compute in float32: no half precision, no autocast",
 )
@@ -98,7 +99,7 @@ def results_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield name, replace(with_weights(recipe, short, short), store=short, after=short)
 
 
-@mistake(
+@rounding(
     "the tensor is computed in float32, and handed over in {}",
     "write tensors as float32",
 )
