@@ -174,11 +174,13 @@ class Folded(Port):
         return self.write(self.finish(x, {"all": y}))
 
 
-def run(tensors, places, x, wrong="", hooks=None, form=Port, head=True):
+def run(tensors, places, x, wrong="", hooks=None, form=Port):
     """Run the network, with the hooks in one block: name → tensor, at every level.
 
     tensors: timm's names; places: the blocks, each with name, stride, dilation, groups,
     attn_after_act; hooks: method name → function of a port and what the method takes
+
+    A run whose maps do not fit any more stops there, and gives what it has.
     """
     answers = {"input": x}
     for place in places:
@@ -189,10 +191,11 @@ def run(tensors, places, x, wrong="", hooks=None, form=Port, head=True):
         }
         kind = type("Planted", (form,), hooks or {}) if place.name == wrong else form
         taps = {}
-        x = kind(own, place, taps)(x)
+        try:
+            x = kind(own, place, taps)(x)
+        except (ValueError, IndexError):  # maps that do not fit
+            return answers | {f"{place.name}.{n}": y for n, y in taps.items()}
         answers |= {f"{place.name}.{n}": y for n, y in taps.items()} | {place.name: x}
-    if not head:
-        return answers
     answers["pool"] = x.mean(axis=(2, 3))
     answers["logits"] = answers["pool"] @ tensors["head.fc.weight"].T + tensors["head.fc.bias"]
     return answers

@@ -24,6 +24,7 @@ import numpy as np
 from npvgg.errors import ArgumentError
 from npvgg.kit.mistake import Mistake
 from npvgg.kit.mistaken_ends import ending
+from npvgg.kit.mistaken_numbers import order_of_the_input
 from npvgg.kit.mistakes import BLOCK_MISTAKES, ENDING_MISTAKES, IMAGE_MISTAKES
 from npvgg.kit.pack import Pack
 from npvgg.kit.recipe import Recipe, Replay, recipe, same
@@ -77,11 +78,14 @@ class Verdict:
     reproduced: bool
 
 
-def diagnose(pack: Pack, name: str, theirs: Mapping[str, Array]) -> list[Finding]:
+def diagnose(
+    pack: Pack, name: str, theirs: Mapping[str, Array], *, alone: bool = False
+) -> list[Finding]:
     """Say which mistakes reproduce their tensor of this name; the best first.
 
     theirs: name → array, NCHW. The tensor's inputs are taken from there too where they are present
     and right, else from the pack.
+    alone: the tensor was computed from the pack's own tensors: its bound is the sharper, local one
 
     → nothing where the tensor is within its bound; one finding "unknown" where no mistake fits.
     Raises ArgumentError for a name that the pack or theirs does not have.
@@ -90,9 +94,10 @@ def diagnose(pack: Pack, name: str, theirs: Mapping[str, Array]) -> list[Finding
     if name not in theirs:
         raise ArgumentError(f"theirs: expected {name!r} among them, got {', '.join(theirs)}")
     got = np.asarray(theirs[name], np.float64)
-    given, slack = inputs_of(pack, probe, theirs)
-    if is_right(pack, name, got, local=slack == 0):
+    if is_right(pack, name, got, alone=alone):
         return []
+    exact = {p.name: pack.tensor(p.name) for p in pack.probes if p.name != name}
+    given, slack = inputs_of(pack, probe, exact if alone else theirs)
     truth = pack.tensor(name).astype(np.float64)
     wrong = distance(got, truth)[1] if got.shape == truth.shape else np.inf
     verdicts = [
@@ -140,6 +145,8 @@ def block_hypotheses(pack: Pack, probe: Probe, given: Mapping[str, Array]) -> It
     for blocks, index in forms(pack, probe.block):
         right = recipe(blocks[index])
         for mistake in BLOCK_MISTAKES:
+            if index == 0 and mistake is order_of_the_input:
+                continue  # said of images below
             for detail, wrong in mistake.variants(right):
                 yield hypothesis(mistake, detail, wrong)
         if index == 0:
@@ -233,12 +240,10 @@ def source_of(pack: Pack, probe: Probe) -> str:
     return next(name for other in inside for name in other.inputs if name not in names)
 
 
-def is_right(pack: Pack, name: str, got: Array, *, local: bool = False) -> bool:
+def is_right(pack: Pack, name: str, got: Array, *, alone: bool = False) -> bool:
     """Whether a tensor is within its bound."""
     truth = pack.tensor(name)
-    bound = pack.local_bound(name) if local else pack.bound(name)
-    if local:  # its inputs are theirs, so the bound of the whole chain holds as well
-        bound = np.maximum(bound, pack.bound(name))
+    bound = pack.local_bound(name) if alone else pack.bound(name)
     return got.shape == truth.shape and bool((np.abs(got - truth) <= bound).all())
 
 

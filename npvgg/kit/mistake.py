@@ -26,6 +26,7 @@ BRANCHES = {
     "identity": "the identity branch",
     "reparam_conv": "the folded convolution",
 }
+EVERY = "every branch"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def in_branches(
     choices = [[*changed]] if len(changed) > 1 else []
     choices += [[name] for name in changed]
     for names in choices:
-        where = BRANCHES[names[0]] if len(names) == 1 else "every branch"
+        where = BRANCHES[names[0]] if len(names) == 1 else EVERY
         yield where, with_branches(recipe, {name: changed[name] for name in names})
 
 

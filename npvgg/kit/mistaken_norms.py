@@ -13,6 +13,7 @@ import numpy as np
 from npvgg import ops
 from npvgg.kit.mistake import (
     BRANCHES,
+    EVERY,
     Mistake,
     collector,
     in_normalizing,
@@ -26,8 +27,11 @@ from npvgg.reparam import BatchNorm
 NORMS: list[Mistake[Recipe]] = []
 mistake = collector(NORMS)
 
-OTHER_EPS = (1e-3, 0.0, 1e-4, 1e-6, 1e-2, *(n * 10.0**-e for e in range(9) for n in (1, 2, 5)))
-"""Those of other frameworks first: Keras 1e-3, none, PaddlePaddle and others; then a ladder."""
+USUAL_EPS = (1e-3, 0.0, 1e-6, 1e-4, 1e-2)
+"""What other frameworks and papers have; Keras the first."""
+
+OTHER_EPS = tuple(float(f"{n}e-{e}") for e in range(9) for n in (1, 2, 5))
+"""A ladder, for every branch at once."""
 
 
 @mistake(
@@ -37,9 +41,10 @@ OTHER_EPS = (1e-3, 0.0, 1e-4, 1e-6, 1e-2, *(n * 10.0**-e for e in range(9) for n
 )
 def batch_norm_eps(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Another eps, or none."""
-    for eps in dict.fromkeys(OTHER_EPS):
+    for eps in dict.fromkeys((*USUAL_EPS, *OTHER_EPS)):
         for where, wrong in in_norms(recipe, lambda bn, eps=eps: replace(bn, eps=eps)):  # type: ignore[misc]
-            yield f"{eps or 'missing'} in {where}", wrong
+            if eps in USUAL_EPS or where == EVERY:
+                yield f"{eps:g} in {where}" if eps else f"missing in {where}", wrong
 
 
 @mistake(
