@@ -355,7 +355,9 @@ plant("same-padding", "tiny_dilated stem", "tiny_se stem", form=porter.Folded,
 
 def mirror_padding(port, x):
     d = port.dilation
-    rows, columns = ([*range(d, 0, -1), *range(n), *range(n - 2, n - 2 - d, -1)] for n in x.shape[2:])
+    rows, columns = (
+        [*range(d, 0, -1), *range(n), *range(n - 2, n - 2 - d, -1)] for n in x.shape[2:]
+    )
     return conv(x[:, :, rows][:, :, :, columns], port.kernel("conv_kxk"), stride=port.stride,
                 dilation=d, groups=port.groups)  # fmt: skip
 
@@ -382,7 +384,9 @@ def kept_top_left(port, x):
 
 
 def averaged_first(port, x):
-    quarter = (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
+    quarter = (
+        x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]
+    ) / 4
     return conv(quarter, port.kernel("conv_1x1"), groups=port.groups)
 
 
@@ -413,8 +417,14 @@ plant("branch-twice", *EVERY, join=lambda port, branches: sum(branches.values())
 plant("skip-connection", *DEEP[1:], __call__=lambda port, x: porter.Port.__call__(port, x) + x)
 plant("branches-not-added", *EVERY, join=lambda port, branches: sum(branches.values())
       / F(len(branches)))  # fmt: skip
-plant("identity-after-the-activation", *DEEP, finish=lambda port, x, branches: porter.Port.finish(
-    port, x, {n: y for n, y in branches.items() if n != "identity"}) + branches["identity"])  # fmt: skip
+
+
+def identity_last(port, x, branches):
+    skip = branches.pop("identity")
+    return porter.Port.finish(port, x, branches) + skip
+
+
+plant("identity-after-the-activation", *DEEP, finish=identity_last)
 plant("bias-missing", *EVERY[1:2], form=porter.Folded, also={"folded-bias-missing"},
       convolve=lambda port, x, kernel, bias: conv(x, kernel, pad=(1, 1)))  # fmt: skip
 plant("activation-before-the-sum", *EVERY, join=lambda port, branches: sum(
@@ -423,8 +433,9 @@ plant("activation-before-the-sum", *SOME, join=lambda port, branches: sum(
     y if n == "identity" else np.maximum(y, 0) for n, y in branches.items()))  # fmt: skip
 plant("activation-missing", *EVERY, act=lambda port, y: y, also={"activation-doubled"})
 plant("activation-doubled", "tiny stem", read=lambda port, x: relu(x))
-plant("activation-doubled", "tiny_se stages.1.1", "tiny_se stages.0.1", also={
-    "attention-on-the-wrong-side"}, attend=lambda port, y: porter.Port.attend(port, relu(y)))  # fmt: skip
+plant("activation-doubled", "tiny_se stages.1.1", "tiny_se stages.0.1",
+      also={"attention-on-the-wrong-side"},
+      attend=lambda port, y: porter.Port.attend(port, relu(y)))  # fmt: skip
 plant("another-activation", *EVERY, act=lambda port, y: np.where(y > 0, y, y * F(0.01)))
 plant("another-activation", *SOME, act=lambda port, y: y * sigmoid(y))
 
@@ -517,11 +528,14 @@ plant("weights-quantised", *SOME, form=porter.Folded, folded=lambda port: (
 
 def short_factors(short):
     def kxk(port, x):
-        return conv(short(x), short(port.kernel("conv_kxk")), stride=port.stride,
-                    dilation=port.dilation, groups=port.groups, pad=(port.dilation,) * 2)  # fmt: skip
+        d, w = port.dilation, short(port.kernel("conv_kxk"))
+        how = {"stride": port.stride, "groups": port.groups}
+        return conv(short(x), w, dilation=d, pad=(d, d), **how)
 
     def pointwise(port, x):
-        return conv(short(x), short(port.kernel("conv_1x1")), stride=port.stride, groups=port.groups)
+        return conv(
+            short(x), short(port.kernel("conv_1x1")), stride=port.stride, groups=port.groups
+        )
 
     return {"kxk": kxk, "pointwise": pointwise}
 
@@ -538,7 +552,8 @@ plant("results-rounded", *EVERY, **short_weights(
     pointwise=lambda port, x: half(porter.Port.pointwise(port, x)),
     norm=lambda port, branch, y: half(porter.Port.norm(port, branch, y)),
     join=lambda port, branches: half(sum(branches.values())),
-    attend=lambda port, y: half(porter.Port.attend(port, y)), read=lambda port, x: half(x)))  # fmt: skip
+    attend=lambda port, y: half(porter.Port.attend(port, y)),
+    read=lambda port, x: half(x)))  # fmt: skip
 
 
 def channels_last_bytes(port, y):
@@ -548,7 +563,7 @@ def channels_last_bytes(port, y):
 
 
 def read_as_channels_last(port, x):
-    n, c, h, w = x.shape
+    _, c, h, w = x.shape
     flat, out = x.ravel(), np.empty_like(x)
     for (i, j, r, s), _ in np.ndenumerate(x):
         out[i, j, r, s] = flat[((i * h + r) * w + s) * c + j]

@@ -8,11 +8,14 @@ import numpy as np
 
 
 def conv(x, w, *, stride=1, dilation=1, groups=1, pad=(0, 0)):
-    """One multiplication and one addition after the other, in the dtype of x; pad: before, after."""
+    """Multiply and add, term after term, in the dtype of x; pad: before, after."""
     w = np.asarray(w, x.dtype)
     k, c, r, s = w.shape
     z = np.pad(x, ((0, 0), (0, 0), pad, pad))
-    P, Q = ((size - dilation * (t - 1) - 1) // stride + 1 for size, t in zip(z.shape[2:], (r, s)))
+    P, Q = (
+        (size - dilation * (t - 1) - 1) // stride + 1
+        for size, t in zip(z.shape[2:], (r, s), strict=True)
+    )
     y = np.zeros((len(x), k, P, Q), x.dtype)
     for g in range(groups):
         kernels = slice(g * k // groups, (g + 1) * k // groups)

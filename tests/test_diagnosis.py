@@ -12,7 +12,7 @@ from npvgg import weights
 from npvgg.config import expand
 from npvgg.kit import mistakes
 from npvgg.kit.conformance import conformance_pack
-from npvgg.kit.diagnosis import UNKNOWN, diagnose
+from npvgg.kit.diagnosis import diagnose
 
 
 @cache

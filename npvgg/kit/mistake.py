@@ -129,15 +129,19 @@ def in_norms(
     recipe: Recipe, change: Callable[[BatchNorm], BatchNorm]
 ) -> Iterator[tuple[str, Recipe]]:
     """Change the numbers of batch norms."""
-    return in_branches(
-        recipe, lambda branch: branch.bn and replace(branch, bn=change(branch.bn))
-    )
+
+    def change_branch(branch: Branch) -> Branch | None:
+        return None if branch.bn is None else replace(branch, bn=change(branch.bn))
+
+    return in_branches(recipe, change_branch)
 
 
 def in_normalizing(
     recipe: Recipe, normalize: Callable[[BatchNorm, Array], Array]
 ) -> Iterator[tuple[str, Recipe]]:
     """Change what batch norms do with their numbers."""
-    return in_branches(
-        recipe, lambda branch: branch.bn and replace(branch, normalize=normalize)
-    )
+
+    def change_branch(branch: Branch) -> Branch | None:
+        return None if branch.bn is None else replace(branch, normalize=normalize)
+
+    return in_branches(recipe, change_branch)

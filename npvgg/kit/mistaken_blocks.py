@@ -1,6 +1,8 @@
-"""Mistakes about blocks: a branch forgotten, an activation or an attention layer in the wrong place.
+"""Mistakes about blocks: a branch left out, an activation or an attention layer out of place.
 
-    block(x) = act(attn(3×3 + 1×1 + identity))      or  attn(act(…)) in RepVGGplus
+    block(x) = act(attn(3×3 + 1×1 + identity))
+
+RepVGGplus: attn(act(…)).
 """
 
 from __future__ import annotations
@@ -273,8 +275,9 @@ def attention_applied_wrongly(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         "squeezes by the maximum, not by the mean": lambda y: y.max(axis=(2, 3), keepdims=True),
         "squeezes by the sum, not by the mean": lambda y: y.sum(axis=(2, 3), keepdims=True),
         "squeezes over the whole batch": lambda y: y.mean(axis=(0, 2, 3), keepdims=True),
-        "squeezes by half the sum of mean and maximum": lambda y: 0.5
-        * (mean_of(y) + y.max(axis=(2, 3), keepdims=True)),
+        "squeezes by half the sum of mean and maximum": lambda y: (
+            0.5 * (mean_of(y) + y.max(axis=(2, 3), keepdims=True))
+        ),
     }
     for what, squeeze in squeezes.items():
         yield what, with_attention(recipe, lambda f, s=squeeze: partial(regated, f, np.multiply, s))  # type: ignore[misc]

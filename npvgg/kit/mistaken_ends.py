@@ -49,13 +49,15 @@ def pixels(x: Array) -> Array:
 def normalised(u: Array) -> Array:
     """Numbers 0 … 1, normalised."""
     mean, std = constants(u)
-    return (u - mean) / std
+    x: Array = (u - mean) / std
+    return x
 
 
 def with_constants(mean: tuple[float, ...], std: tuple[float, ...], x: Array) -> Array:
     """An image normalised by other constants."""
     m, s = (np.array(values, x.dtype)[:, None, None] for values in (mean, std))
-    return (pixels(x) - m) / s
+    y: Array = (pixels(x) - m) / s
+    return y
 
 
 NORMALISATIONS: dict[str, Step] = {
@@ -265,8 +267,8 @@ def classifier_rounded(right: Ending) -> Iterator[tuple[str, Ending]]:
     if right.weight is None or right.bias is None:
         return
     for name, short in SHORT.items():
-        weights = {"weight": short(right.weight), "bias": short(right.bias)}
-        yield f"{name}: its weights", replace(right, **weights)
-        yield f"{name}: its weights and features", replace(right, **weights, before=short)
-        yield f"{name}: all of it", replace(right, **weights, before=short, after=short)
+        weights = replace(right, weight=short(right.weight), bias=short(right.bias))
+        yield f"{name}: its weights", weights
+        yield f"{name}: its weights and features", replace(weights, before=short)
+        yield f"{name}: all of it", replace(weights, before=short, after=short)
         yield f"{name}: its answer", replace(right, after=short)

@@ -161,8 +161,8 @@ def grouped_at_the_wrong_parity(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         for own, what in ((True, "each with its own channels"), (False, "with the first columns")):
 
             def change(conv: Conv, groups: int = groups, own: bool = own) -> Conv:
-                weight = own_columns(conv.weight, groups) if own else first_columns(
-                    conv.weight, groups
+                weight = (
+                    own_columns(conv.weight, groups) if own else first_columns(conv.weight, groups)
                 )
                 return replace(conv, weight=weight, groups=groups)
 
@@ -311,5 +311,3 @@ def spans(offset: int, size: int) -> tuple[slice, slice]:
         slice(max(0, -offset), size - max(0, offset)),
         slice(max(0, offset), size + min(0, offset)),
     )
-
-

@@ -1,6 +1,8 @@
 """Mistakes about batch norms: their eps, their four vectors, and which statistics they use.
 
     y = (x − mean) · gamma / √(var + eps) + beta
+
+Those of a fold, w' = w · t and b' = beta − mean · t with t = gamma / √(var + eps), are here, too.
 """
 
 from __future__ import annotations
@@ -179,7 +181,8 @@ def kernel_unscaled(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
     def normalize(bn: BatchNorm, y: Array) -> Array:
         mean, _, _, beta = cast(bn, y.dtype)
-        return y + (beta - mean * factor(bn, y))[:, None, None]
+        shifted: Array = y + (beta - mean * factor(bn, y))[:, None, None]
+        return shifted
 
     yield from in_normalizing(recipe, normalize)
 
@@ -217,12 +220,13 @@ def batch_statistics(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         centred = y - y.mean(axis=axes, keepdims=True)
         var = (centred * centred).mean(axis=axes, keepdims=True)
         normal = centred / np.sqrt(var + y.dtype.type(bn.eps))
-        y = normal * gamma[:, None, None] + beta[:, None, None]
-        return y
+        answer: Array = normal * gamma[:, None, None] + beta[:, None, None]
+        return answer
 
     for what, axes in (("the batch", (0, 2, 3)), ("each image", (2, 3))):
         for where, wrong in in_normalizing(
-            recipe, lambda bn, y, axes=axes: over(axes, bn, y)  # type: ignore[misc]
+            recipe,
+            lambda bn, y, axes=axes: over(axes, bn, y),  # type: ignore[misc]
         ):
             yield f"{what} in {where}", wrong
 

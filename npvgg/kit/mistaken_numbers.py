@@ -118,7 +118,8 @@ def with_weights(recipe: Recipe, kernels: Step, others: Step = same) -> Recipe:
             bias = None if conv.bias is None else others(conv.bias)
             conv = replace(conv, weight=kernels(conv.weight), bias=bias)
         if bn is not None:
-            bn = BatchNorm(*(others(a) for a in (bn.gamma, bn.beta, bn.mean, bn.var)), eps=bn.eps)
+            gamma, beta, mean, var = (others(a) for a in (bn.gamma, bn.beta, bn.mean, bn.var))
+            bn = BatchNorm(gamma, beta, mean, var, bn.eps)
         return replace(branch, conv=conv, bn=bn)
 
     return replace(recipe, branches=tuple(change(branch) for branch in recipe.branches))
@@ -175,7 +176,7 @@ ORDERS: dict[str, Step] = {
 
 @mistake(
     "the tensor {}",
-    "hand tensors over as NCHW: transpose (np.transpose(y, (0, 3, 1, 2)) from NHWC), do not reshape",
+    "hand tensors over as NCHW: np.transpose(y, (0, 3, 1, 2)) makes it of NHWC, a reshape does not",
 )
 def order_of_the_output(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """The block is right, and what is handed over is not in NCHW."""

@@ -23,5 +23,8 @@ ENDING_MISTAKES: tuple[Mistake[Ending], ...] = tuple(ENDINGS)
 
 def names() -> list[str]:
     """The names of all mistakes, sorted."""
-    every = (*IMAGE_MISTAKES, *BLOCK_MISTAKES, *ENDING_MISTAKES)
-    return sorted(mistake.name for mistake in every)
+    return sorted(
+        [m.name for m in IMAGE_MISTAKES]
+        + [m.name for m in BLOCK_MISTAKES]
+        + [m.name for m in ENDING_MISTAKES]
+    )

@@ -157,7 +157,7 @@ class Recipe:
 def recipe(block: Block) -> Recipe:
     """The right recipe of a block in train or deploy form."""
     spec, form = block.spec, block.form
-    how = {"stride": spec.stride, "groups": spec.groups}
+    how: dict[str, Any] = {"stride": spec.stride, "groups": spec.groups}
     wide: dict[str, Any] = how | {"dilation": spec.dilation, "pads": evenly(spec.dilation)}
     if isinstance(form, Branches):
         kxk, pointwise = form.conv_kxk, form.conv_1x1
@@ -191,8 +191,7 @@ class Replay:
         self._kept: WeakKeyDictionary[Branch | Conv, Array] = WeakKeyDictionary()
 
     def __call__(self, recipe: Recipe, target: str) -> Array:
-        """The tensor of this name. Raises ArgumentError where the recipe comes to no such tensor.
-        """
+        """The tensor of this name. Raises ArgumentError where the recipe does not come to it."""
         target = "sum" if target == "reparam_conv" else target
         for branch in recipe.branches:
             if branch.conv is not None and target == f"{branch.name}.conv":
