@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from npvgg import __version__, commands, filecommands, progress
+from npvgg import __version__, commands, filecommands, kitcommands, progress
 from npvgg.errors import NpvggError
 from npvgg.pretrained import BUNDLED
 
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(verbs)
     _add_convert(verbs)
     _add_verify(verbs)
+    _add_conformance(verbs)
     return parser
 
 
@@ -198,6 +199,43 @@ def _add_verify(verbs: Any) -> None:
     parser.set_defaults(run=filecommands.verify)
 
 
+def _add_conformance(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "conformance",
+        help="write what another implementation is tested with",
+        description="Writes a folder with weights, an input, every tensor on the way, and for each "
+        "of its numbers the largest error that a correct float32 implementation can make; with a "
+        "README for people who have neither npvgg nor Python.",
+    )
+    parser.add_argument("out", metavar="OUT", help="the folder, to be made")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a network, with a pretrained tag for trained weights, or tiny, tiny_g2, tiny_se, "
+        "tiny_plus, tiny_dilated (tiny)",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="weights; from the seed without them")
+    parser.add_argument(
+        "--seed", type=_natural, default=0, metavar="N", help="of weights and noise (0)"
+    )
+    parser.add_argument("--input", default="noise", metavar="PHOTO", help="a photo, or noise")
+    parser.add_argument(
+        "--level",
+        choices=("block", "branch", "op"),
+        default="block",
+        help="the outputs of blocks; and of branches; and of convolutions before their batch norm",
+    )
+    parser.add_argument(
+        "--size", type=_positive, metavar="N", help="height and width of the input (64; tiny: 18)"
+    )
+    parser.add_argument(
+        "--form", choices=("train", "deploy"), help="of the tensors (train, where it is known)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a pack")
+    parser.add_argument("--quiet", action="store_true", help="no word on standard error")
+    parser.set_defaults(run=kitcommands.conformance)
+
+
 def _run_options() -> argparse.ArgumentParser:
     """Give the options that every command over photos has."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -236,6 +274,12 @@ def _run_options() -> argparse.ArgumentParser:
     )
     photo.add_argument("--max-pixels", type=_positive, metavar="N", help="refuse larger photos")
     return parser
+
+
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text!r}")
+    return int(text)
 
 
 def _positive(text: str) -> int:

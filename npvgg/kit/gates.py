@@ -103,7 +103,7 @@ def half_sum(a: Ball, b: Ball, rule: Rule) -> Ball:
     return Ball(0.5 * (a.y + b.y), error)
 
 
-def convolve(x: Ball, weight: Array, bias: Array | None, rule: Rule, **how: int) -> Ball:
+def convolve(x: Ball, weight: Array, bias: Array | None, rule: Rule, **how: Any) -> Ball:
     """Errors through a convolution: x ∗ w + b."""
     y = steady.conv2d(x.y, weight, bias, **how)
     n = weight[0].size + (bias is not None)

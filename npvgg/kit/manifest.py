@@ -98,8 +98,10 @@ def parse(text: bytes) -> dict[str, Any]:
     if manifest.get("version") != VERSION:
         raise WeightsError(f"expected version {VERSION}, got {shown(manifest.get('version'))}")
     for key, known in (("form", ("train", "deploy")), ("level", LEVELS)):
-        if manifest.get(key) not in known:
+        if manifest.get(key) not in list(known):
             raise WeightsError(f"{key}: expected one of {known}, got {shown(manifest.get(key))}")
+    if not isinstance(manifest.get("model"), str):
+        raise WeightsError(f"model: expected a text, got {shown(manifest.get('model'))}")
     files, tensors = manifest.get("files"), manifest.get("tensors")
     if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
         raise WeightsError("files: expected an object of SHA-256 sums")

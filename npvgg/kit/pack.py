@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ from npvgg.model import RepVGG
 from npvgg.network import Network
 from npvgg.ops import Array
 from npvgg.untrusted import blaming
+
+Named = TypeVar("Named")
 
 MANIFEST, README = "manifest.json", "README.md"
 TENSORS, BOUNDS = "tensors.safetensors", "bounds.safetensors"
@@ -56,7 +58,8 @@ class Pack:
     manifest: Mapping[str, Any]
     probes: tuple[Probe, ...]
     _tensors: Mapping[str, Array]
-    _bounds: Mapping[str, Array]
+    _local: Mapping[str, Array]
+    _chain: Mapping[str, Array]
     _weights: Mapping[str, Mapping[str, Array]]
 
     @classmethod
@@ -86,23 +89,24 @@ class Pack:
         probes: list[Probe] = []
         entries: list[dict[str, Any]] = []
         tensors: dict[str, Array] = {}
-        bounds: dict[str, Array] = {}
-        for o, y, local, chain in walk(exact, x, kept):
+        local: dict[str, Array] = {}
+        chain: dict[str, Array] = {}
+        for o, y, local_error, chain_error in walk(exact, x, kept):
             if o.name not in kept:
                 continue
             with np.errstate(over="ignore", under="ignore"):
                 tensors[o.name] = y.astype(np.float32)
             check_finite(tensors[o.name], o.name)
-            bounds[f"local.{o.name}"] = rounded_up(local)
-            bounds[f"chain.{o.name}"] = rounded_up(chain)
+            local[o.name] = rounded_up(local_error)
+            chain[o.name] = rounded_up(chain_error)
             probes.append(probe(kept[o.name], y.shape))
-            largest = (tensors[o.name], bounds[f"local.{o.name}"], bounds[f"chain.{o.name}"])
-            entries.append(manifests.entry(probes[-1], *(float(np.abs(a).max()) for a in largest)))
+            largest = (float(np.abs(a[o.name]).max()) for a in (tensors, local, chain))
+            entries.append(manifests.entry(probes[-1], *largest))
         origins = {"weights": weights_origin or {}, "input": input_origin or {}}
         heading = manifests.heading(model.name, model.config, form, level, origins, spelled)
         flat = {form: weights.flatten(network) for form, network in networks.items()}
         manifest = json.loads(json.dumps({**heading, "tensors": entries}))  # as a file has it
-        return cls(manifest, tuple(probes), tensors, bounds, flat)
+        return cls(manifest, tuple(probes), tensors, local, chain, flat)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Pack:
@@ -128,7 +132,10 @@ class Pack:
             kept = at_level(operations(network), manifest["level"])
             _check_arrays(manifest, list(kept), tensors, bounds)
         probes = tuple(probe(o, tensors[name].shape) for name, o in kept.items())
-        return cls(manifest, probes, tensors, bounds, arrays)
+        local, chain = (
+            {name: bounds[f"{kind}.{name}"] for name in kept} for kind in ("local", "chain")
+        )
+        return cls(manifest, probes, tensors, local, chain, arrays)
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the folder, whole or not at all.
@@ -139,8 +146,10 @@ class Pack:
         """
         folder = Path(path)
         if os.path.lexists(folder) and not (overwrite and _is_pack(folder)):
-            hint = "a pack, to be replaced" if overwrite else "nothing there (or overwrite=True)"
-            raise ArgumentError(f"path: expected {hint}, got {folder}")
+            what = (
+                "no pack, and is not replaced" if overwrite else "there, and is not to be replaced"
+            )
+            raise ArgumentError(f"path: {folder} is {what}")
         contents = self._contents()
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
         manifest = {**self.manifest, "files": sums}
@@ -160,7 +169,9 @@ class Pack:
             for form, arrays in self._weights.items()
         }
         contents[TENSORS] = _safetensors(self._tensors, {})
-        contents[BOUNDS] = _safetensors(self._bounds, {})
+        bounds = {f"local.{name}": bound for name, bound in self._local.items()}
+        bounds |= {f"chain.{name}": bound for name, bound in self._chain.items()}
+        contents[BOUNDS] = _safetensors(bounds, {})
         text = (resources("npvgg.kit") / "conformance.md").read_text("utf-8")
         for key in ("model", "form", "level"):
             text = text.replace("{" + key + "}", self.manifest[key])
@@ -173,11 +184,11 @@ class Pack:
 
     def bound(self, name: str) -> Array:
         """How far each element may be off where the whole network was run, float32."""
-        return _named(self._bounds, f"chain.{name}")
+        return _named(self._chain, name)
 
     def local_bound(self, name: str) -> Array:
         """How far each element may be off where the tensor's inputs were those of the pack."""
-        return _named(self._bounds, f"local.{name}")
+        return _named(self._local, name)
 
     def probe(self, name: str) -> Probe:
         """What a tensor is."""
@@ -212,7 +223,7 @@ def _forms(model: RepVGG) -> dict[str, Network]:
     return {network.form: network, "deploy": network.reparameterized()}
 
 
-def _named(table: Mapping[str, Any], name: str) -> Any:
+def _named(table: Mapping[str, Named], name: str) -> Named:
     if name not in table:
         raise ArgumentError(f"name: expected one of {', '.join(table)}, got {name!r}")
     return table[name]

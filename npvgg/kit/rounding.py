@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import sqrt
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +49,7 @@ class Rule:
     back: Callable[[Array], Array]
     """… and to the sum, to make it an error again."""
 
-    def carry(self, error: Array, weight: Array, **how: int) -> Array:
+    def carry(self, error: Array, weight: Array, **how: Any) -> Array:
         """What a convolution makes of the errors of its input: (N, C, H, W) → (N, K, P, Q)."""
         return self.back(conv2d(self.through(error), self.through(weight), **how))
 
@@ -62,7 +64,7 @@ def probable_gamma(n: int) -> float:
 
     eᵃ − 1 ≤ a / (1 − a) for 0 ≤ a < 1 spares the exponential.
     """
-    a = LAMBDA * n**0.5 * U + n * U**2 / (1 - U)
+    a = LAMBDA * sqrt(n) * U + n * U**2 / (1 - U)
     return a / (1 - a)
 
 

@@ -48,7 +48,8 @@ def conv2d(
 
 def linear(x: Array, weight: Array, bias: Array) -> Array:
     """Do as `ops.linear`, the terms added in order, the bias last."""
-    return conv2d(x[:, :, None, None], weight[:, :, None, None], bias)[:, :, 0, 0]
+    y: Array = conv2d(x[:, :, None, None], weight[:, :, None, None], bias)[:, :, 0, 0]
+    return y
 
 
 def mean(x: Array, axis: tuple[int, ...]) -> Array:
@@ -56,12 +57,14 @@ def mean(x: Array, axis: tuple[int, ...]) -> Array:
     moved = np.moveaxis(x, axis, range(-len(axis), 0))
     flat = moved.reshape(*moved.shape[: -len(axis)], -1)
     total = np.add.accumulate(flat, axis=-1)[..., -1]  # every partial sum: no freedom of order
-    return np.expand_dims(total / flat.shape[-1], axis)
+    shape = [1 if a in axis else size for a, size in enumerate(x.shape)]
+    average: Array = (total / flat.shape[-1]).reshape(shape)
+    return average
 
 
 def global_pool(x: Array, kind: str) -> Array:
     """Do as `ops.global_pool`, each mean added in order."""
-    average = mean(x, (2, 3))[:, :, 0, 0]
+    average: Array = mean(x, (2, 3))[:, :, 0, 0]
     match kind:
         case "avg":
             return average

@@ -26,7 +26,7 @@ TINY: Mapping[str, RepVGGConfig] = MappingProxyType({
         (1, 1, 3), (8, 8, 12), (2, 2, 2), stem_chs=8, num_classes=5, output_stride=8
     ),
 })  # fmt: skip
-"""Plain, grouped, squeeze-excite before the activation (D2se) and after it (RepVGGplus), dilated."""
+"""Plain; grouped; squeeze-excite before the activation (D2se), after it (RepVGGplus); dilated."""
 
 TINY_SIZE = 18
 """Height and width of their images: 18 → 9 → 5, even and odd."""
