@@ -15,21 +15,15 @@ is not asked: noise decides between neighbours there.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from npvgg.errors import ArgumentError
-from npvgg.kit.mistake import Mistake
-from npvgg.kit.mistaken_ends import ending
-from npvgg.kit.mistaken_numbers import order_of_the_input
-from npvgg.kit.mistakes import BLOCK_MISTAKES, ENDING_MISTAKES, IMAGE_MISTAKES
+from npvgg.kit.hypotheses import Hypothesis, hypotheses, is_right, way_to
+from npvgg.kit.mistaken_numbers import to_bfloat16, to_float16
 from npvgg.kit.pack import Pack
-from npvgg.kit.recipe import Recipe, Replay, recipe, same
-from npvgg.kit.trace import Probe
-from npvgg.network import Block
 from npvgg.ops import Array
 
 U32 = 2.0**-24
@@ -57,15 +51,6 @@ class Finding:
     sentence: str
     error: float
     advice: str
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A mistake's variant, and the tensor that comes of it in float32 or float64."""
-
-    mistake: Mistake[Any]
-    detail: str
-    run: Callable[[Any], Array]
 
 
 @dataclass(frozen=True)
@@ -97,154 +82,15 @@ def diagnose(
     if is_right(pack, name, got, alone=alone):
         return []
     exact = {p.name: pack.tensor(p.name) for p in pack.probes if p.name != name}
-    given, slack = inputs_of(pack, probe, exact if alone else theirs)
+    way = way_to(pack, probe, exact if alone else theirs)
     truth = pack.tensor(name).astype(np.float64)
     wrong = distance(got, truth)[1] if got.shape == truth.shape else np.inf
     verdicts = [
         verdict
-        for hypothesis in hypotheses(pack, probe, given)
-        if (verdict := judge(hypothesis, got, wrong, slack)) is not None
+        for hypothesis in hypotheses(pack, probe, way)
+        if (verdict := judge(hypothesis, got, wrong, way.slack)) is not None
     ]
-    return findings(verdicts, got, wrong)
-
-
-# --- What is tried --------------------------------------------------------------------------------
-
-
-def hypotheses(pack: Pack, probe: Probe, given: Mapping[str, Array]) -> Iterator[Hypothesis]:
-    """Every mistake that can be made on the way to a tensor, in all its variants."""
-    if probe.block:
-        yield from block_hypotheses(pack, probe, given)
-    elif probe.op == "input":
-        x = given["x"]
-        for mistake in IMAGE_MISTAKES:
-            for detail, step in mistake.variants(same):
-                yield Hypothesis(mistake, detail, lambda dtype, s=step: s(x.astype(dtype)))  # type: ignore[misc]
-    else:
-        right = ending(pack.network().head)
-        for ending_mistake in ENDING_MISTAKES:
-            for detail, wrong in ending_mistake.variants(right):
-                yield Hypothesis(
-                    ending_mistake,
-                    detail,
-                    lambda dtype, w=wrong: w(  # type: ignore[misc]
-                        probe.name, {name: a.astype(dtype) for name, a in given.items()}
-                    ),
-                )
-    yield from other_tensors(pack, probe)
-
-
-def block_hypotheses(pack: Pack, probe: Probe, given: Mapping[str, Array]) -> Iterator[Hypothesis]:
-    """The mistakes of a block, made in its branches and in its folded convolution."""
-    replays = {dtype: Replay(given, dtype) for dtype in (np.float32, np.float64)}
-    target = probe.name.removeprefix(probe.block).removeprefix(".")
-
-    def hypothesis(mistake: Mistake[Any], detail: str, wrong: Recipe) -> Hypothesis:
-        return Hypothesis(mistake, detail, lambda dtype: replays[dtype](wrong, target))
-
-    for blocks, index in forms(pack, probe.block):
-        right = recipe(blocks[index])
-        for mistake in BLOCK_MISTAKES:
-            if index == 0 and mistake is order_of_the_input:
-                continue  # said of images below
-            for detail, wrong in mistake.variants(right):
-                yield hypothesis(mistake, detail, wrong)
-        if index == 0:
-            for image_mistake in IMAGE_MISTAKES:
-                for detail, step in image_mistake.variants(same):
-                    yield hypothesis(image_mistake, detail, replace(right, before=step))
-        for other in blocks[max(0, index - 1) : index + 2]:
-            if other is not blocks[index] and fits(other, blocks[index]):
-                wrong = replace(right, branches=recipe(other).branches)
-                yield hypothesis(OTHER_WEIGHTS, other.spec.name, wrong)
-
-
-OTHER_WEIGHTS: Mistake[Any] = Mistake(
-    "weights-of-another-block",
-    "the weights are those of {}",
-    "check the names of the weights: each block has its own",
-    lambda _: iter(()),
-)
-OTHER_TENSOR: Mistake[Any] = Mistake(
-    "another-tensor",
-    "this is the tensor {}",
-    "check which tensor is handed over under this name",
-    lambda _: iter(()),
-)
-
-
-def fits(other: Block, block: Block) -> bool:
-    """Whether another block's weights could stand in this one."""
-    shapes = [
-        [b.conv.weight.shape if b.conv else None for b in recipe(one).branches]
-        for one in (other, block)
-    ]
-    return shapes[0] == shapes[1]
-
-
-def forms(pack: Pack, block: str) -> Iterator[tuple[tuple[Block, ...], int]]:
-    """The network's blocks in the forms that can be had, and the number of the block: the branches
-    first, then the folded convolutions, of which float64 has the exact ones where it can.
-    """
-    try:
-        networks = [pack.network("train")]
-        networks.append(networks[0].reparameterized())
-    except ArgumentError:
-        networks = [pack.network("deploy")]
-    for network in networks:
-        names = [b.spec.name for b in network.blocks]
-        yield network.blocks, names.index(block)
-
-
-def other_tensors(pack: Pack, probe: Probe) -> Iterator[Hypothesis]:
-    """Another tensor of the pack under this name."""
-    for other in pack.probes:
-        if other.name != probe.name and other.shape == probe.shape:
-            truth = pack.tensor(other.name)
-            yield Hypothesis(OTHER_TENSOR, other.name, lambda dtype, y=truth: y.astype(dtype))  # type: ignore[misc]
-
-
-# --- What it is computed from ---------------------------------------------------------------------
-
-
-def inputs_of(
-    pack: Pack, probe: Probe, theirs: Mapping[str, Array]
-) -> tuple[dict[str, Array], float]:
-    """The inputs of a tensor by their names inside the block, and how far their numbers may be off.
-
-    What the block reads is "x": theirs if it is right, else the pack's. Other inputs are given only
-    where theirs are right; else they are replayed from x, mistakes included.
-    """
-    if probe.op == "input":
-        return {"x": pack.tensor(probe.name)}, 0.0
-    source = source_of(pack, probe)
-    right = {
-        name: np.asarray(theirs[name])
-        for name in (source, *probe.inputs)
-        if name in theirs and is_right(pack, name, np.asarray(theirs[name], np.float64))
-    }
-    local = {
-        name.removeprefix(f"{probe.block}."): array
-        for name, array in right.items()
-        if name != source and (probe.block or name == "pool")
-    }
-    given = {"x": right.get(source, pack.tensor(source)), **local}
-    own = all(name in right for name in probe.inputs) or source in right
-    return given, 0.0 if own else float(pack.bound(probe.name).max())
-
-
-def source_of(pack: Pack, probe: Probe) -> str:
-    """The tensor that a block, or the ending, reads."""
-    inside = [other for other in pack.probes if other.block == probe.block and other.op != "input"]
-    names = {other.name for other in inside}
-    return next(name for other in inside for name in other.inputs if name not in names)
-
-
-def is_right(pack: Pack, name: str, got: Array, *, alone: bool = False) -> bool:
-    """Whether a tensor is within its bound."""
-    truth = pack.tensor(name)
-    bound = pack.local_bound(name) if alone else pack.bound(name)
-    return got.shape == truth.shape and bool((np.abs(got - truth) <= bound).all())
+    return explained(verdicts, got) or short_of_bits(got, truth) or [unknown(verdicts)]
 
 
 # --- How near it comes ----------------------------------------------------------------------------
@@ -294,12 +140,10 @@ def magnitude(y: Array) -> float:
     return float(np.abs(np.where(np.isfinite(y), y, 0)).max())
 
 
-def findings(verdicts: list[Verdict], got: Array, wrong: float) -> list[Finding]:
-    """The mistakes that reproduce their numbers, the best first; or that there is none."""
+def explained(verdicts: list[Verdict], got: Array) -> list[Finding]:
+    """The mistakes that reproduce their numbers, the best first."""
     good = sorted((v for v in verdicts if v.reproduced), key=lambda v: v.rms)
-    if not good:
-        return [unknown(verdicts, got)]
-    limit = EXPLAINED * max(good[0].rms, U32 * magnitude(got) / 2)
+    limit = EXPLAINED * max(good[0].rms, U32 * magnitude(got) / 2) if good else 0.0
     by_mistake: dict[str, list[Verdict]] = {}
     for verdict in good:
         if verdict.rms <= limit:
@@ -315,9 +159,26 @@ def finding(verdicts: list[Verdict]) -> Finding:
     return Finding(mistake.name, sentence, verdicts[0].largest, mistake.advice)
 
 
-def unknown(verdicts: list[Verdict], got: Array) -> Finding:
+def short_of_bits(got: Array, truth: Array) -> list[Finding]:
+    """Sums in a short type can't be replayed, for they depend on the order; but they leave a trace:
+    every number is one of that type, and all are near the truth, as rounding is:
+
+        rms(theirs − truth)  ≤  √1000 · u · max |truth|        u: 2⁻⁸ bfloat16, 2⁻¹¹ float16
+    """
+    if got.shape != truth.shape:
+        return []
+    largest, rms = distance(got, truth)
+    for name, short, bits in (("bfloat16", to_bfloat16, 8), ("float16", to_float16, 11)):
+        with np.errstate(invalid="ignore"):
+            all_short = bool((short(got) == got).all())
+        if all_short and rms <= 1000**0.5 * 2.0**-bits * magnitude(truth):
+            sentence = f"every number is a {name}, and near the truth: sums are kept in {name}"
+            return [Finding("short-accumulator", sentence, largest, "accumulate in float32")]
+    return []
+
+
+def unknown(verdicts: list[Verdict]) -> Finding:
     """No mistake of the catalogue explains the numbers."""
     sentence = "no known mistake reproduces these numbers"
-    nearest = min(verdicts, key=lambda v: v.rms, default=None)
-    error = np.inf if nearest is None else nearest.largest
+    error = min((v.largest for v in verdicts), default=np.inf)
     return Finding(UNKNOWN, sentence, error, "compare operation by operation: --level op")
