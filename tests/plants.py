@@ -128,8 +128,8 @@ def scale_only(port, branch, y):
 
 plant("beta-scaled", *EVERY, norm=beta_in_the_brackets)
 plant("kernel-unscaled", *EVERY, norm=kernel_unscaled)
-plant("folded-bias-missing", *EVERY, norm=scale_only, also={"bias-missing"})
-plant("folded-bias-missing", *SOME, norm=lambda port, branch, y: (
+plant("bias-missing", *EVERY, norm=scale_only)
+plant("bias-missing", *SOME, norm=lambda port, branch, y: (
     scale_only if branch == "conv_kxk" else porter.Port.norm)(port, branch, y))  # fmt: skip
 plant("batch-norm-missing", *EVERY, norm=lambda port, branch, y: y)
 plant("batch-norm-missing", *SOME, norm=lambda port, branch, y: (
@@ -397,7 +397,7 @@ plant("stride-ignored", "tiny stem", "tiny stages.1.0", "tiny_se stages.1.0",
 plant("stride-elsewhere", *STRIDED, "tiny stages.1.0", "tiny_dilated stages.0.0",
       pointwise=kept_top_left)  # fmt: skip
 plant("stride-elsewhere", *STRIDED, pointwise=averaged_first)
-plant("odd-pixels", *STRIDED, also={"pointwise-off-centre"}, pointwise=lambda port, x: conv(
+plant("pointwise-off-centre", *STRIDED, pointwise=lambda port, x: conv(
     x[:, :, 1::2, 1::2], port.kernel("conv_1x1"), groups=port.groups))  # fmt: skip
 
 
@@ -425,22 +425,21 @@ def identity_last(port, x, branches):
 
 
 plant("identity-after-the-activation", *DEEP, finish=identity_last)
-plant("bias-missing", *EVERY[1:2], form=porter.Folded, also={"folded-bias-missing"},
-      convolve=lambda port, x, kernel, bias: conv(x, kernel, pad=(1, 1)))  # fmt: skip
+plant("bias-missing", *SOME, form=porter.Folded, convolve=lambda port, x, kernel, bias:
+      conv(x, kernel, groups=port.groups, pad=(1, 1)))  # fmt: skip
 plant("activation-before-the-sum", *EVERY, join=lambda port, branches: sum(
     np.maximum(y, 0) for y in branches.values()))  # fmt: skip
 plant("activation-before-the-sum", *SOME, join=lambda port, branches: sum(
     y if n == "identity" else np.maximum(y, 0) for n, y in branches.items()))  # fmt: skip
-plant("activation-missing", *EVERY, act=lambda port, y: y, also={"activation-doubled"})
+plant("activation-missing", *EVERY, act=lambda port, y: y)
 plant("activation-doubled", "tiny stem", read=lambda port, x: relu(x))
-plant("activation-doubled", "tiny_se stages.1.1", "tiny_se stages.0.1",
-      also={"attention-on-the-wrong-side"},
+plant("attention-on-the-wrong-side", "tiny_se stages.1.1", "tiny_se stages.0.1",
       attend=lambda port, y: porter.Port.attend(port, relu(y)))  # fmt: skip
 plant("another-activation", *EVERY, act=lambda port, y: np.where(y > 0, y, y * F(0.01)))
 plant("another-activation", *SOME, act=lambda port, y: y * sigmoid(y))
 
 SE = ("tiny_se stem", "tiny_se stages.0.0", "tiny_se stages.1.0", "tiny_se stages.1.1")
-plant("attention-on-the-wrong-side", *SE, also={"activation-doubled"},
+plant("attention-on-the-wrong-side", *SE,
       finish=lambda port, x, branches: port.attend(relu(port.join(branches))))  # fmt: skip
 plant("attention-on-the-wrong-side", "tiny_plus stages.0.0", "tiny_plus stages.1.0",
       finish=lambda port, x, branches: relu(port.attend(port.join(branches))))  # fmt: skip

@@ -199,6 +199,8 @@ def run(tensors, places, x, wrong="", hooks=None, form=Port):
         except (ValueError, IndexError):  # maps that do not fit
             return answers | {f"{place.name}.{n}": y for n, y in taps.items()}
         answers |= {f"{place.name}.{n}": y for n, y in taps.items()} | {place.name: x}
-    answers["pool"] = x.mean(axis=(2, 3))
-    answers["logits"] = answers["pool"] @ tensors["head.fc.weight"].T + tensors["head.fc.bias"]
+    weight, bias = tensors["head.fc.weight"], tensors["head.fc.bias"]
+    if x.shape[1] == weight.shape[1]:
+        answers["pool"] = x.mean(axis=(2, 3))
+        answers["logits"] = answers["pool"] @ weight.T + bias
     return answers

@@ -150,10 +150,12 @@ def in_the_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
     def hypothesis(mistake: Mistake[Any], detail: str, wrong: Recipe) -> Hypothesis:
         return Hypothesis(mistake, detail, lambda dtype: replays[dtype](wrong, target))
 
-    for blocks in forms(pack):
+    for number, blocks in enumerate(forms(pack)):
         index = [block.spec.name for block in blocks].index(probe.block)
         right = recipe(blocks[index])
         for mistake, detail, wrong in wrong_recipes(right, reads_the_image=index == 0):
+            if number and wrong.branches is right.branches:
+                continue  # what is not done to branches makes the same numbers in both forms
             yield hypothesis(mistake, detail, wrong)
         for other in blocks[max(0, index - 1) : index + 2]:
             if other is not blocks[index] and fits(other, blocks[index]):

@@ -14,8 +14,8 @@ from functools import partial
 import numpy as np
 
 from npvgg import ops
-from npvgg.kit.mistake import BRANCHES, Mistake, collector, in_convs, without
-from npvgg.kit.recipe import Attention, Branch, Conv, Recipe, Step
+from npvgg.kit.mistake import BRANCHES, Mistake, collector, without
+from npvgg.kit.recipe import Attention, Branch, Recipe, Step
 from npvgg.ops import Array
 
 BLOCKS: list[Mistake[Recipe]] = []
@@ -86,21 +86,6 @@ def identity_after_the_activation(recipe: Recipe) -> Iterator[tuple[str, Recipe]
             yield "the activation", replace(without(recipe, "identity"), late=(branch,))
 
 
-@mistake(
-    "the bias is {}",
-    "the folded convolution has a bias: reparam_conv.bias, one number per output channel",
-)
-def bias_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """No bias, or a bias of another sign or twice."""
-
-    def change(conv: Conv, factor: float) -> Conv | None:
-        return None if conv.bias is None else replace(conv, bias=conv.bias * factor)
-
-    for factor, what in ((0, "missing"), (-1, "subtracted"), (2, "added twice")):
-        for where, wrong in in_convs(recipe, partial(change, factor=factor)):
-            yield f"{what} in {where}", wrong
-
-
 # --- Activation -----------------------------------------------------------------------------------
 
 
@@ -130,12 +115,15 @@ def add_activated(act: Step, names: list[str], chosen: list[str], ys: list[Array
 
 
 @mistake(
-    "the activation is missing",
+    "the activation is {}",
     "every block ends with its activation, the last one as well (before or after its attention)",
 )
 def activation_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """What comes before the activation comes out."""
-    yield "", replace(recipe, tail=without_step(recipe, "act"))
+    missing = replace(recipe, tail=without_step(recipe, "act"))
+    yield "missing", missing
+    act = ops.activation(recipe.spec.act_layer)
+    yield "applied to what the block reads, not to its output", replace(missing, before=act)
 
 
 @mistake(
@@ -143,20 +131,10 @@ def activation_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "one activation per block, after the sum of the branches",
 )
 def activation_doubled(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Twice (seen for those that are not like ReLU), or to the block's input."""
+    """Twice (seen of those that are not like ReLU), or to what the block reads as well."""
     act = ops.activation(recipe.spec.act_layer)
     yield "twice", replace(recipe, tail=(*recipe.tail, ("act again", act)))
-    if recipe.spec.attn_layer is not None:
-        again = ("act again", act)
-        yield (
-            "both before and after the attention",
-            replace(recipe, tail=(again, *recipe.tail, again)),
-        )
-    yield "to the input as well", replace(recipe, before=act)
-    yield (
-        "to the input, not to the output",
-        replace(recipe, before=act, tail=without_step(recipe, "act")),
-    )
+    yield "to what the block reads as well", replace(recipe, before=act)
 
 
 @mistake(
@@ -195,6 +173,8 @@ def attention_on_the_wrong_side(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     if len(recipe.tail) == 2:
         side = "before it" if recipe.spec.attn_after_act else "after it"
         yield side, replace(recipe, tail=recipe.tail[::-1])
+        act = ("act again", ops.activation(recipe.spec.act_layer))
+        yield "between two activations", replace(recipe, tail=(act, *recipe.tail, act))
 
 
 @mistake(

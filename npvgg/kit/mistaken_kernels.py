@@ -210,6 +210,8 @@ def pointwise_off_centre(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
             if (row, column) == (0, 0):
                 continue
             place = f"{rows[row + 1]} and {columns[column + 1]} the centre"
+            if recipe.spec.stride == 2 and row == column == 1:
+                place += ": the pixels 1, 3, 5 …"
 
             def change(branch: Branch, row: int = row, column: int = column) -> Branch | None:
                 return moved(branch, recipe, row, column)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -18,11 +19,12 @@ from npvgg.kit.mistake import (
     EVERY,
     Mistake,
     collector,
+    in_convs,
     in_normalizing,
     in_norms,
     with_branches,
 )
-from npvgg.kit.recipe import Recipe, cast
+from npvgg.kit.recipe import Conv, Recipe, cast
 from npvgg.ops import Array
 from npvgg.reparam import BatchNorm
 
@@ -188,15 +190,24 @@ def kernel_unscaled(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 
 @mistake(
-    "the batch norm's bias, beta - mean * gamma / sqrt(var + eps), is lost in {}",
-    "a convolution folded with a batch norm has a bias, even where the convolution had none",
+    "the bias is {}",
+    "a convolution folded with its batch norm has a bias, even where it had none before: "
+    "b' = beta - mean * gamma / sqrt(var + eps)",
 )
-def folded_bias_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Scale · y alone."""
-    return in_norms(
+def bias_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """No bias, or one of another sign or twice, in the folded convolution; none of batch norms."""
+
+    def change(conv: Conv, factor: float) -> Conv | None:
+        return None if conv.bias is None else replace(conv, bias=conv.bias * factor)
+
+    for factor, what in ((0, "missing"), (-1, "subtracted"), (2, "added twice")):
+        for where, wrong in in_convs(recipe, partial(change, factor=factor)):
+            yield f"{what} in {where}", wrong
+    for where, wrong in in_norms(
         recipe,
         lambda bn: replace(bn, mean=np.zeros_like(bn.mean), beta=np.zeros_like(bn.beta)),
-    )
+    ):
+        yield f"missing that comes of the batch norm in {where}", wrong
 
 
 @mistake(

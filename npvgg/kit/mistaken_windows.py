@@ -169,18 +169,6 @@ def stride_elsewhere(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
             yield f"in {where}, {what}", wrong
 
 
-@mistake(
-    "{} starts at pixel 1, where it should start at pixel 0",
-    "a strided convolution is centred on the pixels 0, 2, 4 …: x[:, :, ::2, ::2]",
-)
-def odd_pixels(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The 1×1 kernel on the pixels 1, 3, 5 …"""
-    if recipe.spec.stride == 2:
-        yield from in_convs(
-            recipe, lambda conv: replace(conv, before=lambda x: x[:, :, 1:, 1:]), taps=1
-        )
-
-
 def top_left(y: Array) -> Array:
     """Cut to ⌈H/2⌉ × ⌈W/2⌉."""
     return y[:, :, : (y.shape[2] + 1) // 2, : (y.shape[3] + 1) // 2]
