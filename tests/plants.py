@@ -42,8 +42,8 @@ def plant(mistake, *where, form=porter.Port, also=(), **hooks):
 
 DEEP = ("tiny stages.0.1", "tiny_g2 stages.1.1", "tiny_se stages.0.0", "tiny_dilated stages.2.1")
 """Blocks with all three branches: plain, grouped, with attention, dilated."""
-EVERY = ("tiny stages.1.0", *DEEP)
-"""And one with a stride."""
+EVERY = ("tiny stages.1.0", *DEEP[1:])
+"""A strided one, a grouped one, one with attention, a dilated one."""
 SOME = ("tiny stages.0.0", "tiny_g2 stages.1.1")
 """For the further variants of a mistake."""
 
@@ -414,7 +414,7 @@ plant("branch-missing", *DEEP, join=missing("identity"))
 plant("branch-missing", *SOME, join=missing("conv_1x1", "identity"))
 plant("branch-twice", *EVERY, join=lambda port, branches: sum(branches.values())
       + branches["conv_1x1"])  # fmt: skip
-plant("skip-connection", *DEEP[1:], __call__=lambda port, x: porter.Port.__call__(port, x) + x)
+plant("skip-connection", *DEEP, __call__=lambda port, x: porter.Port.__call__(port, x) + x)
 plant("branches-not-added", *EVERY, join=lambda port, branches: sum(branches.values())
       / F(len(branches)))  # fmt: skip
 
