@@ -74,7 +74,10 @@ class Network:
 
         Raises ArgumentError unless dtype is float32 or float64, and for a value that overflows it.
         """
-        resolved = np.dtype(dtype)
+        try:
+            resolved = np.dtype(dtype)
+        except TypeError:
+            resolved = np.dtype(object)
         if resolved not in (np.float32, np.float64):
             raise ArgumentError(f"dtype: expected float32 or float64, got {dtype!r}")
         if resolved == self.dtype:

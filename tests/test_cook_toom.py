@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from npvgg.engines.cook_toom import as_array, cook_toom, filter_matrices
+from npvgg.engines.cook_toom import POINTS, as_array, cook_toom, filter_matrices
 
 
 def times(matrix, vector):
@@ -54,3 +54,29 @@ def test_f2_is_the_published_one_up_to_signs():
 def test_more_products_than_points_are_refused():
     with pytest.raises(ValueError, match=r"F\(9, 3\)"):
         filter_matrices(9, 3)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_is_applied_at_run_time_is_exact_in_float32(m, stride):
+    if m + 2 - stride in POINTS:
+        for matrix in (cook_toom(m, stride).at, cook_toom(m, stride).bt):
+            assert all(Fraction(float(np.float32(v))) == v for row in matrix for v in row)
+
+
+def test_the_points_of_f4_cut_its_error_by_a_third_per_dimension(monkeypatch):
+    """One float32 rounding everywhere, 32 channels; the truth is the same filter in float64."""
+    rng = np.random.default_rng(0)
+    samples, taps = rng.standard_normal((400, 32, 6)), rng.standard_normal((32, 3))
+    want = sum(samples[:, :, k : k + 4] * taps[:, k, None] for k in range(3)).sum(1)
+
+    def error():
+        at, g, bt = (as_array(matrix) for matrix in filter_matrices(4, 3))
+        products = (samples @ bt.T).astype(np.float32) * (taps @ g.T).astype(np.float32)
+        got = products.sum(1, dtype=np.float32) @ at.T.astype(np.float32)
+        return np.sqrt(np.mean((got - want) ** 2))
+
+    ours = error()
+    usual = tuple(map(Fraction, (0, 1, -1, 2, -2)))
+    monkeypatch.setitem(POINTS, 5, usual)
+    assert ours < 0.67 * error()

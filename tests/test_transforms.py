@@ -19,7 +19,7 @@ def test_a_column_of_small_integers_is_transformed_exactly(matrix):
     rows, columns = len(MATRICES[matrix]), len(MATRICES[matrix][0])
     rng = np.random.default_rng(matrix)
     x, y = aligned(4 * columns * LANES), aligned(4 * rows * LANES)
-    x[:] = 64 * rng.integers(-4, 5, x.size)  # the fractions have denominators up to 64
+    x[:] = 4096 * rng.integers(-4, 5, x.size)  # the fractions have denominators up to 4096
     y[:] = before = rng.integers(-4, 5, y.size)
     call(matrix, x, LANES, 3 * LANES, y, 2 * LANES, 2 * LANES)
     column = x.reshape(-1, LANES)[1::3][:columns].astype(int)

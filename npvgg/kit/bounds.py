@@ -187,10 +187,9 @@ def error_bound(
     if kind not in ("chain", "local"):
         raise ArgumentError(f"kind: expected 'chain' or 'local', got {kind!r}")
     network = as_network(model).astype(np.float64)
-    kept = at_level(operations(network), level)
-    x = checked_images(x, network)
-    return {
-        o.name: local if kind == "local" else chain
-        for o, _, local, chain in walk(network, x, kept)
-        if o.name in kept
-    }
+    spelled = operations(network)
+    kept = at_level(spelled, level)
+    walker = Walker(network, WORST, kept) if kind == "local" else Walker(network, PROBABLE, ())
+    steps = run(spelled, checked_images(x, network), steady)
+    errors = {o.name: walker.step(o, y) for o, y in steps}
+    return {name: errors[name] for name in kept}

@@ -64,15 +64,17 @@ def mean(x: Array, axis: tuple[int, ...]) -> Array:
 
 def global_pool(x: Array, kind: str) -> Array:
     """Do as `ops.global_pool`, each mean added in order."""
-    average: Array = mean(x, (2, 3))[:, :, 0, 0]
+    y: Array = mean(x, (2, 3))[:, :, 0, 0]
     match kind:
         case "avg":
-            return average
+            return y
         case "avgmax":
-            return 0.5 * (average + x.max((2, 3)))
+            y = 0.5 * (y + x.max((2, 3)))
         case "catavgmax":
-            return np.concatenate([average, x.max((2, 3))], axis=1)
-    return ops.global_pool(x, kind)
+            y = np.concatenate([y, x.max((2, 3))], axis=1)
+        case _:  # a maximum has no order
+            y = ops.global_pool(x, kind)
+    return y
 
 
 # --- Exponentials ---------------------------------------------------------------------------------
