@@ -280,6 +280,12 @@ def _add_compare(verbs: Any) -> None:
         action="store_true",
         help="each tensor was computed from the pack's own inputs: take the sharper, local bound",
     )
+    parser.add_argument(
+        "--no-diagnosis",
+        dest="diagnosis",
+        action="store_false",
+        help="do not try which known mistake reproduces the first wrong tensor",
+    )
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument("--html", metavar="FILE", help="write a page with maps of the errors")
     parser.add_argument("--force", action="store_true", help="replace FILE")

@@ -64,6 +64,7 @@ def compare(args: argparse.Namespace) -> int:
         layout=args.layout,
         complete=args.all,
         alone=args.alone,
+        diagnosis=args.diagnosis,
     )
     report = replace(report, candidate=str(name))
     if args.html:

@@ -2,14 +2,20 @@
 
 import json
 import re
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 import npvgg
 from npvgg import ArgumentError, checkpoint, cli, ops
+from npvgg.engines.reference import forward_block
+from npvgg.kit.html import page
 from npvgg.kit.pack import Pack
 from npvgg.testing import assert_matches, compare, conformance_pack
+
+quick = partial(compare, diagnosis=False)
 
 PACKS = {level: conformance_pack("tiny", level=level) for level in ("block", "branch", "op")}
 PACK = PACKS["branch"]
@@ -39,7 +45,7 @@ def statuses(report):
 
 @pytest.mark.parametrize("level", PACKS)
 def test_the_truth_itself_is_right(level):
-    report = compare(tensors(PACKS[level]), PACKS[level])
+    report = quick(tensors(PACKS[level]), PACKS[level])
     assert report.ok
     assert report.first_wrong is None
     assert {row.measured.absolute for row in report.rows} == {0.0}
@@ -48,7 +54,7 @@ def test_the_truth_itself_is_right(level):
 
 @pytest.mark.parametrize("name", [probe.name for probe in PACK.probes[1:]])
 def test_the_first_wrong_tensor_is_named(name):
-    report = compare(spoiled(name), PACK)
+    report = quick(spoiled(name), PACK)
     assert not report.ok
     assert report.first_wrong.name == name
     assert report.verdict.startswith(f"wrong from {name} on:")
@@ -61,7 +67,7 @@ def test_just_inside_and_just_beyond_the_bound():
     truth, bound = PACK.tensor(name).astype(np.float64), PACK.bound(name).astype(np.float64)
     for factor, status in ((1.0, "ok"), (1.01, "wrong")):
         theirs[name] = truth + factor * bound
-        report = compare(theirs, PACK)
+        report = quick(theirs, PACK)
         assert statuses(report)[name] == status
         row = next(row for row in report.rows if row.name == name)
         assert row.measured.share == pytest.approx(factor)
@@ -73,8 +79,8 @@ def test_alone_the_bound_is_the_local_one():
     chain = PACK.bound(name).astype(np.float64)
     assert (local < 0.9 * chain).all()
     theirs[name] = PACK.tensor(name) + (local + chain) / 2
-    assert compare(theirs, PACK).ok
-    report = compare(theirs, PACK, alone=True)
+    assert quick(theirs, PACK).ok
+    report = quick(theirs, PACK, alone=True)
     assert report.first_wrong.name == name
     assert report.first_wrong.measured.bound == local[report.first_wrong.measured.where]
 
@@ -83,7 +89,7 @@ def test_alone_the_bound_is_the_local_one():
 def test_nan_and_infinity_are_wrong(bad):
     theirs = tensors()
     theirs["stages.0.0"][0, 2, 3, 1] = bad
-    report = compare(theirs, PACK)
+    report = quick(theirs, PACK)
     assert report.first_wrong.name == "stages.0.0"
     assert report.first_wrong.measured.where == (0, 2, 3, 1)
     assert "1 of 648 elements are NaN or infinite" in str(report)
@@ -92,7 +98,7 @@ def test_nan_and_infinity_are_wrong(bad):
 def test_a_shape_that_is_not_ours_is_wrong_and_not_an_error():
     theirs = tensors()
     theirs["stages.0.1"] = theirs["stages.0.1"][:, :, 1:]
-    report = compare(theirs, PACK)
+    report = quick(theirs, PACK)
     assert report.first_wrong.name == "stages.0.1"
     assert report.first_wrong.status == "wrong shape"
     assert "its shape is [1, 8, 8, 9], ours is [1, 8, 9, 9]" in str(report)
@@ -101,11 +107,11 @@ def test_a_shape_that_is_not_ours_is_wrong_and_not_an_error():
 def test_missing_is_a_failure_only_if_completeness_is_asked_for():
     theirs = tensors()
     del theirs["stages.0.1"], theirs["pool"]
-    report = compare(theirs, PACK)
+    report = quick(theirs, PACK)
     assert report.ok
     assert report.verdict.endswith("; 2 were not given")
     assert statuses(report)["pool"] == "missing"
-    report = compare(theirs, PACK, complete=True)
+    report = quick(theirs, PACK, complete=True)
     assert not report.ok
     assert report.first_wrong is None
     assert report.verdict.startswith("incomplete: 24 of 26")
@@ -114,7 +120,7 @@ def test_missing_is_a_failure_only_if_completeness_is_asked_for():
 def test_behind_a_tensor_that_is_not_given_the_report_says_so():
     theirs = spoiled("stages.1.0.sum")
     del theirs["stages.1.0.conv_1x1.bn"]
-    report = compare(theirs, PACK)
+    report = quick(theirs, PACK)
     assert "not given: stages.1.0.conv_1x1.bn; the mistake may be there already" in str(report)
 
 
@@ -132,7 +138,7 @@ def test_behind_a_tensor_that_is_not_given_the_report_says_so():
 )
 def test_nothing_to_compare_is_an_error_and_never_a_success(candidate, message):
     with pytest.raises(ArgumentError, match=re.escape(message)):
-        compare(candidate, PACK)
+        quick(candidate, PACK)
 
 
 # --- What a candidate can be ----------------------------------------------------------------------
@@ -172,7 +178,7 @@ def test_a_callable_may_spoil_its_input():
         x[:] = 7
         return said
 
-    assert compare(careless, pack).ok
+    assert quick(careless, pack).ok
 
 
 def test_a_callable_with_channels_last():
@@ -204,16 +210,16 @@ def test_our_own_models(tiny, form, engine, tmp_path):
 def test_a_model_and_an_input_are_a_reference_too(rng):
     model = npvgg.create_model("repvgg_nano.cifar10", pretrained=True, engine="winograd")
     x = rng.standard_normal((1, 3, 8, 8)).astype(np.float32)
-    assert compare(model, model, x=x, complete=True).ok
-    wrong = compare(lambda x: model(x[:, ::-1]), model, x=x)
+    assert quick(model, model, x=x, complete=True).ok
+    wrong = quick(lambda x: model(x[:, ::-1]), model, x=x)
     assert wrong.first_wrong.name == "logits"
     for reference, options in ((model, {}), (PACK, {"x": x}), (7, {})):
         with pytest.raises(ArgumentError, match="expected"):
-            compare(model, reference, **options)
+            quick(model, reference, **options)
 
 
 def test_assert_matches_raises_what_test_frameworks_show():
-    with pytest.raises(AssertionError, match="the first wrong tensor") as caught:
+    with pytest.raises(AssertionError, match="◀── first wrong") as caught:
         assert_matches(spoiled("stem"), PACK)
     assert str(caught.value).strip() == str(compare(spoiled("stem"), PACK)).strip()
 
@@ -222,7 +228,7 @@ def test_assert_matches_raises_what_test_frameworks_show():
 
 
 def test_the_text_has_a_line_for_each_tensor_and_the_eye_stops_once():
-    text = str(compare(spoiled("stages.0.1.sum"), PACK))
+    text = str(quick(spoiled("stages.0.1.sum"), PACK))
     lines = text.splitlines()
     for probe in PACK.probes:
         assert sum(line[2:].split(" ")[0] == probe.name for line in lines) == 1
@@ -230,7 +236,7 @@ def test_the_text_has_a_line_for_each_tensor_and_the_eye_stops_once():
     assert marked.startswith("✗ stages.0.1.sum ")
     assert PACK.probe("stages.0.1.sum").equation in text
     assert not any(line.startswith("✗") for line in lines[: lines.index(marked)])
-    coloured = "".join(compare(spoiled("stages.0.1.sum"), PACK).as_text(colour=True))
+    coloured = "".join(quick(spoiled("stages.0.1.sum"), PACK).as_text(colour=True))
     assert coloured.count("\x1b[1;31m") == 1
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == text
 
@@ -239,7 +245,7 @@ def test_the_dict_is_json_and_has_everything():
     theirs = spoiled("stages.1.0")
     theirs["pool"][:] = np.nan
     theirs["mine"] = np.zeros(1)
-    report = compare(theirs, PACK)
+    report = quick(theirs, PACK)
     data = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert (data["ok"], data["first_wrong"]) == (False, "stages.1.0")
     assert [t["name"] for t in data["tensors"]] == [probe.name for probe in PACK.probes]
@@ -249,6 +255,42 @@ def test_the_dict_is_json_and_has_everything():
     assert by_name["pool"]["not_finite"] == 12
     assert by_name["stages.1.0"]["absolute"] == pytest.approx(0.5)
     assert by_name["stem"] | {"status": "ok", "share": 0.0, "wrong": 0} == by_name["stem"]
+
+
+# --- The diagnosis --------------------------------------------------------------------------------
+
+
+def forgetful(pack, x):
+    """The network in train form, but for the identity branch of one block."""
+    network, said = pack.network("train").astype(np.float32), {}
+    for block in network.blocks:
+        form = block.form
+        if block.spec.name == "stages.0.1":
+            block = replace(block, form=replace(form, identity=None))
+        x = forward_block(block, x)
+        said[block.spec.name] = x
+    return said
+
+
+def test_the_mistake_is_said_in_text_json_and_on_the_page():
+    pack = PACKS["block"]
+    report = compare(lambda x: forgetful(pack, x), pack)
+    sentence = "the identity branch is missing"
+    assert report.first_wrong.name == "stages.0.1"
+    assert report.mistakes[0].sentence == sentence
+    assert f"  │ → {sentence}\n" in str(report)
+    assert max(map(len, str(report).splitlines())) <= 110
+    assert report.as_dict()["mistakes"][0]["sentence"] == sentence
+    json.dumps(report.as_dict(), allow_nan=False)
+    assert f"→ {sentence}" in page(report)
+
+
+def test_without_a_diagnosis_nothing_is_guessed():
+    pack = PACKS["block"]
+    report = compare(lambda x: forgetful(pack, x), pack, diagnosis=False)
+    assert report.mistakes == ()
+    assert "→" not in str(report)
+    assert compare(tensors(pack), pack).mistakes == ()
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -278,10 +320,18 @@ def test_right_is_0_and_wrong_is_1(run, folder, tmp_path):
     np.savez(tmp_path / "wrong.npz", **spoiled("stages.0.1"))
     status, out, err = run("compare", folder, tmp_path / "right.npz")
     assert (status, err) == (0, "")
-    assert out == str(compare(tensors(), PACK)).replace("26 arrays", str(tmp_path / "right.npz"))
+    assert out == str(quick(tensors(), PACK)).replace("26 arrays", str(tmp_path / "right.npz"))
     status, out, _ = run("compare", folder, tmp_path / "wrong.npz", "--json")
     assert status == 1
     assert json.loads(out)["first_wrong"] == "stages.0.1"
+
+
+def test_the_command_diagnoses_unless_told_not_to(run, folder, tmp_path):
+    theirs = tensors()
+    theirs["stem"] = theirs["stem.sum"]  # the ReLU is missing
+    np.savez(tmp_path / "a.npz", **theirs)
+    assert "→" in run("compare", folder, tmp_path / "a.npz")[1]
+    assert "→" not in run("compare", folder, tmp_path / "a.npz", "--no-diagnosis")[1]
 
 
 def test_a_mapping_missing_tensors_and_the_local_bound(run, folder, tmp_path):
@@ -341,5 +391,5 @@ def test_the_page_is_written_once(run, folder, tmp_path):
 
 def test_a_pack_read_back_judges_alike(folder):
     theirs = spoiled("stages.1.1")
-    read, made = compare(theirs, Pack.read(folder)), compare(theirs, PACK)
+    read, made = quick(theirs, Pack.read(folder)), quick(theirs, PACK)
     assert read.as_dict() == made.as_dict()

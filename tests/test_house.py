@@ -31,11 +31,14 @@ FLOORS = [
     "info create",
     "npvgg commands convert",
     "inspection certificate kit kit.reference kit.steady kit.seeded kit.tiny",
-    "sameness kit.rounding kit.trace",
-    "filecommands kit.gates kit.manifest",
-    "kit.bounds",
-    "kit.pack kit.measure kit.pictures",
-    "kit.conformance kit.match kit.factories kit.runners",
+    "sameness kit.rounding kit.trace kit.recipe",
+    "filecommands kit.gates kit.manifest kit.mistake",
+    "kit.bounds kit.mistaken_norms kit.mistaken_kernels kit.mistaken_windows "
+    "kit.mistaken_blocks kit.mistaken_numbers",
+    "kit.pack kit.mistaken_ends kit.measure kit.pictures",
+    "kit.conformance kit.mistakes kit.match kit.factories kit.runners",
+    "kit.hypotheses",
+    "kit.diagnosis",
     "kit.report",
     "kit.html kit.compare",
     "testing kitcommands",
@@ -82,6 +85,7 @@ TALKERS = {"commands", "filecommands", "kitcommands", "progress", "cli", "__main
 ORACLES = {
     "naive": set(), "pack_reader": set(),
     "bounds": {"numpy"}, "judge": {"numpy"}, "formula": {"numpy"},
+    "porter": {"numpy"}, "plants": {"numpy", "porter"},
 }  # fmt: skip
 """Files that judge, and what they may import beside the standard library."""
 

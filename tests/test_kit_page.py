@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from npvgg.kit import pictures
 from npvgg.kit.html import page
 from npvgg.testing import compare, conformance_pack
+
+quick = partial(compare, diagnosis=False)
 
 PACK = conformance_pack("tiny", level="branch")
 
@@ -55,7 +58,7 @@ class Reader(HTMLParser):
 
 
 def test_a_row_and_a_picture_for_each_tensor():
-    reader = Reader(page(compare(tensors(), PACK)))
+    reader = Reader(page(quick(tensors(), PACK)))
     for probe in PACK.probes:
         assert probe.name in reader.text
     assert len(reader.images) == len(PACK.probes) + 1  # and the legend
@@ -66,7 +69,7 @@ def test_a_row_and_a_picture_for_each_tensor():
 def test_the_page_needs_nothing_else():
     theirs = tensors()
     theirs["stem"][0, 0, 0, 0] += 1
-    text = page(compare(theirs, PACK))
+    text = page(quick(theirs, PACK))
     assert all(image.startswith("data:image/png;base64,") for image in Reader(text).images)
     assert not re.search(r"https?:|<script|<link|@import|url\(", text)
 
@@ -74,7 +77,7 @@ def test_the_page_needs_nothing_else():
 def test_the_first_wrong_tensor_is_shown_at_large():
     theirs = tensors()
     theirs["stages.0.1.sum"][0, 3, 0, :] += 1
-    reader = Reader(page(compare(theirs, PACK)))
+    reader = Reader(page(quick(theirs, PACK)))
     assert "stages.0.1.sum is the first wrong tensor" in reader.text
     assert "only in channel 3 of 8; only along the edge of the maps: top row" in reader.text
     assert [attrs["class"] for tag, attrs in reader.tags if tag == "tr" and "class" in attrs].count(
@@ -92,7 +95,7 @@ def test_the_first_wrong_tensor_is_shown_at_large():
 
 def test_a_wrong_vector_and_a_wrong_shape_have_a_page_too():
     for name, wrong in (("logits", np.ones((1, 5))), ("stem", np.ones((1, 2, 3, 4)))):
-        reader = Reader(page(compare(tensors() | {name: wrong}, PACK)))
+        reader = Reader(page(quick(tensors() | {name: wrong}, PACK)))
         assert f"{name} is the first wrong tensor" in reader.text
     assert "wrong shape, theirs is 1×2×3×4" in reader.text
 
@@ -100,14 +103,14 @@ def test_a_wrong_vector_and_a_wrong_shape_have_a_page_too():
 def test_what_is_nan_is_shown():
     theirs = tensors()
     theirs["stem"][0, 2] = np.nan
-    reader = Reader(page(compare(theirs, PACK)))
+    reader = Reader(page(quick(theirs, PACK)))
     assert (decoded(reader.images[0]) == 0).all()  # theirs: black
     assert (decoded(reader.images[2]) == pictures.OUTSIDE[-1]).all()
 
 
 def test_names_of_theirs_are_text():
     evil = "<script>alert(1)</script>"
-    text = page(compare(tensors() | {evil: np.zeros(1)}, PACK))
+    text = page(quick(tensors() | {evil: np.zeros(1)}, PACK))
     assert evil not in text
     assert "&lt;script&gt;" in text
 

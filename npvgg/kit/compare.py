@@ -14,14 +14,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from npvgg.errors import ArgumentError
 from npvgg.kit import candidates, runners
+from npvgg.kit.diagnosis import diagnose
 from npvgg.kit.match import Match, match
 from npvgg.kit.measure import measure, pattern
 from npvgg.kit.pack import Pack
@@ -41,6 +40,7 @@ def compare(
     layout: str = "auto",
     complete: bool = False,
     alone: bool = False,
+    diagnosis: bool = True,
 ) -> Report:
     """Hold a candidate against a reference, tensor by tensor, and say where it first goes wrong.
 
@@ -54,6 +54,8 @@ def compare(
     complete: a tensor that is missing is a failure, too
     alone: each tensor was computed alone, from the reference's own tensors as its inputs: then its
         bound is the sharper, local one
+    diagnosis: whether the first wrong tensor is replayed with the mistakes that people make, to see
+        which reproduces it; that takes some seconds for a large network
 
     Raises ArgumentError, WeightsError where there is nothing to compare.
     """
@@ -70,7 +72,7 @@ def compare(
     report = Report(
         _name(candidate), pack, rows, found, notes=run.notes, complete=complete, alone=alone
     )
-    return _explained(report)
+    return _explained(report, diagnosis)
 
 
 def assert_matches(candidate: Any, reference: Any, **options: Any) -> Report:
@@ -152,17 +154,16 @@ def _rows(pack: Pack, found: Match, bound: Callable[[str], Array]) -> Iterator[R
 # --- The first wrong tensor -----------------------------------------------------------------------
 
 
-def _explained(report: Report) -> Report:
+def _explained(report: Report, diagnosis: bool) -> Report:
     """The report, with what can be said of the first wrong tensor."""
     first = report.first_wrong
     if first is None:
         return report
     findings = [*_facts(first, report), *_inputs(first, report)]
-    mistakes: tuple[Any, ...] = ()
-    if find_spec("npvgg.kit.diagnosis"):
-        diagnose = import_module("npvgg.kit.diagnosis").diagnose
-        mistakes = tuple(diagnose(report.pack, first.name, report.match.arrays, alone=report.alone))
-    return replace(report, findings=tuple(findings), mistakes=mistakes)
+    if not diagnosis:
+        return replace(report, findings=tuple(findings))
+    mistakes = diagnose(report.pack, first.name, report.match.arrays, alone=report.alone)
+    return replace(report, findings=tuple(findings), mistakes=tuple(mistakes))
 
 
 def _facts(row: Row, report: Report) -> Iterator[str]:

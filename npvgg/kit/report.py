@@ -17,8 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from textwrap import wrap
 from typing import Any
 
+from npvgg.kit.diagnosis import Finding
 from npvgg.kit.match import Match
 from npvgg.kit.measure import Measured, shares
 from npvgg.kit.pack import Pack
@@ -60,7 +62,7 @@ class Report:
     rows: every tensor of ours, in order of execution
     match: which of theirs was taken for which of ours, and their arrays
     findings: what is known about the first wrong tensor, a sentence each
-    mistakes: the mistakes that reproduce its numbers, best first, as `npvgg.kit.diagnosis` has them
+    mistakes: the mistakes that reproduce its numbers, best first
     complete: whether a missing tensor is a failure, too
     alone: whether each tensor was computed from the pack's own inputs: its bound is the local one
     """
@@ -70,7 +72,7 @@ class Report:
     rows: tuple[Row, ...]
     match: Match = field(repr=False)
     findings: tuple[str, ...] = ()
-    mistakes: tuple[Any, ...] = ()
+    mistakes: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     complete: bool = False
     alone: bool = False
@@ -127,7 +129,7 @@ class Report:
         for row in self.rows:
             line = f"{'✗' if row.fails else ' '} {row.name:{width}}{_cells(row)}"
             paint = RED if row is first else DIM if after or row.status == MISSING else ""
-            line = line.rstrip() + ("   ◀── the first wrong tensor" if row is first else "")
+            line = line.rstrip() + ("   ◀── first wrong" if row is first else "")
             yield f"{paint}{line}{PLAIN}\n" if colour and paint else f"{line}\n"
             if row is first:
                 after = True
@@ -152,8 +154,7 @@ class Report:
         yield from self.findings
         for mistake in self.mistakes:
             yield f"→ {mistake.sentence}"
-            if mistake.advice:
-                yield f"  {mistake.advice}"
+            yield from wrap(mistake.advice, 96, initial_indent="  ", subsequent_indent="  ")
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the arrays, in JSON's types; what is no finite number is null."""

@@ -1,6 +1,7 @@
 """ONNX graphs, run by ONNX Runtime with every tensor exposed: right, folded, nameless, faulty."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: nothing
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 pytestmark = pytest.mark.cross
+quick = partial(compare, diagnosis=False)
 
 
 # --- Graphs by hand: every convolution of the deploy form, as anyone exports it -------------------
@@ -77,7 +79,7 @@ def saved(tmp_path):
 @pytest.mark.parametrize("form", ["train", "deploy"])
 def test_every_block_of_a_graph_is_found_and_right(saved, tiny, form):
     pack = conformance_pack(tiny, form=form)
-    report = compare(saved(graph(pack)), pack, complete=True)
+    report = quick(saved(graph(pack)), pack, complete=True)
     assert report.ok, str(report)
     assert report.match.how == "name"
     assert max(row.measured.share for row in report.rows) < 0.3
@@ -86,7 +88,7 @@ def test_every_block_of_a_graph_is_found_and_right(saved, tiny, form):
 @pytest.mark.parametrize("options", [{"free": True}, {"last": True}], ids=["free", "NHWC"])
 def test_a_graph_of_any_size_or_with_channels_last(saved, options):
     pack = conformance_pack("tiny")
-    assert compare(saved(graph(pack, **options)), pack, complete=True).ok
+    assert quick(saved(graph(pack, **options)), pack, complete=True).ok
 
 
 def test_a_graph_without_names_is_matched_by_shape(saved):
@@ -97,7 +99,7 @@ def test_a_graph_without_names_is_matched_by_shape(saved):
         return table.setdefault(place, f"t{next(names)}")
 
     pack = conformance_pack("tiny", level="branch", form="deploy")
-    report = compare(saved(graph(pack, name=nameless)), pack, complete=True)
+    report = quick(saved(graph(pack, name=nameless)), pack, complete=True)
     assert report.match.how == "shape"
     assert report.ok, str(report)
     del table["pool"]  # pooled before and after Flatten: one tensor of two shapes
@@ -125,7 +127,7 @@ def without_a_relu(place, nodes):
 def test_a_fault_in_a_graph_is_named(saved, fault, first, named):
     pack = conformance_pack("tiny")
     name = {"name": (lambda place: place) if named else (lambda place: f"t{hash(place)}")}
-    report = compare(saved(graph(pack, fault, **name)), pack)
+    report = quick(saved(graph(pack, fault, **name)), pack)
     assert report.first_wrong.name == first
 
 
@@ -161,16 +163,16 @@ def test_what_cannot_be_run_is_one_error(saved, tmp_path):
     model = graph(pack)
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(ArgumentError, match="expected an ONNX model"):
-        compare(tmp_path / "text.onnx", pack)
+        quick(tmp_path / "text.onnx", pack)
     with pytest.raises(ArgumentError, match=r"takes \[1, 3, 18, 18\] .* input is \[1, 3, 20, 20\]"):
-        compare(saved(model), conformance_pack("tiny", size=20))
+        quick(saved(model), conformance_pack("tiny", size=20))
     del model.graph.node[3]
     with pytest.raises(ArgumentError, match="ONNX Runtime"):
-        compare(saved(model), pack)
+        quick(saved(model), pack)
     two = graph(pack)
     two.graph.input.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1]))
     with pytest.raises(ArgumentError, match="one input, got 2"):
-        compare(saved(two), pack)
+        quick(saved(two), pack)
 
 
 # --- Graphs by PyTorch's exporter -----------------------------------------------------------------
@@ -204,7 +206,7 @@ def test_timms_network_exported_by_torch(tmp_path, deploy, level):
     path = exported(module, source.tensor("input"), tmp_path / "timm.onnx")
     form = "deploy" if deploy else "train"
     pack = conformance_pack("repvgg_a0", level=level, form=form, size=32, **keywords)
-    report = compare(path, pack)
+    report = quick(path, pack)
     assert report.ok, str(report)
     assert report.match.how == "name"
     missing = [row.name for row in report.rows if row.status == "missing"]
