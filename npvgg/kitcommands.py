@@ -20,6 +20,7 @@ from npvgg.kit.compare import compare as hold_against
 from npvgg.kit.conformance import conformance_pack
 from npvgg.kit.pack import Pack
 from npvgg.kit.report import Report
+from npvgg.untrusted import path_text
 
 
 def conformance(args: argparse.Namespace) -> int:
@@ -66,7 +67,7 @@ def compare(args: argparse.Namespace) -> int:
         alone=args.alone,
         diagnosis=args.diagnosis,
     )
-    report = replace(report, candidate=str(name))
+    report = replace(report, candidate=path_text(name))
     if args.html:
         _write_page(report, args.html, args.force)
     if args.json:

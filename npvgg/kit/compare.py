@@ -28,6 +28,7 @@ from npvgg.kit.report import MISSING, OK, WRONG, WRONG_SHAPE, Report, Row
 from npvgg.kit.runners import Run
 from npvgg.model import RepVGG
 from npvgg.ops import Array
+from npvgg.untrusted import path_text
 
 
 def compare(
@@ -130,7 +131,7 @@ def _run(candidate: Any, pack: Pack, layout: str) -> Run:
 
 def _name(candidate: Any) -> str:
     if isinstance(candidate, str | os.PathLike):
-        return os.fspath(candidate)
+        return path_text(candidate)
     if isinstance(candidate, Mapping):
         return f"{len(candidate)} arrays"
     return getattr(candidate, "__name__", None) or type(candidate).__name__

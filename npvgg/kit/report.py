@@ -26,7 +26,7 @@ from npvgg.kit.measure import Measured, shares
 from npvgg.kit.pack import Pack
 from npvgg.kit.trace import Probe
 from npvgg.ops import Array
-from npvgg.untrusted import shown
+from npvgg.untrusted import path_text, shown
 
 OK, WRONG, WRONG_SHAPE, MISSING = "ok", "wrong", "wrong shape", "missing"
 
@@ -81,7 +81,7 @@ class Report:
     def title(self) -> str:
         """What the reference is."""
         m, shape = self.pack.manifest, self.pack.probe("input").shape
-        return f"{m['model']}, {m['form']} form, input {'×'.join(map(str, shape))}"
+        return f"{path_text(m['model'])}, {m['form']} form, input {'×'.join(map(str, shape))}"
 
     def shares(self, name: str) -> Array:
         """The share of its bound that the error of each element of a tensor of theirs is."""
