@@ -32,7 +32,7 @@ FLOORS = [
     "npvgg commands convert",
     "inspection certificate kit kit.reference kit.steady kit.seeded kit.tiny",
     "sameness kit.rounding kit.trace",
-    "filecommands kit.gates kit.manifest",
+    "filecommands kit.gates kit.tiles kit.manifest",
     "kit.bounds",
     "kit.pack",
     "kit.conformance",

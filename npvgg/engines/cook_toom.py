@@ -86,9 +86,7 @@ class CookToom:
 def filter_matrices(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
     """Derive (Aᵀ, G, Bᵀ) of F(m, taps) with stride 1, as the module's text says."""
     if m + taps - 2 not in POINTS:
-        raise ArgumentError(
-            f"m, taps: expected 2 … {len(POINTS) + 1} products, got F({m}, {taps})"
-        )
+        raise ArgumentError(f"m, taps: expected 2 … {len(POINTS) + 1} products, got F({m}, {taps})")
     finite = POINTS[m + taps - 2]
     bt, scales = [], []
     for i, point in enumerate(finite):
