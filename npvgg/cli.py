@@ -232,6 +232,13 @@ def _add_conformance(verbs: Any) -> None:
     parser.add_argument(
         "--form", choices=("train", "deploy"), help="of the tensors (train, where it is known)"
     )
+    parser.add_argument(
+        "--winograd",
+        type=_natural,
+        default=0,
+        metavar="M",
+        help="wider bounds, within which Winograd's tiles up to M × M stay for every input, too",
+    )
     parser.add_argument("--force", action="store_true", help="replace a pack")
     parser.add_argument("--quiet", action="store_true", help="no word on standard error")
     parser.set_defaults(run=kitcommands.conformance)

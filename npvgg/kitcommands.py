@@ -33,6 +33,7 @@ def conformance(args: argparse.Namespace) -> int:
         level=args.level,
         size=args.size,
         form=args.form,
+        winograd=args.winograd,
     )
     pack.write(args.out, overwrite=args.force)
     numbers = sum(pack.tensor(probe.name).size for probe in pack.probes)

@@ -1,18 +1,19 @@
 """For those who test an implementation of RepVGG, their own or npvgg's: the door of the kit.
 
-A test of a port, for pytest:
-
-    import numpy as np
     from npvgg.testing import assert_matches, conformance_pack
 
     def test_my_port():
         pack = conformance_pack("tiny_g2")  # or the path of a folder by `npvgg conformance`
-        assert_matches(my_port, pack)
+        assert_matches(lambda x: my_port(x, weights=pack.network("deploy")), pack)
 
-`my_port` takes the input, (N, C, H, W) float32, and gives the logits, or a dict with any tensors of
-`pack.probes` under their names; it may as well be a dict of arrays, a file of them, a torch module,
-an ONNX file or a model of npvgg's. If it is wrong, the test fails with a line per tensor that stops
-at the first wrong one. `compare` gives the same as a `Report` and raises nothing.
+The port takes the input, (N, C, H, W) float32, and gives the logits, or a dict with any tensors of
+`pack.probes` under their names; in its place may stand a dict of arrays, a file of them, a torch
+module, an ONNX file or a model of npvgg's. If it is wrong, the test fails with a line per tensor,
+up to the first wrong one and what was done there. `compare` gives the same as a `Report`.
+
+`layer_by_layer(model, x)` gives every tensor of a run, `error_bound(model, x)` how far a correct
+float32 implementation may be from each, `conformance_pack` both and what goes with them, in a folder
+that needs neither npvgg nor Python (`npvgg conformance` writes it).
 """
 
 from npvgg.kit.bounds import error_bound

@@ -10,9 +10,10 @@ import pytest
 import npvgg
 from npvgg import attention, ops
 from npvgg.engines import prepare
+from npvgg.engines.cook_toom import as_array, cook_toom
 from npvgg.engines.reference import forward_block
 from npvgg.errors import ArgumentError
-from npvgg.kit import gates, seeded, steady
+from npvgg.kit import gates, seeded, steady, tiles
 from npvgg.kit.bounds import Walker
 from npvgg.kit.gates import Ball
 from npvgg.kit.rounding import LAMBDA, PROBABLE, WORST, gamma, probable_gamma
@@ -244,6 +245,96 @@ def test_a_port_of_the_folded_network_is_within_the_bounds_of_the_branches(name,
     got = dict(zip(names, engine.maps(x, range(len(names))), strict=True))
     got["logits"] = engine.logits(x)
     assert max(shares(got, truths(network, x), error_bound(network, x)).values()) < 0.25
+
+
+class Tiled(InOrder):
+    """Winograd's algorithm in float32, for 3×3 kernels that are not dilated."""
+
+    def __init__(self, m):
+        self.m = m
+
+    def conv2d(self, x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+        if weight.shape[2] != 3 or dilation != 1:
+            how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+            return steady.conv2d(x, weight, bias, **how)
+        f = cook_toom(self.m, stride)
+        at, g, bt = (as_array(matrix).astype(np.float32) for matrix in (f.at, f.g, f.bt))
+        n, k, c = len(x), *weight.shape[:2]
+        p, q = (-(-side // stride) for side in x.shape[2:])
+        y = np.zeros((n, k, p + f.m, q + f.m), np.float32)
+        padded = np.pad(x, [(0, 0), (0, 0), (1, f.n + f.step), (1, f.n + f.step)])
+        u = (g @ weight @ g.T).reshape(groups, k // groups, c, f.n, f.n)
+        for i in range(0, p, f.m):
+            for j in range(0, q, f.m):
+                rows, columns = (slice(a * stride, a * stride + f.n) for a in (i, j))
+                v = bt @ padded[:, :, rows, columns] @ bt.T
+                v = v.reshape(n, groups, 1, c, f.n, f.n)
+                products = (u * v).sum(3, dtype=np.float32).reshape(n, k, f.n, f.n)
+                y[:, :, i : i + f.m, j : j + f.m] = at @ products @ at.T
+        y = y[:, :, :p, :q]
+        return y if bias is None else y + bias[:, None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "m"),
+    [("tiny", "train", 4), ("tiny_g2", "deploy", 2), ("tiny_dilated", "train", 6)],
+)
+def test_winograds_tiles_are_within_the_bounds_that_are_made_for_them(name, form, m):
+    """Even where large and small numbers meet in a tile; and outside of the others, there."""
+    network, x = model(name, form).network, batch()
+    spelled, truth = operations(network), truths(network, x)
+    whole = {o.name: y for o, y in run(spelled, x, Tiled(m))}
+    given = {n: y.astype(np.float32) for n, y in truth.items()}
+    alone = {o.name: compute(o, [given[n] for n in o.inputs], Tiled(m)) for o in spelled[1:]}
+    for kind, got in (("chain", whole), ("local", alone)):
+        wide = error_bound(network, x, level="op", kind=kind, winograd=m)
+        plain = error_bound(network, x, level="op", kind=kind)
+        assert max(shares(got, truth, wide).values()) <= {"chain": 0.25, "local": 1}[kind]
+        assert m == 2 or max(shares(got, truth, plain).values()) > 1
+        assert all((bound >= plain[n]).all() for n, bound in wide.items())
+        noise = {n: y[:1] for n, y in got.items()}
+        first = ({n: a[:1] for n, a in arrays.items()} for arrays in (truth, plain))
+        assert m == 6 or max(shares(noise, *first).values()) < 1, "on noise, it is as good"
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_g2"])
+def test_a_port_of_the_folded_network_by_tiles_is_within_the_bounds_of_the_branches(name):
+    network, x = model(name).network, batch()
+    folded = operations(network.reparameterized())
+    got = {o.name: y for o, y in run(folded, x, Tiled(4)) if not o.name.endswith("reparam_conv")}
+    bound = error_bound(network, x, winograd=4)
+    assert max(shares(got, truths(network, x), bound).values()) < 0.25
+
+
+def test_our_own_winograd_engine_is_within_them():
+    config = npvgg.RepVGGConfig((2,), (18,), (1,), stem_chs=16, num_classes=5, stem_stride=1)
+    network, x = build_network(seeded.tensors(config, 0), config), batch()
+    names = [block.spec.name for block in network.blocks]
+    engine = prepare(network.reparameterized(), "winograd")
+    got = dict(zip(names, engine.maps(x, range(len(names))), strict=True))
+    truth = truths(network, x)
+    assert max(shares(got, truth, error_bound(network, x, winograd=4)).values()) < 0.25
+    assert max(shares(got, truth, error_bound(network, x)).values()) > 1, "it has used tiles"
+
+
+@pytest.mark.parametrize(("m", "stride", "groups"), [(2, 1, 1), (4, 1, 2), (3, 2, 1)])
+def test_the_matrices_taken_absolutely_are_those_of_the_algorithm(rng, m, stride, groups):
+    """Without absolute values, the same lines compute the convolution."""
+    x, w = rng.standard_normal((2, 4, 7, 9)), rng.standard_normal((6, 4 // groups, 3, 3))
+    f = cook_toom(m, stride)
+    at, g, bt = map(as_array, (f.at, f.g, f.bt))
+    products = tiles._products(tiles._tiles(x, f), w, bt, g, groups)
+    y = tiles._both_sides(at, products)
+    want = ops.conv2d(x, w, stride=stride, padding=1, groups=groups)
+    p, q = want.shape[2:]
+    joined = y.transpose(0, 1, 2, 4, 3, 5).reshape(2, 6, y.shape[2] * m, y.shape[3] * m)
+    np.testing.assert_allclose(joined[:, :, :p, :q], want, atol=1e-12)
+
+
+@pytest.mark.parametrize("tile", [1, 7, -2, True, "4", 2.5])
+def test_what_is_no_tile_is_refused(tile):
+    with pytest.raises(ArgumentError, match="winograd: expected 0 or 2 … 6, got"):
+        error_bound(model("tiny"), inputs()["noise"], winograd=tile)
 
 
 ACTIVATIONS = sorted(set(ops.ACTIVATIONS))

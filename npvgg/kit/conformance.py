@@ -34,6 +34,7 @@ def conformance_pack(
     level: str = "block",
     size: int | None = None,
     form: str | None = None,
+    winograd: int = 0,
     **config: Any,
 ) -> Pack:
     """Make a conformance pack.
@@ -46,6 +47,7 @@ def conformance_pack(
     level: "block", "branch" or "op", see `npvgg.kit.trace`
     size: height and width of the image; 64 by default, 18 for a tiny network
     form: "train" or "deploy", which the tensors are of; train by default, where it is known
+    winograd: the largest tile, 2 … 6, of Winograd's algorithms that the bounds are to admit, or 0
     config: any field of `RepVGGConfig`
 
     Raises ArgumentError, WeightsError, ImageError.
@@ -58,7 +60,7 @@ def conformance_pack(
     size = size or (TINY_SIZE if model in TINY else SIZE)
     x, input_origin = _image(subject, image, size, seed)
     return Pack.of(
-        subject, x, level=level, form=form,
+        subject, x, level=level, form=form, winograd=winograd,
         weights_origin=weights_origin, input_origin=input_origin,
     )  # fmt: skip
 

@@ -32,6 +32,7 @@ def heading(
     config: RepVGGConfig,
     form: str,
     level: str,
+    winograd: int,
     origins: Mapping[str, Mapping[str, Any]],
     spelled: Sequence[Operation],
 ) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def heading(
         "form": form,
         "level": level,
         **{what: dict(origin) for what, origin in origins.items()},
-        "tolerances": TOLERANCES,
+        "tolerances": {**TOLERANCES, "winograd": winograd},
         "steps": [
             {"name": o.name, "op": o.op, "inputs": list(o.inputs), "parameters": dict(o.parameters)}
             for o in spelled

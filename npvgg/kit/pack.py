@@ -32,6 +32,7 @@ from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import open_regular, write_folder
 from npvgg.kit import manifest as manifests
 from npvgg.kit.bounds import walk
+from npvgg.kit.tiles import check_tile
 from npvgg.kit.trace import Probe, at_level, checked_images, operations, probe
 from npvgg.model import RepVGG
 from npvgg.network import Network
@@ -65,6 +66,7 @@ class Pack:
     @classmethod
     def of(
         cls, model: RepVGG, x: Array, *, level: str = "block", form: str | None = None,
+        winograd: int = 0,
         weights_origin: Mapping[str, Any] | None = None,
         input_origin: Mapping[str, Any] | None = None,
     ) -> Pack:  # fmt: skip
@@ -74,10 +76,12 @@ class Pack:
         x: (N, C, H, W), rounded to float32, too
         level: "block", "branch" or "op", see `npvgg.kit.trace`
         form: "train" or "deploy", which of its forms is run; the model's own by default
+        winograd: the largest tile of Winograd's algorithms that the bounds are to admit, or 0
         weights_origin, input_origin: words for the manifest on where the two come from
 
         Raises ArgumentError, and WeightsError where the maps overflow float32.
         """
+        check_tile(winograd)
         networks = _forms(model)
         form = form or model.form
         if form not in networks:
@@ -91,7 +95,7 @@ class Pack:
         tensors: dict[str, Array] = {}
         local: dict[str, Array] = {}
         chain: dict[str, Array] = {}
-        for o, y, local_error, chain_error in walk(exact, x, kept):
+        for o, y, local_error, chain_error in walk(exact, x, kept, winograd):
             if o.name not in kept:
                 continue
             with np.errstate(over="ignore", under="ignore"):
@@ -103,7 +107,9 @@ class Pack:
             largest = (float(np.abs(a[o.name]).max()) for a in (tensors, local, chain))
             entries.append(manifests.entry(probes[-1], *largest))
         origins = {"weights": weights_origin or {}, "input": input_origin or {}}
-        heading = manifests.heading(model.name, model.config, form, level, origins, spelled)
+        heading = manifests.heading(
+            model.name, model.config, form, level, winograd, origins, spelled
+        )
         flat = {form: weights.flatten(network) for form, network in networks.items()}
         manifest = json.loads(json.dumps({**heading, "tensors": entries}))  # as a file has it
         return cls(manifest, tuple(probes), tensors, local, chain, flat)
