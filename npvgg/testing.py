@@ -19,19 +19,12 @@ that needs neither npvgg nor Python (`npvgg conformance` writes it).
 from npvgg.kit.bounds import error_bound
 from npvgg.kit.compare import assert_matches, compare
 from npvgg.kit.conformance import conformance_pack
+from npvgg.kit.diagnosis import Finding, diagnose
 from npvgg.kit.pack import Pack
 from npvgg.kit.report import Report, Row
 from npvgg.kit.trace import Probe, Step, layer_by_layer
 
 __all__ = [
-    "Pack",
-    "Probe",
-    "Report",
-    "Row",
-    "Step",
-    "assert_matches",
-    "compare",
-    "conformance_pack",
-    "error_bound",
-    "layer_by_layer",
-]
+    "Finding", "Pack", "Probe", "Report", "Row", "Step", "assert_matches", "compare",
+    "conformance_pack", "diagnose", "error_bound", "layer_by_layer",
+]  # fmt: skip

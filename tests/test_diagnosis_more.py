@@ -46,6 +46,16 @@ def test_nothing_but_nan_is_no_known_mistake_of_a_right_layer():
     assert names(one, "pool", {**answers(one), "pool": nan}) == {UNKNOWN}
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e300, np.nan])
+@pytest.mark.parametrize("tensor", ["stem", "pool", "logits"])
+def test_a_number_out_of_all_bounds_is_survived(tensor, value):
+    one = pack("tiny")
+    theirs = answers(one)
+    theirs[tensor] = theirs[tensor].astype(np.float64)
+    theirs[tensor].flat[0] = value
+    assert names(one, tensor, theirs) == {UNKNOWN}
+
+
 def test_a_tensor_must_be_there():
     one = pack("tiny")
     with pytest.raises(ArgumentError, match="name"):

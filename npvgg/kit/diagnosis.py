@@ -114,7 +114,8 @@ def judge(hypothesis: Hypothesis, got: Array, wrong: float, slack: float) -> Ver
         noise = distance(fast, exact)[0]
         largest, rms = distance(got, exact)
     tolerance = NOISE * max(noise, U32 * scale) + slack
-    good = rms <= wrong / EXPLAINED and (hypothesis.mistake.rounds or largest <= tolerance)
+    near = largest <= tolerance or (hypothesis.mistake.rounds and np.isfinite(wrong))
+    good = near and rms <= wrong / EXPLAINED
     return Verdict(hypothesis, largest, rms, good)
 
 
@@ -130,10 +131,10 @@ def distance(got: Array, y: Array) -> tuple[float, float]:
         if not lost[wild].all():
             return np.inf, np.inf
         got, y = np.where(wild, 0, got), np.where(wild, 0, y)
-    error = np.abs(got - y)
-    if not np.isfinite(error).all():
-        return np.inf, np.inf
-    return float(error.max()), float(np.sqrt((error * error).mean()))
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.abs(got - y)
+        rms = np.sqrt((error * error).mean())
+    return (float(error.max()), float(rms)) if np.isfinite(rms) else (np.inf, np.inf)
 
 
 def magnitude(y: Array) -> float:

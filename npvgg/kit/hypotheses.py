@@ -181,47 +181,52 @@ def wrong_recipes(
 def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
     """Mistakes in all blocks from the last right tensor on, where some in between are missing."""
     name, x = way.start
+    end = ending(pack.network().head)
     for blocks in forms(pack):
         names = ["input", *(block.spec.name for block in blocks)]
         last = probe.block or names[-1]
         passed = blocks[names.index(name) : names.index(last)]
         if len(passed) < 1 + bool(probe.block) or work(pack, passed) > MAX_WORK:
             continue
-        wrong: dict[tuple[str, str], dict[int, Recipe]] = {}
-        mistakes: dict[str, Mistake[Any]] = {}
-        for index, block in enumerate(passed):
-            first = index == 0 and name == "input"
-            for mistake, detail, changed in wrong_recipes(recipe(block), reads_the_image=first):
-                if not detail.endswith(IN_ONE_BRANCH):
-                    mistakes[mistake.name] = mistake
-                    wrong.setdefault((mistake.name, detail), {})[index] = changed
-        for (mistake_name, detail), changes in wrong.items():
+        passage = Passage(probe, tuple(recipe(block) for block in passed), end, x)
+        for mistake, detail, recipes in passage.mistaken(from_the_image=name == "input"):
             where = f"{detail}, in every block up to {last}".removeprefix(", ")
-            run = Passage(pack, probe, passed, changes, x)
-            yield Hypothesis(mistakes[mistake_name], where, run)
+            yield Hypothesis(mistake, where, replace(passage, recipes=recipes))
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A way through several blocks, some of them with a wrong recipe, to a tensor."""
+    """A way through several blocks to a tensor, the last of them or what follows."""
 
-    pack: Pack
     probe: Probe
-    blocks: Sequence[Block]
-    wrong: Mapping[int, Recipe]
+    recipes: tuple[Recipe, ...]
+    end: Ending
     x: Array
 
     def __call__(self, dtype: Any) -> Array:
         """The tensor, computed in this dtype."""
         x = self.x.astype(dtype)
-        for index, block in enumerate(self.blocks):
-            target = ""
-            if block.spec.name == self.probe.block:
-                target = self.probe.name.removeprefix(block.spec.name).removeprefix(".")
-            x = Replay({"x": x}, dtype)(self.wrong.get(index) or recipe(block), target)
-        if self.probe.block:
-            return x
-        return ending(self.pack.network().head)(self.probe.name, {"x": x})
+        for each in self.recipes:
+            block = each.spec.name
+            target = self.probe.name.removeprefix(block) if block == self.probe.block else ""
+            x = Replay({"x": x}, dtype)(each, target.removeprefix("."))
+        return x if self.probe.block else self.end(self.probe.name, {"x": x})
+
+    def mistaken(
+        self, *, from_the_image: bool
+    ) -> Iterator[tuple[Mistake[Any], str, tuple[Recipe, ...]]]:
+        """Every mistake, made in all blocks that it can be made in."""
+        mistakes: dict[tuple[str, str], Mistake[Any]] = {}
+        changed: dict[tuple[str, str], list[Recipe]] = {}
+        for index, right in enumerate(self.recipes):
+            first = from_the_image and index == 0
+            for mistake, detail, wrong in wrong_recipes(right, reads_the_image=first):
+                key = (mistake.name, detail)
+                if not detail.endswith(IN_ONE_BRANCH):
+                    mistakes[key] = mistake
+                    changed.setdefault(key, list(self.recipes))[index] = wrong
+        for (name, detail), recipes in changed.items():
+            yield mistakes[name, detail], detail, tuple(recipes)
 
 
 def work(pack: Pack, blocks: Sequence[Block]) -> float:

@@ -195,7 +195,7 @@ def kernel_unscaled(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "b' = beta - mean * gamma / sqrt(var + eps)",
 )
 def bias_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """No bias, or one of another sign or twice, in the folded convolution; none of batch norms."""
+    """No bias, or one of another sign or twice; or batch norms that only scale."""
 
     def change(conv: Conv, factor: float) -> Conv | None:
         return None if conv.bias is None else replace(conv, bias=conv.bias * factor)
@@ -207,7 +207,7 @@ def bias_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         recipe,
         lambda bn: replace(bn, mean=np.zeros_like(bn.mean), beta=np.zeros_like(bn.beta)),
     ):
-        yield f"missing that comes of the batch norm in {where}", wrong
+        yield f"missing in {where}", wrong
 
 
 @mistake(
