@@ -31,9 +31,8 @@ FLOORS = [
     "info create",
     "npvgg commands convert",
     "inspection certificate kit kit.reference kit.steady kit.seeded kit.tiny",
-<<<<<<< HEAD
     "sameness kit.rounding kit.trace kit.recipe",
-    "filecommands kit.gates kit.manifest kit.mistake",
+    "filecommands kit.gates kit.tiles kit.manifest kit.mistake",
     "kit.bounds kit.mistaken_norms kit.mistaken_kernels kit.mistaken_windows "
     "kit.mistaken_blocks kit.mistaken_numbers",
     "kit.pack kit.mistaken_ends kit.measure kit.pictures",
@@ -42,13 +41,6 @@ FLOORS = [
     "kit.diagnosis",
     "kit.report",
     "kit.html kit.compare",
-=======
-    "sameness kit.rounding kit.trace",
-    "filecommands kit.gates kit.tiles kit.manifest",
-    "kit.bounds",
-    "kit.pack",
-    "kit.conformance",
->>>>>>> pack
     "testing kitcommands",
     "cli",
     "__main__",
