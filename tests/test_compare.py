@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -363,6 +364,14 @@ def test_what_goes_wrong_is_2(run, folder, arguments, message):
     status, out, err = run("compare", folder, *arguments)
     assert (status, out) == (2, "")
     assert message in err
+
+
+def test_without_onnxruntime_the_error_says_what_to_install(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "a.onnx").write_bytes(b"")
+    status, _, err = run("compare", folder, "--onnx", tmp_path / "a.onnx")
+    assert status == 2
+    assert "pip install 'npvgg[onnx]'" in err
 
 
 def test_a_folder_that_is_no_pack(run, tmp_path):

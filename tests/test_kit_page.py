@@ -108,6 +108,13 @@ def test_what_is_nan_is_shown():
     assert (decoded(reader.images[2]) == pictures.OUTSIDE[-1]).all()
 
 
+def test_what_is_absurd_is_shown_and_no_warning():
+    theirs = tensors()
+    theirs["stem"] = np.where(theirs["stem"] > 0, 1.7e308, -1.7e308)
+    theirs["pool"] = np.full((1, 12), -np.inf)
+    assert "stem is the first wrong tensor" in Reader(page(quick(theirs, PACK))).text
+
+
 def test_names_of_theirs_are_text():
     evil = "<script>alert(1)</script>"
     text = page(quick(tensors() | {evil: np.zeros(1)}, PACK))

@@ -84,7 +84,7 @@ def pattern(wrong: Array) -> Iterator[str]:
     places = np.argwhere(wrong)
     for axis, (one, many) in enumerate((("image", "images"), ("channel", "channels"))):
         size, hit = wrong.shape[axis], np.unique(places[:, axis])
-        if len(hit) < size:
+        if len(hit) <= size // 2:  # of more, some are but zero behind a ReLU
             names = ", ".join(map(str, hit[:6])) + (", …" if len(hit) > 6 else "")
             yield f"only in {one if len(hit) == 1 else many} {names} of {size}"
     if wrong.ndim == 4:

@@ -39,7 +39,8 @@ def share_colours(share: Array) -> Array:
 def value_colours(values: Array, scale: float) -> Array:
     """Values from −scale to scale (…) → colours (…, 3) uint8; what is no finite number is black."""
     finite = np.isfinite(values)
-    height = np.where(finite, values, 0.0) / (scale or 1.0)
+    with np.errstate(over="ignore"):
+        height = np.where(finite, values, 0.0) / (scale or 1.0)
     colours = _along(SIGNED, (np.clip(height, -1, 1) + 1) / 2)
     return np.where(finite[..., None], colours, np.uint8(0))
 
