@@ -100,6 +100,18 @@ def test_a_wrong_vector_and_a_wrong_shape_have_a_page_too():
     assert "wrong shape, theirs is 1×2×3×4" in reader.text
 
 
+def test_a_wrong_zero_behind_a_relu_does_not_outshine_the_rest():
+    theirs, zero = tensors(), PACK.bound("stem") < 1e-40
+    assert zero.any()
+    theirs["stem"][zero] += 1e-7
+    theirs["stem"][0, 0, 0, 0] += 3
+    reader = Reader(page(quick(theirs, PACK)))
+    over_channels = decoded(reader.images[3]).astype(int)
+    assert (over_channels[..., 0] > over_channels[..., 2]).all()  # wrong everywhere
+    light = over_channels.sum(axis=2)
+    assert light[0, 0] < 0.6 * np.delete(light.ravel(), 0).min()
+
+
 def test_what_is_nan_is_shown():
     theirs = tensors()
     theirs["stem"][0, 2] = np.nan

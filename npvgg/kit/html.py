@@ -10,6 +10,7 @@ from html import escape
 import numpy as np
 
 from npvgg.kit import pictures
+from npvgg.kit.measure import errors
 from npvgg.kit.report import Report, Row, number, share_text
 from npvgg.ops import Array
 
@@ -82,7 +83,7 @@ def _cells(row: Row, report: Report) -> str:
         got = f", theirs is {_size(row.their_shape)}" if row.fails else ""
         return f"<td class='left' colspan='6'>{row.status}{got}</td>"
     thumb = _picture(
-        pictures.reduced(pictures.error_map(report.shares(row.name))), "thumb", row.name
+        pictures.reduced(pictures.error_map(_shares(row.name, report))), "thumb", row.name
     )
     filled = 100 if m.share > 1 else max(0.0, 100 + 20 * float(np.log10(m.share or 1e-9)))
     bar = (
@@ -96,6 +97,19 @@ def _cells(row: Row, report: Report) -> str:
 
 def _size(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "a number"
+
+
+def _shares(name: str, report: Report) -> Array:
+    """Shares of the bound as they are painted.
+
+    Behind a ReLU the bound of a zero is next to nothing, and its share says only that it is wrong.
+    So a wrong element is measured by a tenth of the tensor's largest bound, if its own is smaller.
+    """
+    share, bound = report.shares(name), report.bound(name).astype(np.float64)
+    error = errors(report.match.arrays[name], report.pack.tensor(name))
+    floor = np.maximum(bound, bound.max() / 10)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        return np.where(share > 1, np.fmax(error / floor, 1.001), share)
 
 
 def _picture(share: Array, kind: str, name: str) -> str:
@@ -126,7 +140,7 @@ def _closely(row: Row, report: Report) -> Iterator[str]:
 
 def _views(row: Row, report: Report) -> Iterator[tuple[str, Array]]:
     got, want = report.match.arrays[row.name], report.pack.tensor(row.name)
-    share = report.shares(row.name)
+    share = _shares(row.name, report)
     if share.ndim != 4 or row.measured is None:
         yield "error of each element", pictures.share_colours(pictures.error_map(share))
         return

@@ -83,10 +83,13 @@ class Report:
         m, shape = self.pack.manifest, self.pack.probe("input").shape
         return f"{path_text(m['model'])}, {m['form']} form, input {'×'.join(map(str, shape))}"
 
+    def bound(self, name: str) -> Array:
+        """How far each element of a tensor may be off."""
+        return self.pack.local_bound(name) if self.alone else self.pack.bound(name)
+
     def shares(self, name: str) -> Array:
         """The share of its bound that the error of each element of a tensor of theirs is."""
-        bound = self.pack.local_bound(name) if self.alone else self.pack.bound(name)
-        return shares(self.match.arrays[name], self.pack.tensor(name), bound)
+        return shares(self.match.arrays[name], self.pack.tensor(name), self.bound(name))
 
     @property
     def ok(self) -> bool:
