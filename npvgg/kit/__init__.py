@@ -1,10 +1,11 @@
 """The cross-check kit: what another implementation of RepVGG is held against.
 
-    trace    a network as a list of operations, and every tensor that they make
-    steady   float64 arithmetic whose bits are the same on every machine
-    bounds   how far from the truth a correct float32 implementation may be, element by element
-    seeded   weights and noise from a seed, by integers
-    pack     the folder that holds all of it
+    trace                     a network as a list of operations, and every tensor that they make
+    steady, seeded, tiny      arithmetic, weights and networks with the same bits everywhere
+    rounding, gates, tiles    how errors grow, and pass through a layer
+    bounds                    how far from the truth a correct float32 implementation may be
+    manifest, pack            the folder that holds all of it
+    conformance               from a name, weights and an image to that folder
 
 `npvgg.testing` is the door.
 """
