@@ -13,8 +13,8 @@ up to the first wrong one and what was done there. `compare` gives the same as a
 `html_page(report)` as a page with maps of the errors.
 
 `layer_by_layer(model, x)` gives every tensor of a run, `error_bound(model, x)` how far a correct
-float32 implementation may be from each, `conformance_pack` both and what goes with them, in a
-folder that needs neither npvgg nor Python (`npvgg conformance` writes it).
+float32 implementation may be from each, `conformance_pack` both and what goes with them; written to
+a folder it needs neither npvgg nor Python (`npvgg conformance` does that).
 """
 
 from npvgg.kit.bounds import error_bound

@@ -23,8 +23,8 @@ FLOORS = [
     "variants attention reparam safetensorsfile labels transform pickled ziparchive kit.npyfile "
     "engines.microkernel",
     "pretrained network data torchtensor sharded engines.transforms engines.layout",
-    "torchfile engines.reference engines.packing engines.program",
-    "torchwrite engines.plan",
+    "torchfile engines.reference engines.packing engines.program folder timmconfig",
+    "torchwrite engines.plan download",
     "checkpoint engines.compiled",
     "hub weights engines engines.im2col engines.winograd predict kit.candidates",
     "model embeddings",
@@ -56,13 +56,14 @@ GUESTS = {
     "PIL": "images transform kit.pictures",
     "numba": "engines. jit",
     "llvmlite": "engines. jit",
+    "huggingface_hub": "download",
     "torch": "kit.runners kit.factories",  # whose modules are run to be compared
     "onnx": "kit.runners",
     "onnxruntime": "kit.runners",
 }
 """Packages from outside, and the modules that may have them in (a dot at the end: all below it)."""
 
-LATE_GUESTS = {"scipy", "PIL", "torch", "onnx", "onnxruntime"}
+LATE_GUESTS = {"scipy", "PIL", "huggingface_hub", "torch", "onnx", "onnxruntime"}
 """These come when they are needed: inside a function, or for the type checker alone."""
 
 UNWELCOME = {

@@ -331,6 +331,29 @@ def test_the_matrices_taken_absolutely_are_those_of_the_algorithm(rng, m, stride
     np.testing.assert_allclose(joined[:, :, :p, :q], want, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", [WORST, PROBABLE], ids=["worst", "probable"])
+def test_the_error_of_tiles_is_that_of_its_docstring(rng, rule):
+    """Of one tile of F(2 × 2, 3 × 3) and three channels, in one line of einsum for each part."""
+    x, w = rng.standard_normal((1, 3, 2, 2)), rng.standard_normal((5, 3, 3, 3))
+    f = cook_toom(2)
+    at, g, bt = map(as_array, (f.at, f.g, f.bt))
+    tile = np.pad(x[0], [(0, 0), (1, 1), (1, 1)])
+
+    def products(at_x, at_g, tile, w):
+        return np.einsum("ar,kcrs,bs,ah,chw,bw->kab", at_g, w, at_g, at_x, tile, at_x)
+
+    absolute = products(abs(bt), abs(g), abs(tile), abs(w))
+    last = np.einsum("pa,kab,qb->kpq", abs(at), abs(products(bt, g, tile, w)), abs(at))
+    grown, rest = rule.grow(3 + 4 * 4 + 8), rule.grow(8) * last
+    if rule is WORST:
+        want = grown * np.einsum("pa,kab,qb->kpq", abs(at), absolute, abs(at)) + rest
+    else:
+        squares = np.einsum("pa,kab,qb->kpq", at**2, absolute**2, at**2)
+        want = np.sqrt(grown**2 * squares + rest**2)
+    got = tiles.winograd_error(x, abs(x), w, rule, largest=2, stride=1, groups=1)
+    np.testing.assert_allclose(got[0], want, rtol=1e-12)
+
+
 @pytest.mark.parametrize("tile", [1, 7, -2, True, "4", 2.5])
 def test_what_is_no_tile_is_refused(tile):
     with pytest.raises(ArgumentError, match="winograd: expected 0 or 2 … 6, got"):

@@ -145,7 +145,8 @@ def test_the_processor_has_no_say(folders, tmp_path):
         "from npvgg.testing import conformance_pack; import sys;"
         "conformance_pack('tiny_se', level='op', size=10).write(sys.argv[1])"
     )
-    disabled = " ".join(np._core._multiarray_umath.__cpu_dispatch__)
+    core = np._core if hasattr(np, "_core") else np.core  # NumPy 1.26
+    disabled = " ".join(core._multiarray_umath.__cpu_dispatch__)
     environment = {
         **os.environ, "OPENBLAS_CORETYPE": "NEHALEM", "NPY_DISABLE_CPU_FEATURES": disabled
     }  # fmt: skip
@@ -451,3 +452,28 @@ def test_the_command_writes_what_python_makes(tmp_path, capsys):
     assert cli.main(["conformance", str(out), "--force", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
     assert Pack.read(out).manifest["model"] == "tiny"
+
+
+def test_bounds_for_winograd_are_wider_and_say_so(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["conformance", str(out), "--winograd", "4", "--quiet"]) == 0
+    wide, plain = Pack.read(out), conformance_pack("tiny")
+    assert (wide.manifest["tolerances"]["winograd"], plain.manifest["tolerances"]["winograd"]) == (
+        4,
+        0,
+    )
+    for name in ("stem", "logits"):
+        np.testing.assert_array_equal(wide.tensor(name), plain.tensor(name))
+        assert wide.bound(name).max() > plain.bound(name).max()
+    assert cli.main(["conformance", str(tmp_path / "no"), "--winograd", "1"]) == 2
+    assert "winograd: expected 0 or 2 … 6, got 1" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_photo_may_be_given_and_an_odd_seed_may_not(tmp_path, capsys):
+    arguments = ["--model", "repvgg_nano", "--size", "16", "--input", str(CAT), "--quiet"]
+    assert cli.main(["conformance", str(tmp_path / "out"), *arguments]) == 0
+    assert Pack.read(tmp_path / "out").manifest["input"]["photo"] == "chelsea.png"
+    with pytest.raises(SystemExit):
+        cli.main(["conformance", str(tmp_path / "no"), "--seed", "-1"])
+    assert "expected an integer of 0 or more, got '-1'" in capsys.readouterr().err

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -218,7 +217,7 @@ def _of_head(head: Head, source: str) -> Iterator[Operation]:
 
 
 def run(
-    operations: tuple[Operation, ...], x: Array, maths: ModuleType | Any = reference_maths
+    operations: tuple[Operation, ...], x: Array, maths: Any = reference_maths
 ) -> Iterator[tuple[Operation, Array]]:
     """Compute every operation in order, in the dtype of x and weights: (operation, its tensor).
 
@@ -233,7 +232,7 @@ def run(
         alive = {n: a for n, a in alive.items() if last[n] != o.name} | {o.name: y}
 
 
-def compute(o: Operation, inputs: list[Array], maths: ModuleType | Any = reference_maths) -> Array:
+def compute(o: Operation, inputs: list[Array], maths: Any = reference_maths) -> Array:
     """Compute one operation from its inputs."""
     x, w, p = inputs[0], o.weights, o.parameters
     match o.op:
