@@ -2,26 +2,30 @@
 
     python -m bench              RepVGG-A2: batch 1 and 16, one and more threads
     python -m bench variants     other networks at their own sizes
-    python -m bench layers       every step of the Winograd engine against the processor's peak
+    python -m bench layers       every step of the Winograd engine against the roofline
     python -m bench startup      whole processes, from nothing to printed classes
     python -m bench memory       peak memory of a process
     python -m bench threads      one thread to all of them
 
 Every contender's output is checked before it is timed. Rivals that are not installed are left out,
-by name. Install them with `pip install 'npvgg[bench]'`. Keep the machine quiet meanwhile.
+by name; install them with `pip install 'npvgg[bench]'`. Results go to bench/results as .json, .md,
+.svg and .png. Keep the machine quiet meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from bench import report
-from bench.contenders import CONTENDERS, MODULES
+from bench.contenders import CONTENDERS, FILES, MODULES
 from bench.measure import race
+from bench.numbers import compared
+from bench.report import Row, Rows
 from npvgg.threads import available
 
 VARIANTS = {
@@ -42,70 +46,61 @@ def installed() -> list[str]:
     return found
 
 
-def headline(args: argparse.Namespace) -> list[dict[str, Any]]:
+def headline(args: argparse.Namespace) -> Rows:
     """Race on A2 in the cases that people have."""
-    cases = [(1, available()), (1, 1), (16, available())]
+    cases = sorted({(1, available()), (1, 1), (16, available())}, key=lambda c: (c[0], -c[1]))
     return [_case("repvgg_a2", 224, batch, threads, args) for batch, threads in cases]
 
 
-def variants(args: argparse.Namespace) -> list[dict[str, Any]]:
+def variants(args: argparse.Namespace) -> Rows:
     """Race on several networks, one image at a time."""
     return [_case(name, size, 1, available(), args) for name, size in VARIANTS.items()]
 
 
-def threads(args: argparse.Namespace) -> list[dict[str, Any]]:
+def threads(args: argparse.Namespace) -> Rows:
     """Race on A2 with one thread, two, four … all."""
     counts = sorted({min(2**i, available()) for i in range(9)})
     return [_case("repvgg_a2", 224, 1, count, args) for count in counts]
 
 
-def layers(args: argparse.Namespace) -> list[dict[str, Any]]:
+def layers(args: argparse.Namespace) -> Rows:
     """Time every step of one inference alone."""
     from bench.layers import profile
 
     return profile("repvgg_a2", 224)
 
 
-def startup(args: argparse.Namespace) -> list[dict[str, Any]]:
+def startup(args: argparse.Namespace) -> Rows:
     """Time whole processes."""
     from bench.processes import startup as measure
 
-    return measure(args.turns)
+    return measure(args.turns, args.only or installed(), available())
 
 
-def memory(args: argparse.Namespace) -> list[dict[str, Any]]:
+def memory(args: argparse.Namespace) -> Rows:
     """Measure the peak memory of whole processes."""
     from bench.processes import memory as measure
 
-    return measure(args.only or installed())
+    return measure(args.only or installed(), available())
 
 
-def _case(
-    model: str, size: int, batch: int, count: int, args: argparse.Namespace
-) -> dict[str, Any]:
+def _case(model: str, size: int, batch: int, count: int, args: argparse.Namespace) -> Row:
     names = args.only or installed()
     results = race(
         names, model, threads=count, batch=batch, size=size, turns=args.turns, seconds=args.seconds
     )
+    contenders = compared(names, [result.turns for result in results])
+    for entry, result in zip(contenders, results, strict=True):
+        entry["error"] = result.error
+        if result.failed:
+            entry["failed"] = result.failed
+            report.say(f"{result.name} took no part: {result.failed}")
     return {
-        "model": model,
-        "size": size,
-        "batch": batch,
-        "threads": count,
-        "contenders": [
-            {
-                "name": result.name,
-                "ms": result.median,
-                "turns": result.best_of_turns,
-                "ratio": result.median / results[0].median,
-                "error": result.error,
-            }
-            for result in results
-        ],
-    }
+        "model": model, "size": size, "batch": batch, "threads": count, "contenders": contenders,
+    }  # fmt: skip
 
 
-WHAT: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+WHAT: dict[str, Callable[[argparse.Namespace], Rows]] = {
     f.__name__: f for f in (headline, variants, layers, startup, memory, threads)
 }
 
@@ -123,7 +118,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=Path("bench/results"), help="folder to write to"
     )
     args = parser.parse_args(argv)
-    report.write(args.what, WHAT[args.what](args), args.out)
+    where = report.machine()
+    with tempfile.TemporaryDirectory(prefix="npvgg-bench-") as folder:
+        os.environ[FILES] = folder
+        rows = WHAT[args.what](args)
+    report.write(args.what, rows, where, args.out)
 
 
 if __name__ == "__main__":

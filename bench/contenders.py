@@ -1,12 +1,16 @@
 """Everybody who runs, behind one interface: make(model name, threads) → a function of x.
 
-Each gets the same seeded weights in deploy form and computes in float32; where a rival stores
-weights in half precision by default, that is said in the notes of the report.
+Each gets the same seeded weights in deploy form, from a file in the format that it reads, and
+computes in float32; where a rival stores weights in half precision by default, that is said in the
+notes of the report.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,31 @@ from bench.exports import write_ncnn, write_onnx
 
 Run = Callable[[Any], Any]
 
+FILES = "NPVGG_BENCH_FILES"
+"""The environment variable with the folder of the contenders' files, for one run of the bench."""
+
+
+def exported(name: str, suffix: str) -> Path:
+    """Give the file of a network in one of the formats; it is written when first asked for."""
+    folder = Path(os.environ.get(FILES) or tempfile.mkdtemp(prefix="npvgg-bench-"))
+    os.environ[FILES] = str(folder)
+    path = folder / f"{name}{suffix}"
+    if not path.exists():
+        model: Any = npvgg.create_model(name, seed=0, engine="reference")
+        temporary = folder / secrets.token_hex(8)
+        temporary.mkdir()
+        write = {".safetensors": model.save, ".onnx": lambda p: write_onnx(model, p),
+                 ".param": lambda p: write_ncnn(model, p)}[suffix]  # fmt: skip
+        write(temporary / path.name)
+        for file in sorted(temporary.iterdir()):  # .bin before .param, which is the sign
+            file.replace(folder / file.name)
+        temporary.rmdir()
+    return path
+
 
 def network(name: str, **options: Any) -> Any:
     """Give the model that all run: random weights, of which all make the same."""
-    return npvgg.create_model(name, seed=0, **options)
+    return npvgg.create_model(name, weights=exported(name, ".safetensors"), **options)
 
 
 def make_npvgg(engine: str) -> Callable[[str, int], Run]:
@@ -33,15 +58,12 @@ def make_onnxruntime(name: str, threads: int) -> Run:
     """Give ONNX Runtime, CPU provider, all optimisations."""
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        write_onnx(network(name, engine="reference"), path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        str(exported(name, ".onnx")), options, providers=["CPUExecutionProvider"]
+    )
     return lambda x: session.run(None, {"x": x})[0]
 
 
@@ -49,11 +71,8 @@ def make_openvino(name: str, threads: int, precision: str = "f32") -> Run:
     """Give OpenVINO on the CPU, in float32, for the shape of the first input."""
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        write_onnx(network(name, engine="reference"), path)
-        core = openvino.Core()
-        graph = core.read_model(str(path))
+    core = openvino.Core()
+    graph = core.read_model(str(exported(name, ".onnx")))
     compiled: dict[tuple[int, ...], Any] = {}
 
     def run(x: Any) -> Any:
@@ -78,11 +97,9 @@ def make_ncnn(name: str, threads: int, **exact: bool) -> Run:
     net.opt.num_threads = threads
     for option, value in exact.items():
         setattr(net.opt, option, value)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model"
-        write_ncnn(network(name, engine="reference"), path)
-        net.load_param(str(path.with_suffix(".param")))
-        net.load_model(str(path.with_suffix(".bin")))
+    path = exported(name, ".param")
+    net.load_param(str(path))
+    net.load_model(str(path.with_suffix(".bin")))
 
     def run(x: Any) -> Any:
         results = []
@@ -101,15 +118,17 @@ def make_torch(name: str, threads: int) -> Run:
     from torch.nn import functional as F
 
     torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", message=".*not writable")  # nobody writes
     model = network(name, engine="reference")
     tensor = torch.from_numpy
     last = torch.channels_last
     blocks = [
-        (b, tensor(b.form.weight).contiguous(memory_format=last), tensor(b.form.bias),
+        (b.spec, tensor(b.form.weight).contiguous(memory_format=last), tensor(b.form.bias),
          {k: tensor(v) for k, v in b.attention.items()})
         for b in model.network.blocks
     ]  # fmt: skip
     weight, bias = tensor(model.network.head.weight), tensor(model.network.head.bias)
+    del model  # the weights are PyTorch's now
 
     def attend(x: Any, a: dict[str, Any]) -> Any:
         squeezed = x.mean((2, 3), keepdim=True)
@@ -119,8 +138,7 @@ def make_torch(name: str, threads: int) -> Run:
     def run(array: Any) -> Any:
         with torch.inference_mode():
             x = tensor(array).contiguous(memory_format=last)
-            for block, w, b, a in blocks:
-                s = block.spec
+            for s, w, b, a in blocks:
                 x = F.conv2d(x, w, b, s.stride, s.dilation, s.dilation, s.groups)
                 if s.attn_after_act:
                     x = attend(x.relu_(), a)

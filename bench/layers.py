@@ -1,4 +1,6 @@
-"""Every step of one inference alone, on one thread, against the micro-kernel's own peak."""
+"""Every step of one inference alone, on one thread, against the roofline: what the micro-kernel can
+do at its best, and what memory can bring.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,9 @@ from npvgg.engines.microkernel import LANES, MR, PANEL
 
 REPEATS = 15
 
+STREAM_BYTES = 2**28
+"""Much more than any cache holds."""
+
 
 def peak() -> float:
     """Measure GFLOP/s of products whose operands stay in the first-level cache."""
@@ -29,6 +34,16 @@ def peak() -> float:
     step[0, [p.Y, p.Y_PLANE]] = (count + depth) * LANES, count * LANES
     seconds = _best(step, tables, weights, data, data[:0], np.zeros((1, LANES), np.float32))
     return 2e-9 * len(pixels) * depth * PANEL / seconds
+
+
+def bandwidth() -> float:
+    """Measure GB/s of reading an array from memory, on one thread."""
+    array, best = np.ones(STREAM_BYTES // 8), float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        array.sum()
+        best = min(best, time.perf_counter() - began)
+    return STREAM_BYTES * 1e-9 / best
 
 
 def _best(program: Any, *arrays: Any) -> float:
@@ -50,7 +65,7 @@ def profile(name: str, size: int) -> list[dict[str, Any]]:
     plan = engine._plan(x.shape, (), 1)
     work = plan.take(1)
     plan.image.write(work.data, x)
-    top = peak()
+    top, stream = peak(), bandwidth()
     rows = []
     for step in plan.steps:
         if callable(step):
@@ -58,21 +73,37 @@ def profile(name: str, size: int) -> list[dict[str, Any]]:
             continue
         for row in step:
             arrays = plan.tables, plan.weights, work.data, work.v, work.scratch
-            rows.append(_row(row, _best(row[None], *arrays), top))
+            rows.append(_row(row, _best(row[None], *arrays), top, stream))
     return rows
 
 
-def _row(row: Any, seconds: float, top: float) -> dict[str, Any]:
+def _row(row: Any, seconds: float, top: float, stream: float) -> dict[str, Any]:
     kind = ("im2col", "Bᵀ d B", "products, Aᵀ M A")[row[p.KIND]]
     tile = f"F({row[p.M]}) " if row[p.M] else ""
-    products = {p.DIRECT: 1, p.GATHER: 0, p.SCATTER: int(row[p.N]) ** 2}[int(row[p.KIND])]
-    groups = -(-int(row[p.COUNT]) // max(1, int(row[p.GROUP])))
-    chs = int(row[p.TASKS]) // groups * PANEL if products else 0
-    gflop = 2e-9 * int(row[p.COUNT]) * int(row[p.DEPTH]) * chs * products
+    gflop, megabytes = work(row)
     return {
         "step": f"{tile}{kind}, {row[p.HEIGHT]}×{row[p.WIDTH]}, depth {row[p.DEPTH]}",
         "ms": seconds * 1e3,
+        "least ms": gflop / top * 1e3,
         "GFLOP": gflop,
+        "MB": megabytes,
         "GFLOP/s": gflop / seconds,
         "peak GFLOP/s": top,
+        "peak GB/s": stream,
     }
+
+
+def work(row: Any) -> tuple[float, float]:
+    """Count a step's work on one image: GFLOP of its products; MB of weights, input and output."""
+    row = [int(field) for field in row]
+    groups = -(-row[p.COUNT] // max(1, row[p.GROUP]))
+    chs = row[p.TASKS] // groups * PANEL  # of the output
+    maps = {p.DIRECT: 1, p.GATHER: 0, p.SCATTER: row[p.N] ** 2}[row[p.KIND]]
+    products = maps * row[p.DEPTH] * chs
+    transformed = row[p.N] ** 2 * row[p.PRODUCT]
+    floats = {
+        p.DIRECT: row[p.X_IMAGE] + products + chs * row[p.HEIGHT] * row[p.WIDTH],
+        p.GATHER: row[p.X_IMAGE] + transformed,
+        p.SCATTER: transformed + products + chs * row[p.HEIGHT] * row[p.WIDTH],
+    }[row[p.KIND]]
+    return 2e-9 * products * row[p.COUNT], 4e-6 * floats

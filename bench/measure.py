@@ -20,24 +20,35 @@ import numpy as np
 WARM_UP_SECONDS = 0.25
 """Runs that are not counted before every turn: idle threads, caches and clocks wake up."""
 
+WORST_ERROR = 0.01
+"""Of the largest logit; whoever is further off computes something else, and takes no part."""
+
 
 @dataclass
-class Result:
-    """Milliseconds per image of one contender, one number per counted run."""
+class Contender:
+    """One that takes part, in its process: how far off its output is, the median of every turn in
+    ms per image, and why it is out, if it is.
+    """
 
     name: str
-    error: float
-    turns: list[list[float]] = field(default_factory=list)
+    process: Any
+    pipe: Any
+    error: float | None = None
+    turns: list[float] = field(default_factory=list)
+    failed: str = ""
 
-    @property
-    def best_of_turns(self) -> list[float]:
-        """The median of every turn."""
-        return [statistics.median(turn) for turn in self.turns]
-
-    @property
-    def median(self) -> float:
-        """The median over all turns."""
-        return statistics.median(self.best_of_turns)
+    def ask(self, question: Any = None) -> Any:
+        """Send a question, if there is one, and wait for the answer; None where there is none."""
+        try:
+            if question is not None:
+                self.pipe.send(question)
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            answer = f"its process ended: {self.process.exitcode}"
+        if isinstance(answer, str):
+            self.failed, self.turns = answer, []
+            return None
+        return answer
 
 
 def images(batch: int, size: int) -> Any:
@@ -53,7 +64,7 @@ def _work(name: str, model: str, threads: int, batch: int, size: int, pipe: Any)
         run = CONTENDERS[name](model, threads)
         pipe.send(np.asarray(run(x)))
         while (seconds := pipe.recv()) is not None:
-            times, until = [], time.perf_counter() + WARM_UP_SECONDS
+            times, until = [], time.perf_counter() + min(seconds, WARM_UP_SECONDS)
             while time.perf_counter() < until:
                 run(x)
             until = time.perf_counter() + seconds
@@ -68,47 +79,56 @@ def _work(name: str, model: str, threads: int, batch: int, size: int, pipe: Any)
 
 def race(
     names: Sequence[str], model: str, *, threads: int, batch: int, size: int,
-    turns: int = 7, seconds: float = 1.0, truth: Any = None,
-) -> list[Result]:  # fmt: skip
-    """Let contenders take turns on one case; check every output first.
+    turns: int = 7, seconds: float = 1.0,
+) -> list[Contender]:  # fmt: skip
+    """Let contenders take turns on one case, once their output has been found right.
 
-    Raises RuntimeError where an output is off by more than 1 % of the largest logit.
+    One that fails, or whose output is off, is out: its `failed` says why.
     """
-    context = mp.get_context("spawn")
-    if truth is None:
-        from bench.contenders import network
+    from bench.contenders import network
 
-        truth = network(model, dtype=np.float64)(images(batch, size).astype(np.float64))
-    running, results = [], []
+    truth = network(model, dtype=np.float64)(images(batch, size).astype(np.float64))
+    running: list[Contender] = []
     try:
         for name in names:
-            here, there = context.Pipe()
-            args = (name, model, threads, batch, size, there)
-            process = context.Process(target=_work, args=args, daemon=True)
-            process.start()
-            running.append((process, here))
-            logits = here.recv()
-            if isinstance(logits, str):
-                raise RuntimeError(f"{name}: {logits}")
-            error = float(np.abs(logits - truth).max() / np.abs(truth).max())
-            if not error < 0.01:
-                raise RuntimeError(f"{name}: the output is off by {error:.2g} of the largest logit")
-            results.append(Result(name, error))
+            running.append(_started(name, model, threads, batch, size))
+            _check(running[-1], truth)
         for turn in range(turns):
             print(f"\r{model}, batch {batch}, {threads} threads: turn {turn + 1}/{turns} ",
                   end="", file=sys.stderr, flush=True)  # fmt: skip
-            order = range(len(running))
-            for i in order if turn % 2 == 0 else reversed(order):
-                running[i][1].send(seconds)
-                times = running[i][1].recv()
-                if isinstance(times, str):
-                    raise RuntimeError(f"{results[i].name}: {times}")
-                results[i].turns.append(times)
+            present = [contender for contender in running if not contender.failed]
+            for contender in present if turn % 2 == 0 else reversed(present):
+                if (times := contender.ask(seconds)) is not None:
+                    contender.turns.append(statistics.median(times))
     finally:
         print(file=sys.stderr)
-        for process, pipe in running:
+        for contender in running:
             with suppress(OSError):
-                pipe.send(None)
-            process.join(5)
-            process.kill()
-    return results
+                contender.pipe.send(None)
+            contender.process.join(5)
+            contender.process.kill()
+    return running
+
+
+def _started(name: str, model: str, threads: int, batch: int, size: int) -> Contender:
+    context = mp.get_context("spawn")
+    here, there = context.Pipe()
+    args = (name, model, threads, batch, size, there)
+    process = context.Process(target=_work, args=args, daemon=True)
+    process.start()
+    there.close()  # so that the end of the process is the end of the pipe
+    return Contender(name, process, here)
+
+
+def _check(contender: Contender, truth: Any) -> None:
+    logits = contender.ask()
+    if logits is None:
+        return
+    contender.error = error_of(logits, truth)
+    if not contender.error < WORST_ERROR:
+        contender.failed = f"its output is off by {contender.error:.2g} of the largest logit"
+
+
+def error_of(got: Any, truth: Any) -> float:
+    """Give the largest error, as a part of the largest value of the truth."""
+    return float(np.abs(got - truth).max() / np.abs(truth).max())

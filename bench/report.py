@@ -1,21 +1,39 @@
-"""What was measured, as JSON, as a Markdown table and as a picture."""
+"""What was measured, as JSON, as a Markdown table and as pictures."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from npvgg import __version__
 from npvgg.threads import available
 
 PACKAGES = (
-    "npvgg", "numpy", "numba", "llvmlite", "scipy", "onnxruntime", "openvino", "ncnn", "torch",
+    "numpy", "numba", "llvmlite", "scipy", "onnx", "onnxruntime", "openvino", "ncnn", "torch",
 )  # fmt: skip
+
+Row = dict[str, Any]
+Rows = list[Row]
+
+NOTES = {
+    "races": "ms per image: median of turns taken alternately, one process each (quartiles); "
+    "× the first's time, turn by turn (quartiles). Errors against float64, of the largest output. "
+    "ncnn stores weights in half precision and takes one image at a time.",
+    "layers": "Every step alone, on one thread, best of several runs; bytes are those of weights, "
+    "input and output, each counted once; the least time is that of the products at the peak. Peak "
+    "and bandwidth are measured: products of operands in the first-level cache, and the sum of an "
+    "array much larger than the caches. What still lies in a cache comes faster than that.",
+    "startup": "Whole processes, from the shell to the printed classes: median (quartiles).",
+    "memory": "Peak resident memory of a process that loads A2 from its file and runs one image; "
+    "“before” is the part that was there first: Python, NumPy, npvgg's front door, the image.",
+}
 
 
 def say(line: str) -> None:
@@ -24,16 +42,13 @@ def say(line: str) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Say where and with what this was measured."""
+    """Say where and with what this was measured, and how busy the machine was before."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         processor = names[0].partition(": ")[2] if names else processor
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--short"], capture_output=True, text=True)
-    versions = {}
+    versions = {"npvgg": __version__}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -43,60 +58,109 @@ def machine() -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "processor": processor,
         "processors": available(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": platform.system(),
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() + (" with changes" if changed.stdout.strip() else ""),
+        "commit": _commit(),
         "versions": versions,
     }
 
 
-def write(what: str, rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write <what>.json, .md and, where matplotlib is installed, .svg; print the table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    where = machine()
-    (folder / f"{what}.json").write_text(json.dumps({"machine": where, "rows": rows}, indent=1))
-    text = table(rows) + "\n" + footnote(where)
-    (folder / f"{what}.md").write_text(text, encoding="utf-8")
-    print(text)
+def _commit() -> str:
+    """Give the commit that is measured, and whether files were changed since."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        from bench.plots import plot
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        )
+        changed = subprocess.run([*git, "status", "--short"], capture_output=True, text=True)
+    except OSError:  # no git here
+        return "unknown"
+    return (commit.stdout.strip() or "unknown") + " with changes" * bool(changed.stdout.strip())
+
+
+def write(what: str, rows: Rows, where: dict[str, Any], folder: Path) -> None:
+    """Write <what>.json, .md and, where matplotlib is installed, pictures; print the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"what": what, "machine": where, "rows": rows}
+    (folder / f"{what}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    text = f"{table(what, rows)}\n{footnote(what, where)}\n"
+    (folder / f"{what}.md").write_text(text, encoding="utf-8")
+    print(text, end="")
+    try:
+        from bench.plots import draw
     except ImportError:
-        say("matplotlib is not installed: no picture")
+        say("matplotlib is not installed: no pictures")
         return
-    plot(what, rows, folder / f"{what}.svg")
+    draw(what, rows, folder)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+# --- Tables ---------------------------------------------------------------------------------------
+
+
+def table(what: str, rows: Rows) -> str:
     """Give a Markdown table: one line per case where contenders raced, else one per row."""
-    if "contenders" not in rows[0]:
-        heads = list(rows[0])
-        lines = [[_shown(row.get(head)) for head in heads] for row in rows]
-        return _markdown(heads, lines)
-    names = [c["name"] for c in rows[0]["contenders"]]
-    lines = []
-    for row in rows:
-        case = f"{row['model']}, {row['size']}², batch {row['batch']}, {row['threads']} threads"
-        cells = [f"{c['ms']:.2f} ({c['ratio']:.2f}×)" for c in row["contenders"]]
-        lines.append([case, *cells])
+    if "contenders" in rows[0]:
+        return _races(rows)
+    heads = [head for head in rows[0] if not isinstance(rows[0][head], list)]
+    return _markdown(heads, [[_cell(row, head) for head in heads] for row in rows])
+
+
+def _races(rows: Rows) -> str:
+    """A line per case, a column per contender; below, everybody's largest error."""
+    names = [contender["name"] for contender in rows[0]["contenders"]]
+    lines = [[case(row), *(_result(c) for c in row["contenders"])] for row in rows]
     worst = ["largest error"]
     for i in range(len(names)):
-        worst.append(f"{max(row['contenders'][i]['error'] for row in rows):.1e}")
-    return _markdown(["ms per image (ratio to the first)", *names], [*lines, worst])
+        errors = [row["contenders"][i].get("error") for row in rows]
+        known = [error for error in errors if error is not None]
+        worst.append(f"{max(known):.1e}" if known else "–")
+    text = _markdown(["ms per image", *names], [*lines, worst])
+    failures = [
+        f"{contender['name']} took no part in {case(row)}: {contender['failed']}\n"
+        for row in rows
+        for contender in row["contenders"]
+        if contender.get("failed")
+    ]
+    return text + "\n" * bool(failures) + "\n".join(failures)
 
 
-def footnote(where: dict[str, Any]) -> str:
-    """Say where it was measured, in a sentence."""
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+def case(row: Row) -> str:
+    """Name what was raced on."""
+    threads = f"{row['threads']} thread{'s' * (row['threads'] > 1)}"
+    return f"{row['model']}, {row['size']}², batch {row['batch']}, {threads}"
+
+
+def _result(contender: dict[str, Any]) -> str:
+    if contender["ms"] is None:
+        return "–"
+    low, high = contender["ms_quartiles"]
+    least, most = contender["ratio_quartiles"]
     return (
-        f"{where['processor']}, {where['processors']} processors, {where['system']}, "
-        f"Python {where['python']}; {versions}; commit {where['commit']}, {where['date']}. "
-        "Medians of turns taken alternately, one process each; errors against float64, of the "
-        "largest output. ncnn stores weights in half precision and takes one image at a time.\n"
+        f"**{contender['ms']:.2f}** ({low:.2f} … {high:.2f}), "
+        f"{contender['ratio']:.2f}× ({least:.2f} … {most:.2f})"
     )
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _cell(row: Row, head: str) -> str:
+    """A number with its quartiles, if the row has them."""
+    value = row.get(head)
+    if not isinstance(value, float):
+        return "–" if value is None else str(value)
+    spread = row.get(f"{head} quartiles")
+    return f"{value:.3g}" + (f" ({spread[0]:.3g} … {spread[1]:.3g})" if spread else "")
+
+
+def footnote(what: str, where: dict[str, Any]) -> str:
+    """Say how and where it was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    note = NOTES.get(what, NOTES["races"])
+    busy = (where["load"] or 0) > 0.5
+    return (
+        f"{note} {where['processor']}, {where['processors']} processors, {where['system']}, "
+        f"Python {where['python']}; {versions}; commit {where['commit']}, {where['date']}."
+        + (f" The machine was busy with something else: load {where['load']:.1f}." if busy else "")
+    )
 
 
 def _markdown(heads: list[str], lines: list[list[str]]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from npvgg.config import reduced_channels
+from npvgg.config import RepVGGConfig, expand, reduced_channels
 from npvgg.errors import ArgumentError
 from npvgg.ops import Array, activation, batch_norm, conv2d
 
@@ -46,6 +46,13 @@ def shapes(layer: str, channels: int, options: Mapping[str, Any]) -> Shapes:
             f"attn_kwargs: expected options of {layer!r} ({known}), got {dict(options)!r}"
         )
     return found
+
+
+def check(config: RepVGGConfig) -> None:
+    """Every attention layer of a network can be made. Raises ArgumentError."""
+    for spec in expand(config):
+        if spec.attn_layer:
+            shapes(spec.attn_layer, spec.out_chs, spec.attn_kwargs)
 
 
 def attend(x: Array, layer: str, weights: Weights, options: Mapping[str, Any]) -> Array:

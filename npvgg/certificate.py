@@ -57,7 +57,7 @@ class Subject:
 
 def subject(file: Checkpoint, model: str | None = None) -> Subject:
     """What a file holds. Raises WeightsError where that is no RepVGG."""
-    name, config = identify(file.tensors, file.metadata, model)
+    name, config = identify(file, model)
     return Subject(file, name, config, weights.build_network(file.tensors, config, np.float64))
 
 

@@ -7,7 +7,7 @@ the path. Nothing here knows RepVGG: names and shapes are the business of the ro
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from npvgg import safetensorsfile, sharded, torchfile, torchwrite
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import atomic_write, open_regular
+from npvgg.folder import CONFIG, weights_in
 from npvgg.untrusted import MAX_BYTES, blaming, shown
 
 Tensors = dict[str, NDArray[Any]]
@@ -33,6 +34,7 @@ class Checkpoint:
     format: "safetensors", "torch zip", "torch stream", or "sharded" and the format of the files
     key: the entry of a training checkpoint that was taken (`state_dict_ema`, …), "" for the whole
     others: other entries that could have been taken      ignored: what else lay beside the weights
+    config: the config.json of the folder, where one was loaded that has it
     """
 
     path: Path
@@ -43,6 +45,14 @@ class Checkpoint:
     key: str = ""
     others: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    config: Path | None = None
+
+    @property
+    def choice(self) -> str:
+        """Which weights of a training checkpoint were taken, and which could have been; or ""."""
+        others = ", ".join(shown(other) for other in self.others)
+        taken = f"the weights under {shown(self.key)}" if self.key else "the outermost weights"
+        return taken + (f" (not {others})" if others else "") if self.key or others else ""
 
 
 def load(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Tensors:
@@ -58,10 +68,19 @@ def load(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Tensors
 def load_with_metadata(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Checkpoint:
     """The tensors of a weights file with its metadata and a report of what was taken.
 
+    path: a file, an index of several, or a folder (see `folder.weights_in`)
     wrapper: as in `load`. Raises WeightsError, which begins with the path.
     """
     if not isinstance(wrapper, str | None):
         raise ArgumentError(f"wrapper: expected None or a text, got {shown(wrapper)}")
+    if not os.path.isdir(path):
+        return _loaded(path, wrapper)
+    with blaming(path):
+        weights, config = weights_in(Path(path)), Path(path, CONFIG)
+    return replace(_loaded(weights, wrapper), config=config if config.is_file() else None)
+
+
+def _loaded(path: str | os.PathLike[str], wrapper: str | None) -> Checkpoint:
     with blaming(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(HEAD)
@@ -74,6 +93,8 @@ def load_with_metadata(path: str | os.PathLike[str], *, wrapper: str | None = No
             return _joined(Path(path), file.read(sharded.MAX_INDEX + 1), wrapper)
         if wrapper:
             raise WeightsError(f"expected a PyTorch file with weights under {shown(wrapper)}")
+        if found := _stranger(head):
+            raise WeightsError(f"expected weights (safetensors, or PyTorch's), got {found}")
         contents = safetensorsfile.read(file, size)
     return Checkpoint(
         Path(path), "safetensors", contents.tensors, contents.stored, contents.metadata
@@ -115,6 +136,12 @@ SIGNATURES = (
     (257, b"ustar", "a tar archive: unpack it first, or save a state dict with torch.save"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 (Keras) file: save the weights as safetensors"),
     (0, b"GGUF", "a GGUF file: save the weights as safetensors"),
+    (4, b"TFL3", "a TFLite model, which has no train-form weights: save those as safetensors"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
+    (0, b"\xfd7zXZ\0", "an xz file: unpack it first"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd file: unpack it first"),
+    (0, b"BZh", "a bzip2 file: unpack it first"),
+    (0, b"Rar!", "a RAR archive: unpack it first"),
 )
 HEAD = 512
 
@@ -122,6 +149,21 @@ HEAD = 512
 def _signature(head: bytes) -> str:
     """What a file is, for the formats that are recognised only to be refused; "" for others."""
     return next((what for at, magic, what in SIGNATURES if head[at : at + len(magic)] == magic), "")
+
+
+def _stranger(head: bytes) -> str:
+    """What a file is that is neither JSON nor PyTorch's nor like safetensors; "" for the latter.
+
+    A safetensors file has a length below 2**32 and a brace, and damaged ones mostly the one or the
+    other. ONNX begins with fields 1 and 2, 7 or 8 of its ModelProto.
+    """
+    if not head:
+        return "an empty file: the download failed, or the disk was full"
+    if not any(head[4:8]) or head[8:9] == b"{":
+        return ""
+    if head[0] == 0x08 and head[1] < 0x20 and head[2] in b"\x12\x3a\x42":
+        return "an ONNX model: give the weights that it was exported from"
+    return f"a file of an unknown format, which begins with {shown(head[:16])}"
 
 
 def save_safetensors(

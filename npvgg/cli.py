@@ -109,8 +109,11 @@ def _add_features(verbs: Any) -> None:
 
 def _add_info(verbs: Any) -> None:
     parser = verbs.add_parser("info", help="count parameters, MACs and activations")
-    parser.add_argument("model", nargs="?", default=None, help=f"a network or a tag ({BUNDLED})")
-    parser.add_argument("--weights", metavar="FILE", help="take the network from a weights file")
+    parser.add_argument(
+        "model", nargs="?", default=None, help=f"a network, a tag, a folder, hf-hub:… ({BUNDLED})"
+    )
+    parser.add_argument("--weights", metavar="PATH", help="take the network from a file or folder")
+    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
     parser.add_argument(
         "--input-size",
         type=_positive,
@@ -183,13 +186,16 @@ def _add_verify(verbs: Any) -> None:
         "verify",
         help="prove a fold, or tell whether two files are the same network",
         description="One train-form file: folds it and reports, block by block, how far branches "
-        "and folded convolution differ, against float64 and a proved bound. Two files: are they "
-        "the same network, in any form, naming and precision? Exit status 1 where not.",
+        "and folded convolution differ on noise and on a photo, against float64 and a proved "
+        "bound. Two files: are they the same network, in any form, naming and precision? Exit "
+        "status 1 where not.",
     )
     parser.add_argument("a", metavar="A", help="a weights file, in train form if it is alone")
     parser.add_argument("b", metavar="B", nargs="?", help="a second one")
     parser.add_argument("--model", metavar="NAME", help="the network, where the files do not tell")
-    parser.add_argument("--image", metavar="PHOTO", action="append", default=[], help="and on that")
+    parser.add_argument(
+        "--image", metavar="PHOTO", action="append", default=[], help="on that photo as well"
+    )
     parser.add_argument(
         "--size", type=_positive, default=64, metavar="N", help="height and width of images (64)"
     )
@@ -245,10 +251,16 @@ def _run_options() -> argparse.ArgumentParser:
         metavar="PATH",
         help="photos, folders, patterns, or - for standard input",
     )
-    parser.add_argument("--model", metavar="NAME", help=f"a network with its tag ({BUNDLED})")
     parser.add_argument(
-        "--weights", metavar="FILE", help="weights of that network, or of any that fits"
+        "--model",
+        metavar="NAME",
+        help="a network with its tag, a timm repository hf-hub:OWNER/NAME[@REVISION], or a folder "
+        f"({BUNDLED})",
     )
+    parser.add_argument(
+        "--weights", metavar="PATH", help="file or folder with weights of it, or of any that fits"
+    )
+    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
     parser.add_argument("--engine", default="auto", help="auto or the name of an engine (auto)")
     parser.add_argument(
         "--threads", type=_positive, metavar="N", help="of the fast engines (all cores allowed)"

@@ -99,8 +99,9 @@ def features(args: argparse.Namespace) -> int:
 def info(args: argparse.Namespace) -> int:
     """Print parameters, MACs and activations."""
     subject: Any = args.model
-    if args.weights:
-        subject = create_model(args.model, weights=args.weights, reparameterize=False)
+    if args.weights or set(args.model or "") & set(":/\\"):
+        source = {"weights": args.weights} if args.weights else {"pretrained": True}
+        subject = create_model(args.model, **source, wrapper=args.wrapper, reparameterize=False)
     counts = count(subject, args.input_size)
     if args.format == "json":
         totals = {"train": asdict(counts.train), "deploy": asdict(counts.deploy)}
@@ -174,11 +175,22 @@ class Tally:
 
 def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     """Make model and transform, list the photos into `args.photos`, and say what will run."""
+    if args.quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the hub's client reads it, and ours
     name = args.model or (None if args.weights else BUNDLED)
     source = {"weights": args.weights} if args.weights else {"pretrained": True}
     model: RepVGG | FeatureNet = create_model(
-        name, **source, dtype=args.dtype, engine=args.engine, threads=args.threads, **options
+        name,
+        **source,
+        wrapper=args.wrapper,
+        dtype=args.dtype,
+        engine=args.engine,
+        threads=args.threads,
+        **options,
     )
+    origin = (model.model if isinstance(model, FeatureNet) else model).origin
+    if origin and origin.choice:
+        progress.say(f"took {origin.choice}", quiet=args.quiet)
     opening = {
         "exif_transpose": args.exif_transpose,
         "alpha": args.alpha,

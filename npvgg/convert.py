@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npvgg import checkpoint, keymap, weights
+from npvgg import checkpoint, keymap, timmconfig, weights
 from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig
 from npvgg.create import config_from
-from npvgg.errors import ArgumentError
+from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import open_regular
 from npvgg.network import Block, Network
 from npvgg.ops import Array
@@ -93,17 +92,38 @@ def convert(
         if value not in allowed:
             raise ArgumentError(f"{what}: expected one of {allowed}, got {value!r}")
     if not overwrite and os.path.lexists(target):
-        raise ArgumentError(f"target: {os.fspath(target)} exists, and is not to be replaced")
+        raise ArgumentError(
+            f"target: {os.fspath(target)} exists; overwrite=True (--force) replaces it"
+        )
     loaded = checkpoint.load_with_metadata(source, wrapper=wrapper)
-    tensors, metadata = dict(loaded.tensors), dict(loaded.metadata)
+    tensors, metadata = dict(loaded.tensors), {**loaded.metadata, **_folder_metadata(loaded)}
     with blaming(source):
         if form or naming or model:
             tensors, described = _rebound(loaded, model, form, naming, fold_dtype)
             metadata |= described
-    metadata |= _origin(source)
+    metadata |= _origin(loaded.path)
     dtype = dtype or _common_dtype(loaded)
     WRITERS[suffix](target, tensors, metadata, dtype=dtype, overwrite=overwrite)
     return Converted(loaded, tensors, metadata)
+
+
+def _folder_metadata(loaded: Checkpoint) -> dict[str, str]:
+    """What a folder's config.json says, so that it is not lost; nothing if it is of no RepVGG."""
+    if loaded.config is None:
+        return {}
+    try:
+        described = timmconfig.read(loaded.config)
+    except WeightsError:
+        return {}
+    return {
+        "npvgg.model": described.name,
+        "npvgg.config": _as_json(described.config),
+        "npvgg.pretrained_cfg": json.dumps(described.pretrained_cfg),
+    }
+
+
+def _as_json(config: RepVGGConfig) -> str:
+    return json.dumps({**vars(config), "attn_kwargs": dict(config.attn_kwargs)})
 
 
 def _common_dtype(loaded: Checkpoint) -> str | None:
@@ -115,35 +135,41 @@ def _common_dtype(loaded: Checkpoint) -> str | None:
     return {"F16": "f16", "BF16": "bf16"}.get(floating.pop()) if len(floating) == 1 else None
 
 
-def identify(
-    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], model: str | None = None
-) -> tuple[str, RepVGGConfig]:
-    """The network's name and configuration: the caller's word, npvgg's metadata, names and shapes.
+def identify(loaded: Checkpoint, model: str | None = None) -> tuple[str, RepVGGConfig]:
+    """The network's name and configuration: by the caller's word, the folder's config.json,
+    npvgg's metadata, names and shapes.
 
     With a name, the numbers of classes and channels are still those of the file.
     Raises WeightsError, ArgumentError.
     """
     if model is None:
-        if "npvgg.config" in metadata:
-            return config_from(metadata)
-        return weights.infer_config(tensors)
+        if loaded.config:
+            described = timmconfig.read(loaded.config)
+            return described.name, described.config
+        if "npvgg.config" in loaded.metadata:
+            return config_from(loaded.metadata)
+        return weights.infer_config(loaded.tensors)
     name = canonical_name(model)
-    named = weights.normalize_names(tensors, VARIANTS[name])
+    named = weights.normalize_names(loaded.tensors, VARIANTS[name])
     head = named.get("head.fc.weight")
-    return name, replace(VARIANTS[name], num_classes=0 if head is None else len(head))
+    stem = named.get("stem.conv_kxk.conv.weight", named.get("stem.reparam_conv.weight"))
+    config = replace(VARIANTS[name], num_classes=0 if head is None else len(head))
+    if stem is not None and stem.ndim == 4 and stem.shape[1]:
+        config = replace(config, in_chans=stem.shape[1])
+    return name, config
 
 
 def _rebound(
     loaded: Checkpoint, model: str | None, form: str | None, naming: str | None, fold_dtype: str
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The tensors in another form and under other names, and the metadata that says so."""
-    name, config = identify(loaded.tensors, loaded.metadata, model)
+    name, config = identify(loaded, model)
     precision = np.float64 if "F64" in loaded.stored.values() else np.float32
     network = weights.build_network(loaded.tensors, config, precision)
     metadata = {
         "format": "pt",  # loaders of the PyTorch world ask for this key
         "npvgg.model": name,
-        "npvgg.config": json.dumps({**vars(config), "attn_kwargs": dict(config.attn_kwargs)}),
+        "npvgg.config": _as_json(config),
     }
     if form == "deploy" and network.form == "train":
         network = folded(network, FOLD_DTYPES[fold_dtype])

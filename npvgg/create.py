@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from npvgg import checkpoint, hub
+from npvgg import attention, checkpoint, hub, timmconfig
+from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig
 from npvgg.errors import ArgumentError, WeightsError
+from npvgg.folder import CONFIG
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.pretrained import default_tag, pretrained_cfg, split_tag
+from npvgg.timmconfig import Description
+from npvgg.untrusted import json_object, shown
 from npvgg.variants import VARIANTS
 from npvgg.weights import build_network, infer_config, random_tensors
 
 Tensors = Mapping[str, NDArray[Any]]
 Source = str | PathLike[str] | Tensors
+
+MAX_METADATA = 2**20
+"""Longest entry of a file's metadata, in characters."""
 
 
 @overload
@@ -35,6 +44,7 @@ def create_model(
     *,
     pretrained: bool = False,
     weights: Source | None = None,
+    wrapper: str | None = None,
     reparameterize: bool = True,
     dtype: DTypeLike = np.float32,
     engine: str = "auto",
@@ -47,11 +57,17 @@ def create_model(
 ) -> RepVGG | FeatureNet:
     """Make a RepVGG from a name, from a file, or from both.
 
-    name: "repvgg_a2", "RepVGG-A2", or with a pretrained tag, "repvgg_a2.rvgg_in1k"; may be left out
-        where `weights` is a file that npvgg wrote, or holds a network of the table
-    pretrained: load the tag's weights, from the package or from the local Hugging Face cache
-    weights: a file, or a dict of name → array, in timm's or the original's naming, train or deploy
-        form. Without weights and pretrained they are random (`seed`), for trying and testing
+    name: "repvgg_a2", "RepVGG-A2", or with a pretrained tag, "repvgg_a2.rvgg_in1k"; or a repository
+        of timm's kind, "hf-hub:owner/name", "hf-hub:owner/name@revision", or a folder. May be left
+        out where `weights` is such a folder, a file that npvgg wrote, or one that holds a network
+        of the table
+    pretrained: load the weights of the tag or repository: from the package, from the local Hugging
+        Face cache, or, where they are in neither, from the hub (`pip install 'npvgg[hub]'`)
+    weights: a file, a folder, or a dict of name → array, in timm's or the original's naming, train
+        or deploy form. Without weights and pretrained they are random (`seed`), for trying and
+        testing
+    wrapper: which weights of a training checkpoint to take, as in `checkpoint.load`;
+        `model.origin.choice` tells which were taken
     reparameterize: fold train-form weights into one convolution per block; False runs the branches
     dtype: float32 or float64, of weights and arithmetic
     engine, threads, deterministic: see `npvgg.engines.prepare`
@@ -70,15 +86,20 @@ def create_model(
         config["num_classes"] = 0
     resolved_dtype = _checked_dtype(dtype)
 
+    if name is not None and (folder := _repository(name, pretrained)):
+        name, pretrained, weights = None, False, folder
     architecture, tag = split_tag(name) if name is not None else (None, None)
     if pretrained:
         tag = tag or default_tag(architecture)
         weights = hub.locate(f"{architecture}.{tag}")
-    tensors, metadata = _read(weights)
-    architecture, row, cfg = _identify(architecture, tag, tensors, metadata)
+    tensors, origin, description = _read(weights, wrapper)
+    metadata = origin.metadata if origin else {}
+    architecture, row, cfg = _identify(architecture, tag, tensors, metadata, description)
+    tag = tag or (description.tag if description else None)
     row = row.with_changes(**config)
-    height, width = _image_size(cfg)
-    cfg |= {"num_classes": row.num_classes, "input_size": (row.in_chans, height, width)}
+    cfg |= {"num_classes": row.num_classes, "input_size": (row.in_chans, *cfg["input_size"][1:])}
+    if len(cfg.get("label_names", ())) not in (0, row.num_classes):  # names of other classes
+        cfg = {key: value for key, value in cfg.items() if not key.startswith("label_")}
     if tensors is None:
         tensors = random_tensors(row, _checked_seed(seed))
 
@@ -92,26 +113,67 @@ def create_model(
         engine=engine,
         threads=threads,
         deterministic=deterministic,
+        origin=origin,
     )
     return FeatureNet(model, out_indices) if features_only else model
 
 
-def _read(source: Source | None) -> tuple[Tensors | None, Mapping[str, str]]:
-    """Read what the caller gave as weights: (tensors, the file's metadata)."""
-    if isinstance(source, str | PathLike):
-        file = checkpoint.load_with_metadata(source)
-        return file.tensors, file.metadata
-    return source, {}
+def _repository(name: object, pretrained: bool) -> Path | None:
+    """Find the folder that a name means, of the hub or of this machine; None for a network's name.
+
+    Raises ArgumentError, WeightsError.
+    """
+    if not isinstance(name, str) or not (":" in name or "/" in name or "\\" in name):
+        return None
+    source, colon, place = name.partition(":")
+    if not colon or len(source) == 1:  # C: is a drive
+        source, place = "local-dir", name
+    if source not in ("hf-hub", "hf_hub", "local-dir") or not place:
+        raise ArgumentError(f"name: expected hf-hub:owner/name or a folder, got {name!r}")
+    if not pretrained:
+        raise ArgumentError(f"pretrained: expected True with {name!r}, whose weights are meant")
+    if source != "local-dir":
+        return hub.obtain(*hub.split_revision(place))
+    if not os.path.isdir(place):
+        raise ArgumentError(
+            f"name: expected a folder, got {place!r}; a repository of the hub is hf-hub:{place}"
+        )
+    return Path(place)
+
+
+def _read(
+    source: Source | None, wrapper: str | None
+) -> tuple[Tensors | None, Checkpoint | None, Description | None]:
+    """Read what the caller gave as weights: tensors; the file without them; the folder's config."""
+    if not isinstance(source, str | PathLike):
+        if wrapper is not None:
+            raise ArgumentError("wrapper: expected a weights file with it")
+        return source, None, None
+    file = checkpoint.load_with_metadata(source, wrapper=wrapper)
+    description = timmconfig.read(file.config) if file.config else None
+    return file.tensors, replace(file, tensors={}), description
 
 
 def _identify(
-    architecture: str | None, tag: str | None, tensors: Tensors | None, metadata: Mapping[str, str]
+    architecture: str | None,
+    tag: str | None,
+    tensors: Tensors | None,
+    metadata: Mapping[str, str],
+    description: Description | None,
 ) -> tuple[str, RepVGGConfig, dict[str, Any]]:
     """Settle which network it is: its name, its configuration, its data configuration.
 
-    The caller's word goes first, then the file's metadata, then the names and shapes of the
-    tensors.
+    The caller's word goes first, then the folder's config.json, then the file's metadata, then the
+    names and shapes of the tensors.
     """
+    if description:
+        if architecture not in (None, description.architecture):
+            raise ArgumentError(
+                f"name: expected {description.architecture}, which the folder's {CONFIG} says, "
+                f"got {architecture}"
+            )
+        own = pretrained_cfg(description.architecture, tag) if tag else description.pretrained_cfg
+        return description.architecture, description.config, own
     if architecture is not None:
         row = VARIANTS[architecture]
     elif "npvgg.config" in metadata:
@@ -120,8 +182,12 @@ def _identify(
         architecture, row = infer_config(tensors)
     else:
         raise ArgumentError("name: expected the name of a network, or weights; got neither")
-    own = {} if tag else _json_object(metadata, "npvgg.pretrained_cfg")
-    return architecture, row, pretrained_cfg(architecture, tag) | own
+    usual = pretrained_cfg(architecture, tag)
+    if tag or "npvgg.pretrained_cfg" not in metadata:
+        return architecture, row, usual
+    own = _json_object(metadata, "npvgg.pretrained_cfg")
+    unnamed = {key: value for key, value in usual.items() if not key.startswith("label_")}
+    return architecture, row, timmconfig.checked(unnamed | own, row.num_classes)
 
 
 def config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:
@@ -130,36 +196,21 @@ def config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:
     if not name.isprintable() or len(name) > 100:
         raise WeightsError("weights: the file's metadata 'npvgg.model' is not a name")
     try:
-        return name, RepVGGConfig(**_json_object(metadata, "npvgg.config"))
-    except (TypeError, ArgumentError) as error:
+        config = RepVGGConfig(**_json_object(metadata, "npvgg.config"))
+        attention.check(config)
+    except (TypeError, ArgumentError, RecursionError) as error:
         raise WeightsError(
-            f"weights: the file's metadata 'npvgg.config' is not a configuration: {error}"
+            "weights: the file's metadata 'npvgg.config' is not a configuration: "
+            f"{shown(str(error), 300)[1:-1]}"
         ) from None
+    return name, config
 
 
 def _json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    try:
-        value = json.loads(metadata.get(key, "{}"))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise WeightsError(f"weights: the file's metadata {key!r} is not a JSON object")
+    value = json_object(
+        metadata.get(key, "{}"), f"weights: the file's metadata {key!r}", MAX_METADATA
+    )
     return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-
-
-def _image_size(cfg: Mapping[str, Any]) -> tuple[int, int]:
-    """Read height and width of a data configuration, which may come from a file's metadata."""
-    size = cfg["input_size"]
-    if (
-        not isinstance(size, tuple)
-        or len(size) != 3
-        or not all(type(s) is int and s > 0 for s in size)
-    ):
-        raise WeightsError(
-            "weights: the file's metadata 'npvgg.pretrained_cfg' must have an input_size of three "
-            "positive integers (C, H, W)"
-        )
-    return size[1], size[2]
 
 
 def _checked_seed(seed: object) -> int:

@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from npvgg import checkpoint, inspection, progress
-from npvgg.certificate import certify, probes, subject
-from npvgg.checkpoint import Checkpoint
+from npvgg.certificate import Subject, certify, probes, subject
 from npvgg.commands import OK
 from npvgg.convert import convert as convert_file
 from npvgg.data import create_transform, resolve_data_config
+from npvgg.errors import ArgumentError
+from npvgg.hub import ASSETS
+from npvgg.ops import Array
 from npvgg.pretrained import pretrained_cfg
 from npvgg.sameness import compare
 from npvgg.untrusted import shown
+
+PHOTO = ASSETS / "chelsea.png"
 
 FOUND = 1
 """Exit status: done, and something is wrong with the file."""
@@ -35,8 +39,8 @@ def convert(args: argparse.Namespace) -> int:
         wrapper=args.wrapper,
         overwrite=args.force,
     )
-    if taken := what_was_taken(done.source):
-        progress.say(taken, quiet=args.quiet)
+    if done.source.choice:
+        progress.say(f"took {done.source.choice}", quiet=args.quiet)
     count = sum(array.size for array in done.tensors.values())
     kind = " ".join(done.metadata.get(key, "") for key in ("npvgg.model", "npvgg.form")).strip()
     fold = done.metadata.get("npvgg.fold")
@@ -61,11 +65,7 @@ def inspect(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     """Prove a fold, or tell whether two files are one network; status 1 where not."""
     one = subject(checkpoint.load_with_metadata(args.a, wrapper=args.wrapper), args.model)
-    images = probes(one.config, args.size)
-    for path in args.image:
-        cfg = pretrained_cfg(one.name.partition(".")[0])
-        how = resolve_data_config({"input_size": (3, args.size, args.size)}, cfg)
-        images[path] = create_transform(**how)(path)[None]
+    images = _images(one, args.size, args.image)
     if args.b is None:
         report = certify(one, images)
     else:
@@ -76,6 +76,28 @@ def verify(args: argparse.Namespace) -> int:
     else:
         sys.stdout.writelines(_certificate(report))
     return FOUND if report["verdict"] in ("failed", "different") else OK
+
+
+def _images(one: Subject, size: int, paths: list[str]) -> dict[str, Array]:
+    """Noise, a photo of a cat, and the user's photos; a pattern where the network sees no photos.
+
+    Raises ArgumentError, ImageError.
+    """
+    images = probes(one.config, size)
+    channels = one.config.in_chans
+    if channels in (1, 3):
+        cfg = pretrained_cfg(one.name.partition(".")[0])
+        transform = create_transform(
+            **resolve_data_config({"input_size": (channels, size, size)}, cfg)
+        )
+        del images["pattern"]
+        images |= {
+            "photo": transform(PHOTO)[None],
+            **{path: transform(path)[None] for path in paths},
+        }
+    elif paths:
+        raise ArgumentError(f"--image: expected a network of 1 or 3 channels, got {channels}")
+    return images
 
 
 def _certificate(report: dict[str, Any]) -> Iterator[str]:
@@ -121,11 +143,3 @@ def _numbers(row: dict[str, Any]) -> str:
         f"{row['absolute']:>12.2e}{row['relative']:>12.2e}{row['ulp']:>12.1f}"
         f"{row['train_error']:>12.2e}{row['deploy_error']:>12.2e}"
     )
-
-
-def what_was_taken(file: Checkpoint) -> str:
-    """Which weights of a training checkpoint were taken, and which could have been; or ""."""
-    if not file.key:
-        return ""
-    others = ", ".join(shown(other) for other in file.others)
-    return f"took the weights under {shown(file.key)}" + (f" (not {others})" if others else "")

@@ -1,8 +1,14 @@
-"""A pretrained tag → a local file: shipped with the package, or already in the Hugging Face cache.
+"""STATION: a pretrained tag or a hub repository → files on this machine.
 
-Nothing here touches the network. The cache is read in place, by its documented layout
-(huggingface.co/docs/hub/local-cache): `models--<owner>--<name>/refs/<revision>` holds a commit,
-`snapshots/<commit>/` the files.
+    bundled    in the package
+    cached     in the Hugging Face cache, read in place by its documented layout: a folder
+               `models--<owner>--<name>`, in which `refs/<revision>` holds a commit and
+               `snapshots/<commit>/` the files
+    neither    fetched by the hub's client, unless $HF_HUB_OFFLINE forbids it
+
+What is there is never asked for on the network, not even whether it is the latest.
+
+Source: huggingface.co/docs/hub/local-cache.
 """
 
 from __future__ import annotations
@@ -11,34 +17,59 @@ import os
 import re
 from pathlib import Path
 
-from npvgg.errors import WeightsError
+from npvgg.download import fetch, offline
+from npvgg.errors import ArgumentError, WeightsError
+from npvgg.folder import CONFIG, parts, weights_in
 from npvgg.pretrained import PRETRAINED
 
 ASSETS = Path(__file__).parent / "assets"
-WEIGHTS_FILE = "model.safetensors"
+
+_REPOSITORY = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*/[0-9A-Za-z][0-9A-Za-z._-]*")
+_REVISION = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]*(/[0-9A-Za-z_-][0-9A-Za-z._-]*)*")
 
 
 def locate(tag: str) -> Path:
-    """Find the weights of a pretrained tag on this machine: bundled, else cached.
+    """Find the weights of a pretrained tag: bundled, else cached, else fetched.
 
-    Raises WeightsError that says how to get the file where it is not there.
+    Raises WeightsError that says how to get the file where it cannot be had.
     """
     cfg = PRETRAINED[tag]
     if "bundled" in cfg:
         return ASSETS / str(cfg["bundled"])
-    repository = str(cfg["hf_hub_id"])
-    cached = find_cached(repository)
-    if cached is None:
+    return weights_in(obtain(str(cfg["hf_hub_id"]), config=False))
+
+
+def split_revision(text: str) -> tuple[str, str]:
+    """Split "owner/name@revision" into repository and revision, "main" if there is none.
+
+    Raises ArgumentError.
+    """
+    repository, at, revision = text.partition("@")
+    if not _REPOSITORY.fullmatch(repository) or ".." in repository or "--" in repository:
+        raise ArgumentError(f"name: expected hf-hub:owner/name[@revision], got {text!r}")
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise ArgumentError(f"name: expected a branch, tag or commit after @, got {revision!r}")
+    return repository, revision or "main"
+
+
+def obtain(repository: str, revision: str = "main", *, config: bool = True) -> Path:
+    """Give the folder with a repository's weights, and its config.json if that is needed.
+
+    From the cache, where all of it is there, else from the hub. Raises WeightsError.
+    """
+    if cached := find_cached(repository, revision, config=config):
+        return cached
+    if offline():
         raise WeightsError(
-            f"pretrained: {tag} is neither in the package nor in the Hugging Face cache "
-            f"({cache_folder()}); fetch it with "
-            f"`huggingface-cli download {repository} {WEIGHTS_FILE}`, or pass weights=<its path>"
+            f"{repository}: not in the Hugging Face cache ({cache_folder()}), and HF_HUB_OFFLINE "
+            f"(or TRANSFORMERS_OFFLINE) is set: unset it, or run `hf download {repository}` where "
+            "there is a network, or pass weights=<a file or folder>"
         )
-    return cached
+    return fetch(repository, revision, cache_folder(), config=config)
 
 
-def find_cached(repository: str, revision: str = "main") -> Path | None:
-    """Find `model.safetensors` of a hub repository in the local cache, or None."""
+def find_cached(repository: str, revision: str = "main", *, config: bool = False) -> Path | None:
+    """Find the folder of a cached commit that has all that is needed to load it, or None."""
     folder = cache_folder() / f"models--{repository.replace('/', '--')}"
     commit = revision
     reference = folder / "refs" / revision
@@ -47,9 +78,11 @@ def find_cached(repository: str, revision: str = "main") -> Path | None:
             commit = reference.read_text(encoding="ascii").strip()
         if not re.fullmatch(r"[0-9A-Za-z._-]+", commit) or set(commit) == {"."}:
             return None  # a reference is a commit's name; anything else must not become a path
-        path = folder / "snapshots" / commit / WEIGHTS_FILE
-        return path if path.is_file() else None
-    except (OSError, UnicodeDecodeError):
+        snapshot = folder / "snapshots" / commit
+        needed = [CONFIG] if config else []
+        needed += parts(weights_in(snapshot))
+        return snapshot if all((snapshot / name).is_file() for name in needed) else None
+    except (OSError, UnicodeDecodeError, WeightsError):
         return None
 
 

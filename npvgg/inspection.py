@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +34,10 @@ def inspect(
     """
     loaded = checkpoint.load_with_metadata(path, wrapper=wrapper)
     report: dict[str, Any] = {
-        "path": os.fspath(path),
+        "path": os.fspath(loaded.path),
         "format": loaded.format,
-        "bytes": Path(path).stat().st_size,
-        "sha256": sha256(path),
+        "bytes": loaded.path.stat().st_size,
+        "sha256": sha256(loaded.path),
         "wrapper": loaded.key,
         "other_wrappers": list(loaded.others),
         "ignored": list(loaded.ignored),
@@ -80,7 +79,7 @@ def _network(loaded: Checkpoint, model: str | None) -> tuple[Network | None, dic
     """The network that the file holds, its description, and why there is none."""
     nothing = {"network": None, "classes": None, "channels": None}
     try:
-        name, config = identify(loaded.tensors, loaded.metadata, model)
+        name, config = identify(loaded, model)
     except (WeightsError, ArgumentError) as error:
         return None, nothing, str(error)
     described = {"network": name, "classes": config.num_classes, "channels": config.in_chans}

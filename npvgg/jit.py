@@ -14,7 +14,9 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,13 +25,14 @@ import llvmlite
 import numba
 from llvmlite import binding
 from numba.core import caching, config
+from numba.core.compiler_lock import global_compiler_lock
 
 from npvgg import progress
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 NOTICE_AFTER = 1.0
-"""Seconds of compiling after which standard error says so."""
+"""Seconds of compiling, all kernels together, after which standard error says so."""
 
 
 def kernel(function: Function) -> Function:
@@ -41,7 +44,7 @@ def kernel(function: Function) -> Function:
     if config.DISABLE_JIT:
         return function
     before, directory = config.CACHE_DIR, kernel_cache()
-    config.CACHE_DIR = before or str(directory or "")
+    config.CACHE_DIR = str(directory or "")
     try:
         compiled = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
         if directory is not None:
@@ -57,28 +60,39 @@ def kernel(function: Function) -> Function:
 def kernel_cache() -> Path | None:
     """Give the directory of the compiled kernels, or None where nothing can be kept.
 
-    $NUMBA_CACHE_DIR, else $XDG_CACHE_HOME/npvgg or ~/.cache/npvgg, else a private directory among
-    the temporary files.
+    In $NUMBA_CACHE_DIR, else in $XDG_CACHE_HOME or ~/.cache, else among the temporary files. What
+    others could write to is not taken, unless it is the first, the user's own word for it.
     """
-    name = f"kernels-{_digest()}"
-    candidates = []
-    if os.environ.get("XDG_CACHE_HOME"):
-        candidates.append(Path(os.environ["XDG_CACHE_HOME"]) / "npvgg" / name)
-    home = os.path.expanduser("~")
-    if os.path.isabs(home):
-        candidates.append(Path(home) / ".cache" / "npvgg" / name)
     user = os.getuid() if hasattr(os, "getuid") else 0
-    candidates.append(Path(tempfile.gettempdir()) / f"npvgg-{user}" / name)
-    for path in [Path(config.CACHE_DIR)] if config.CACHE_DIR else candidates:
+    if config.CACHE_DIR:
+        candidates = [Path(config.CACHE_DIR) / "npvgg"]
+    else:
+        home = os.path.expanduser("~")
+        caches = [os.environ.get("XDG_CACHE_HOME", ""), os.path.join(home, ".cache")]
+        candidates = [Path(path) / "npvgg" for path in caches if os.path.isabs(path)]
+        candidates.append(Path(tempfile.gettempdir()) / f"npvgg-{user}")
+    for parent in candidates:
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if hasattr(os, "getuid") and path.parent.stat().st_uid not in (user, 0):
-                continue  # somebody else's: what is in there would be run
+            path = parent / f"kernels-{_digest()}"
+            path.mkdir(mode=0o777 if config.CACHE_DIR else 0o700, parents=True, exist_ok=True)
+            path = path.resolve()  # links are followed now, and never again
+            if hasattr(os, "getuid") and not config.CACHE_DIR and not _only_ours(path, user):
+                continue  # what is in there would be run
             with tempfile.TemporaryFile(dir=path):
                 return path
         except OSError:
             continue
     return None
+
+
+def _only_ours(path: Path, user: int) -> bool:
+    """Tell whether nobody else can write there; close the folder above, if it is open."""
+    parent, own = path.parent.stat(), path.stat()
+    if (parent.st_uid, own.st_uid) != (user, user) or own.st_mode & 0o022:
+        return False
+    if parent.st_mode & 0o022:
+        path.parent.chmod(parent.st_mode & 0o7755)
+    return True
 
 
 @cache
@@ -97,22 +111,56 @@ def _digest() -> str:
     return state.hexdigest()[:16]
 
 
+class _CheckedFiles(caching.IndexDataCacheFile):  # type: ignore[misc]
+    """Numba's files, with two checks of what they give back.
+
+    A digest behind the data: a damaged pickle may still be read, and its machine code be run. The
+    key beside it: of two processes that compile at once, one may have overwritten what the other
+    one's index points to.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        super().save(key, (key, data))
+
+    def load(self, key: Any) -> Any:
+        of, data = super().load(key) or (None, None)
+        return data if of == key else None
+
+    def _dump(self, obj: Any) -> bytes:
+        data: bytes = super()._dump(obj)
+        return data + hashlib.sha256(data).digest()  # pickle's loader stops before it
+
+    def _load_data(self, name: str) -> Any:
+        data = Path(self._data_path(name)).read_bytes()
+        whole = hashlib.sha256(data[:-32]).digest() == data[-32:]
+        return super()._load_data(name) if whole else None
+
+
 class _TolerantCache(caching.FunctionCache):  # type: ignore[misc]
     """Numba's cache, for which no file is too damaged and no disk too full."""
 
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        locator = self._impl.locator
+        self._cache_file = _CheckedFiles(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=locator.get_source_stamp(),
+        )
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load what was compiled for a signature, or None."""
+        """Load what was compiled for a signature, or None, which begins compiling it."""
         try:
             loaded = super().load_overload(sig, target_context)
         except Exception:  # whatever a damaged pickle raises
             loaded = None
         if loaded is None:
-            _notice_slow_compile()
+            _clock.start()
         return loaded
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep what was compiled, if it can be kept."""
-        _compiled()
+        _clock.stop()
         try:
             super().save_overload(sig, data)
         except Exception:  # a damaged index, a full disk
@@ -123,19 +171,49 @@ class _TolerantCache(caching.FunctionCache):  # type: ignore[misc]
                 return
 
 
-_timer: threading.Timer | None = None
+class _Clock:
+    """Says that kernels are being compiled, once their compiling has taken a while in all.
+
+    They are compiled under one lock, each while those that call it wait.
+    """
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.left = NOTICE_AFTER
+        self.began = 0.0
+        self.timer: threading.Timer | None = None
+
+    def start(self) -> None:
+        """Begin with a kernel."""
+        self.running += 1
+        if self.running == 1 and self.left > 0:
+            self.began = time.monotonic()
+            self.timer = threading.Timer(self.left, self._say)
+            self.timer.daemon = True
+            with suppress(RuntimeError):  # no thread to be had: no word
+                self.timer.start()
+
+    def stop(self) -> None:
+        """End with a kernel."""
+        self.running = max(0, self.running - 1)
+        if self.running == 0 and self.timer is not None:
+            self.timer.cancel()
+            self.left -= time.monotonic() - self.began
+
+    def _say(self) -> None:
+        self.left = 0
+        progress.say("compiling the kernels for this processor, once")
 
 
-def _notice_slow_compile() -> None:
-    """Say that kernels are being compiled, if it is still so in a while."""
-    global _timer
-    if _timer is None:
-        message = "compiling the kernels for this processor, once"
-        _timer = threading.Timer(NOTICE_AFTER, progress.say, [message])
-        _timer.daemon = True
-        _timer.start()
+_clock = _Clock()
 
 
-def _compiled() -> None:
-    if _timer is not None:
-        _timer.cancel()
+# --- Forks ----------------------------------------------------------------------------------------
+
+if hasattr(os, "register_at_fork"):
+    # The child of a fork would wait forever for a compiler that another thread was using.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )

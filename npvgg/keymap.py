@@ -41,8 +41,8 @@ _PLACE = re.compile(
 )
 _AUXILIARY = re.compile(r"stage(1|2|3_first)_aux\.[03]\.")
 
-PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DistributedDataParallel, torch.compile and Lightning put before every name."""
 
 
 def naming(names: Iterable[str]) -> str:
@@ -77,12 +77,13 @@ def strip_prefix(name: str) -> str:
 
 
 def is_training_only(name: str) -> bool:
-    """Tell the tensors that inference never reads: batch counters, and the auxiliary heads of
-    RepVGGplus.
+    """Tell the tensors that inference never reads: counters (of batches, and of the models that
+    torch's AveragedModel has seen), and the auxiliary heads of RepVGGplus.
 
     By name, so that any other unknown tensor stays an error.
     """
-    return name.endswith(".num_batches_tracked") or bool(_AUXILIARY.match(name))
+    counter = name.endswith(".num_batches_tracked") or name == "n_averaged"
+    return counter or bool(_AUXILIARY.match(name))
 
 
 def to_timm(name: str, first_half: int = 0) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeGuard, overload
 import numpy as np
 
 from npvgg import checkpoint, weights
+from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig, feature_info
 from npvgg.engines import prepare
 from npvgg.engines.reference import forward_head
@@ -47,6 +48,8 @@ class RepVGG:
     floating-point type, of any height and width from one pixel up, N = 0 included; they are
     converted to the model's dtype, and never written to. A NaN makes its own image's answer NaN.
     Raises ArgumentError for anything else, and for values that overflow the dtype.
+
+    origin: the file that the weights came from, without its tensors; None for no file
     """
 
     def __init__(
@@ -59,11 +62,13 @@ class RepVGG:
         engine: str = "auto",
         threads: int | None = None,
         deterministic: bool = False,
+        origin: Checkpoint | None = None,
     ) -> None:
         self.name = name
         self.config = config
         self.network = network
         self.pretrained_cfg = pretrained_cfg
+        self.origin = origin
         self.feature_info = FeatureInfo(feature_info(config))
         self._engine = prepare(network, engine, threads=threads, deterministic=deterministic)
 

@@ -24,12 +24,17 @@ def say(message: str, *, quiet: bool = False) -> None:
         print(f"npvgg: {message}", file=sys.stderr, flush=True)
 
 
+def on_terminal() -> bool:
+    """Whether somebody watches: there the hub's client draws bars, and logs get lines instead."""
+    return sys.stderr.isatty()
+
+
 def counted(items: Iterable[T], total: int, unit: str, *, quiet: bool = False) -> Iterator[T]:
     """Pass items through, and count them on standard error once it takes over a second."""
     if quiet:
         yield from items
         return
-    terminal = sys.stderr.isatty()
+    terminal = on_terminal()
     start = shown = time.monotonic()
     ever = False
     for count, item in enumerate(items, 1):

@@ -116,12 +116,15 @@ def fuse_conv_bn(weight: Array, bn: BatchNorm) -> FusedConv:
     """
     gamma, beta, mean, var = (a.astype(np.float64) for a in (bn.gamma, bn.beta, bn.mean, bn.var))
     t = gamma / np.sqrt(var + bn.eps)
-    return FusedConv(weight.astype(np.float64) * t[:, None, None, None], beta - mean * t)
+    scaled = np.multiply(weight, t[:, None, None, None], dtype=np.float64)
+    return FusedConv(scaled, beta - mean * t)
 
 
 def pad_1x1_to_3x3(weight: Array) -> Array:
     """Set a 1×1 kernel into the centre of 3×3 zeros: (K, C/G, 1, 1) → (K, C/G, 3, 3)."""
-    return np.pad(weight, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    padded = np.zeros((*weight.shape[:2], 3, 3), weight.dtype)
+    padded[:, :, 1:2, 1:2] = weight
+    return padded
 
 
 def identity_kernel(channels: int, groups: int) -> Array:
@@ -149,15 +152,14 @@ def reparameterize(branches: Branches, *, groups: int, dtype: Any = None) -> Fus
     block and the branches differ by rounding; `npvgg.testing` states how much.
     """
     conv = branches.conv_kxk
-    parts = [fuse_conv_bn(conv.weight, conv.bn)]
+    folded = fuse_conv_bn(conv.weight, conv.bn)
+    weight, bias = folded.weight, folded.bias
     pointwise = [(branches.conv_1x1.weight, branches.conv_1x1.bn)]
     if branches.identity is not None:
         pointwise.append((identity_kernel(len(conv.weight), groups), branches.identity))
-    for weight, bn in pointwise:
-        fused = fuse_conv_bn(weight, bn)
-        parts.append(FusedConv(pad_1x1_to_3x3(fused.weight), fused.bias))
+    for kernel, bn in pointwise:
+        folded = fuse_conv_bn(kernel, bn)
+        weight += pad_1x1_to_3x3(folded.weight)
+        bias += folded.bias
     dtype = dtype or conv.weight.dtype
-    return FusedConv(
-        sum(part.weight for part in parts).astype(dtype),  # type: ignore[union-attr]
-        sum(part.bias for part in parts).astype(dtype),  # type: ignore[union-attr]
-    )
+    return FusedConv(weight.astype(dtype), bias.astype(dtype))

@@ -11,6 +11,7 @@ that people make are tried one by one: another eps, a forgotten branch, a fold i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -211,5 +212,7 @@ def _explanation(a: Subject, b: Subject, tolerance: Arrays, rows: list[dict[str,
             coarse = {key: 8 * unit * array for key, array in terms.items()}
             if not any(_differences(exact, want, coarse)):
                 return f"{where}: the same, but folded in {name} or with its precision"
-    blocks = {row["tensor"].rpartition(".reparam_conv")[0] or row["tensor"] for row in rows}
+    blocks = {
+        re.sub(r"(\.reparam_conv|\.attn\..+)?\.(weight|bias)$", "", row["tensor"]) for row in rows
+    }
     return f"other weights in {len(blocks)} of {len(a.network.blocks) + 1} layers"

@@ -10,13 +10,11 @@ Source: huggingface_hub `split_torch_state_dict_into_shards`; transformers write
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from typing import Any
 
 from npvgg.errors import WeightsError
 from npvgg.safetensorsfile import MAX_TENSORS
-from npvgg.untrusted import shown
+from npvgg.untrusted import json_object, shown
 
 MAX_INDEX = 4 * 2**20
 MAX_SHARDS = 100
@@ -29,16 +27,7 @@ def recognised(head: bytes) -> bool:
 
 def parse(data: bytes) -> dict[str, str]:
     """The map of an index: name of a tensor → name of its file. Raises WeightsError."""
-    if len(data) > MAX_INDEX:
-        raise WeightsError(f"index: expected at most {MAX_INDEX} bytes, got {len(data)}")
-    try:
-        # No number is needed, and int() of a long one would be slow.
-        index = json.loads(data, object_pairs_hook=_unique, parse_int=lambda digits: None)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(f"index: expected JSON, got {shown(str(error))}") from None
-    places = index.get("weight_map") if isinstance(index, dict) else None
+    places = json_object(data, "index", MAX_INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise WeightsError("index: expected a 'weight_map' from tensors to files, got none")
     if len(places) > MAX_TENSORS or len(set(map(str, places.values()))) > MAX_SHARDS:
@@ -61,10 +50,3 @@ def _is_file_name(text: str) -> bool:
     """No path, no hidden file, nothing of a drive; ASCII alone names a file alike everywhere."""
     allowed = text.replace("-", "").replace("_", "").replace(".", "").isalnum() and text.isascii()
     return allowed and not text.startswith(".") and not text.endswith(".json") and len(text) < 200
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise WeightsError("index: expected unique names")
-    return table

@@ -12,9 +12,12 @@ enter it at once, another one kills the child of a fork.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from functools import cache
 from queue import SimpleQueue
 
 from npvgg.errors import ArgumentError
@@ -35,10 +38,7 @@ def resolve(threads: int | None) -> int:
 
 
 def available() -> int:
-    """Count the processors that this process may use: its affinity, and its cgroup's quota.
-
-    Source: Linux cgroup v2 `cpu.max`, cgroup v1 `cpu.cfs_quota_us`, `cpu.cfs_period_us`.
-    """
+    """Count the processors that this process may use: its affinity, and its cgroups' quotas."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -46,23 +46,46 @@ def available() -> int:
     return max(1, min(count, _quota() or count, MAX_THREADS))
 
 
+@cache
 def _quota() -> int | None:
-    """Processors' worth of time that the control group grants, rounded up; None for no limit."""
-    try:
-        quota, period = _words("/sys/fs/cgroup/cpu.max")
-    except (OSError, ValueError):
+    """Processors' worth of time that the control groups grant, rounded up; None for no limit.
+
+    A group's quota binds the groups below it, so the smallest on the way to the root counts. In a
+    container the way may begin outside of what can be seen; its root is then at the mount.
+    Source: Linux cgroup v2 `cpu.max`; v1 `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
+    """
+    quotas = []
+    for folder in _cgroups():
         try:
-            (quota,) = _words("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-            (period,) = _words("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+            quota, period = _words(f"{folder}/cpu.max")
         except (OSError, ValueError):
-            return None
-    if not quota.isdigit() or not period.isdigit() or int(period) == 0:  # "max", "-1"
-        return None
-    return max(1, -(-int(quota) // int(period)))
+            try:
+                (quota,) = _words(f"{folder}/cpu.cfs_quota_us")
+                (period,) = _words(f"{folder}/cpu.cfs_period_us")
+            except (OSError, ValueError):
+                continue
+        if quota.isdigit() and period.isdigit() and int(period) > 0:  # not "max", not "-1"
+            quotas.append(max(1, -(-int(quota) // int(period))))
+    return min(quotas, default=None)
+
+
+def _cgroups() -> list[str]:
+    """List the folders of this process's CPU groups, v2 and v1, each from itself to the root."""
+    try:
+        lines = [word.split(":", 2) for word in _words("/proc/self/cgroup")]
+    except (OSError, ValueError):
+        lines = []
+    folders = ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu"]
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers == "" or "cpu" in controllers.split(","):
+            parts = [part for part in path.split("/") if part not in ("", "..")]
+            base = "/sys/fs/cgroup/cpu" if controllers else "/sys/fs/cgroup"
+            folders += ["/".join([base, *parts[:depth]]) for depth in range(1, len(parts) + 1)]
+    return folders
 
 
 def _words(path: str) -> list[str]:
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="utf-8") as file:
         return file.read().split()
 
 
@@ -74,56 +97,116 @@ def _checked(threads: int) -> int:
 
 # --- Helpers --------------------------------------------------------------------------------------
 
-_helpers: list[SimpleQueue[Callable[[], None]]] = []
-_idle: list[SimpleQueue[Callable[[], None]]] = []
-_lock = threading.Lock()
+Job = Callable[[], None]
+
+
+class _Crew:
+    """The helpers of one process. A caller who is interrupted, wherever that is, loses none."""
+
+    def __init__(self) -> None:
+        self.jobs: SimpleQueue[Job] = SimpleQueue()
+        self.lock = threading.Lock()
+        self.hired = 0
+        self.idle = 0
+
+    def hire(self, count: int) -> None:
+        """See to it that there are so many helpers, if so many can be had."""
+        with self.lock:
+            while self.hired < count:
+                thread = threading.Thread(target=self._help, name="npvgg", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more to be had, or the interpreter is going down
+                    return
+                self.hired += 1
+                self.idle += 1
+
+    def _help(self) -> None:
+        try:
+            while True:
+                job = self.jobs.get()
+                with self.lock:
+                    self.idle -= 1
+                job()
+                del job  # and with it the arrays that it holds
+                with self.lock:
+                    self.idle += 1
+        finally:  # a job failed: Python reports it, and the next run hires another helper
+            with self.lock:
+                self.hired -= 1
+
+
+_crew = _Crew()
+
+
+def run(job: Job, threads: int) -> None:
+    """Call a function in this thread and in up to threads − 1 idle helpers; return when it returns
+    here.
+
+    The function must return here only when the whole work is done, whoever did it. A helper may
+    come late, when nothing is left to do.
+    """
+    if _crew.hired < threads - 1:
+        _crew.hire(threads - 1)
+    for _ in range(min(threads - 1, _crew.idle)):
+        _crew.jobs.put(job)
+    job()
+
+
+def share(task: Callable[[int], None], count: int, threads: int) -> None:
+    """Call task(0) … task(count − 1), each once, here and in helpers; return when all are done.
+
+    Raises what a task raises: one that failed in a helper is tried again here.
+    """
+    tickets: Iterator[int] = itertools.count()
+    ended: SimpleQueue[int | None] = SimpleQueue()
+
+    def work() -> None:
+        while (ticket := next(tickets)) < count:
+            failed: int | None = ticket
+            try:
+                task(ticket)
+                failed = None
+            finally:
+                ended.put(failed)
+
+    run(work, threads)
+    for _ in range(count):
+        if (again := ended.get()) is not None:
+            task(again)
+
+
+# --- Forks ----------------------------------------------------------------------------------------
+
+
+class Lock:
+    """A lock that is free in the child of a fork, whoever held it in the parent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def renew(self) -> None:
+        """Forget who holds it."""
+        self._lock = threading.Lock()
+
+
+_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Forget the helpers: they stayed in the parent."""
-    global _lock
-    _lock = threading.Lock()
-    _helpers.clear()
-    _idle.clear()
+    """Forget the other threads: they stayed in the parent."""
+    global _crew
+    _crew = _Crew()
+    for lock in _locks:
+        lock.renew()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def run(function: Callable[[], None], threads: int) -> None:
-    """Call a function in this thread and in up to threads − 1 idle helpers; return when it returns
-    here.
-
-    The function must return here only when the whole work is done, whoever did it.
-    """
-    for inbox in _take_idle(threads - 1):
-        inbox.put(function)
-    function()
-
-
-def _take_idle(count: int) -> list[SimpleQueue[Callable[[], None]]]:
-    """Take idle helpers, hiring some where there are fewer than asked for."""
-    with _lock:
-        while len(_helpers) < count:
-            inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-            try:
-                threading.Thread(target=_help, args=(inbox,), name="npvgg", daemon=True).start()
-            except RuntimeError:  # no more threads to be had, or the interpreter is going down
-                break
-            _helpers.append(inbox)
-            _idle.append(inbox)
-        taken = _idle[:count]
-        del _idle[:count]
-    return taken
-
-
-def _help(inbox: SimpleQueue[Callable[[], None]]) -> None:
-    while True:
-        function = inbox.get()
-        try:
-            function()
-        finally:
-            del function  # and with it the arrays that it holds
-            with _lock:
-                _idle.append(inbox)

@@ -253,7 +253,9 @@ def _key(wrapper: str | None, candidates: dict[str, Any], outer: list[tuple[Any,
     if direct:
         return ""
     if candidates:
-        raise WeightsError(f"several sets of weights: {found}; choose one by its name (wrapper=)")
+        raise WeightsError(
+            f"several sets of weights: {found}; choose one by its name (wrapper=, --wrapper)"
+        )
     things = ", ".join(f"{_word(key)}: {_described(inner)}" for key, inner in outer[:5])
     raise WeightsError(f"expected tensors, got none: {{{things}}}")
 
@@ -320,11 +322,14 @@ def _described(value: Any) -> str:
     if pairs(value) is not None:
         return "a dict"
     if isinstance(value, Record):
+        if _maker(value).module.partition(".")[0] == "numpy":
+            return "a NumPy array: save tensors, or safetensors"
         return (
             f"a whole object ({shown(str(_maker(value)))}), which only its own code can rebuild: "
             "open it where it was made and torch.save its state_dict()"
         )
-    return f"a {type(value).__name__}"
+    kind = type(value).__name__
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _word(key: Any) -> str:

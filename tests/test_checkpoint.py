@@ -87,7 +87,7 @@ def test_a_bad_tensor_leaves_the_old_file(tmp_path, tensors):
 def test_what_cannot_be_opened_is_a_weights_error(tmp_path):
     with pytest.raises(WeightsError, match="missing: No such file"):
         checkpoint.load(tmp_path / "missing")
-    with pytest.raises(WeightsError, match="directory"):
+    with pytest.raises(WeightsError, match=f"{tmp_path}: expected a file of weights"):
         checkpoint.load(tmp_path)
     with pytest.raises(WeightsError, match="No such file"):
         checkpoint.save_safetensors(tmp_path / "no" / "a", {})
@@ -123,8 +123,18 @@ def test_devices_are_refused():
         (b"model/".ljust(257, b"\0") + b"ustar\0", "tar archive"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"GGUF\x03\0\0\0", "GGUF"),
-        (b"", "got 0"),
-        (b"?" * 600, "header length"),
+        (bytes(4) + b"TFL3", "TFLite"),
+        (b"7z\xbc\xaf\x27\x1c", "7z archive: unpack it"),
+        (b"\xfd7zXZ\0", "xz file: unpack it"),
+        (b"\x28\xb5\x2f\xfd", "zstd file: unpack it"),
+        (b"BZh91AY", "bzip2 file: unpack it"),
+        (b"Rar!\x1a\x07", "RAR archive: unpack it"),
+        (b"\x08\x07\x12\x07pytorch", "an ONNX model: give the weights"),
+        (b"", "an empty file"),
+        (b"hello", "a file of an unknown format, which begins with b'hello"),
+        (b"\x1b[31m" * 200, r"which begins with b'\\x1b"),
+        (b"?" * 8 + b"{" * 600, "header length"),
+        (b"????\0\0\0\0", "header length"),
     ],
 )
 def test_what_is_no_weights_file_is_named(tmp_path, head, match):
@@ -181,7 +191,7 @@ def test_reading_takes_one_file_size_of_memory(tmp_path):
 
 def test_a_lying_file_of_a_terabyte_is_refused_at_once(tmp_path):
     with open(tmp_path / "a", "wb") as file:
-        file.write((2**40 - 8).to_bytes(8, "little"))
+        file.write((2**40 - 8).to_bytes(8, "little") + b"{")
         file.truncate(2**40)  # sparse: takes no space
     resource = pytest.importorskip("resource", reason="measuring memory needs POSIX")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

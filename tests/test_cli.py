@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torchwriter
 from PIL import Image
 
 import npvgg
@@ -219,6 +220,24 @@ def test_a_saved_network_needs_no_name(run, tmp_path):
         for more in (["--weights", weights], [])
     )
     assert saved == bundled
+
+
+def test_the_weights_of_a_checkpoint_are_chosen_and_named(run, tmp_path):
+    arrays = npvgg.create_model("repvgg_nano.cifar10", pretrained=True).state_dict()
+    zeros = {name: np.zeros_like(array) for name, array in arrays.items()}
+    saved = {
+        "model": torchwriter.state_dict(arrays),
+        "model_ema": torchwriter.state_dict(zeros, 99),
+    }
+    (tmp_path / "c.pth").write_bytes(torchwriter.zip_file(saved))
+    _, out, err = run("classify", CAT, "--weights", tmp_path / "c.pth", "--format", "jsonl")
+    assert "npvgg: took the weights under 'model_ema' (not 'model')" in err
+    assert json.loads(out)["topk"][0]["prob"] == pytest.approx(0.1)
+    more = ["--weights", tmp_path / "c.pth", "--wrapper", "model"]
+    _, out, err = run("classify", CAT, *more, "--format", "jsonl")
+    assert "npvgg: took the weights under 'model' (not 'model_ema')" in err
+    assert json.loads(out)["topk"][0]["label"] == "cat"
+    assert run("info", *more)[0] == 0
 
 
 def test_quiet_is_quiet(run):

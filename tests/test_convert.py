@@ -200,3 +200,12 @@ def test_the_command_says_which_weights_it_took(tmp_path, capfd):
     assert "took the weights under 'model_ema' (not 'model')" in capfd.readouterr().err
     assert cli.main([*arguments, "--force", "--wrapper", "model"]) == 0
     assert "took the weights under 'model' (not 'model_ema')" in capfd.readouterr().err
+
+
+def test_a_name_leaves_classes_and_channels_to_the_file(tmp_path):
+    npvgg.create_model("repvgg_nano", num_classes=3, in_chans=1).save(tmp_path / "a.safetensors")
+    tensors = checkpoint.load(tmp_path / "a.safetensors")
+    checkpoint.save_safetensors(tmp_path / "bare.safetensors", tensors)
+    done = convert(tmp_path / "bare.safetensors", tmp_path / "b.safetensors", model="RepVGG-nano")
+    config = json.loads(done.metadata["npvgg.config"])
+    assert (config["num_classes"], config["in_chans"]) == (3, 1)

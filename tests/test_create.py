@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny
+import torchwriter
 
 import npvgg
 from npvgg import ArgumentError, WeightsError, checkpoint, create_model
@@ -36,7 +37,33 @@ def test_a_file_of_a_network_of_the_table_needs_no_name():
         create_model(weights=tiny.tensors())
 
 
+def test_the_weights_of_a_checkpoint_are_chosen_and_named(tmp_path, rng):
+    """Averaged weights go first, as in timm; torch's AveragedModel counts beside them."""
+    path = tmp_path / "checkpoint.pth.tar"
+    averaged = {f"module.{name}": array for name, array in tiny.tensors(seed=1).items()}
+    saved = {
+        "state_dict": torchwriter.state_dict(tiny.tensors(seed=2)),
+        "state_dict_ema": torchwriter.state_dict(averaged | {"n_averaged": np.array(3)}, 999),
+        "epoch": 3,
+    }
+    path.write_bytes(torchwriter.zip_file(saved))
+    for wrapper, seed, choice in (
+        (None, 1, "the weights under 'state_dict_ema' (not 'state_dict')"),
+        ("state_dict", 2, "the weights under 'state_dict' (not 'state_dict_ema')"),
+    ):
+        options = {"engine": "reference", **tiny.keywords()}
+        got = create_model("repvgg_a0", weights=path, wrapper=wrapper, **options)
+        want = create_model("repvgg_a0", weights=tiny.tensors(seed=seed), **options)
+        x = tiny.photos(got, rng)
+        np.testing.assert_array_equal(got(x), want(x))
+        assert (got.origin.path, got.origin.choice, got.origin.tensors) == (path, choice, {})
+        assert want.origin is None
+    with pytest.raises(WeightsError, match="expected weights under 'model', found 'state_dict'"):
+        create_model("repvgg_a0", weights=path, wrapper="model")
+
+
 REFUSED_OPTIONS = {
+    "a wrapper of nothing": ({"wrapper": "model"}, "wrapper: expected a weights file with it"),
     "neither name nor weights": ({"name": None}, "name: expected the name of a network, or weig"),
     "an unknown name": ({"name": "repvgg_z"}, "name: expected a known network, got 'repvgg_z'"),
     "a number for a name": ({"name": 3}, "name: expected the name of a network"),
@@ -67,7 +94,7 @@ def test_what_makes_no_model_is_refused_by_name(case):
 
 
 def test_weights_of_no_kind_are_a_weights_error(tmp_path):
-    for source in (3, [], {}, tmp_path, tmp_path / "absent"):
+    for source in (3, [], {}, tmp_path, tmp_path / "absent", "x" * 5000, "\0", ""):
         with pytest.raises(WeightsError):
             create_model("repvgg_a0", weights=source)
 
@@ -189,25 +216,46 @@ def lying_file(tmp_path):
     ("key", "text", "message"),
     [
         ("config", "{}", "not a configuration"),
-        ("config", "[]", "not a JSON object"),
-        ("config", "{", "not a JSON object"),
-        ("config", "[" * 100_000, "not a JSON object"),
+        ("config", "[]", "expected a JSON object"),
+        ("config", "{", "expected JSON"),
+        ("config", "[" * 100_000, "expected JSON"),
         ("config", '{"depths": [1], "widths": [4], "__class__": 1}', "not a configuration"),
         ("config", '{"depths": [1], "widths": [0]}', "not a configuration: widths"),
         ("config", '{"depths": [1000000000], "widths": [4]}', "not a configuration"),
         ("config", '{"depths": [1, 2, 3, 1], "widths": [4, 8, 8, 16]}', "file has 5 classes"),
+        (
+            "config",
+            '{"depths": [1], "widths": [4], "strides": [1], "attn_layer": "se", '
+            '"attn_kwargs": {"rd_ratio": "x"}}',
+            "not a configuration: attn_kwargs",
+        ),
         ("model", "\x1b[31mred", "'npvgg.model' is not a name"),
         ("model", "x" * 10_000, "'npvgg.model' is not a name"),
-        ("pretrained_cfg", "1", "not a JSON object"),
+        ("pretrained_cfg", "1", "expected a JSON object"),
         ("pretrained_cfg", '{"input_size": 3}', "input_size of three"),
         ("pretrained_cfg", '{"input_size": [3, 224]}', "input_size of three"),
         ("pretrained_cfg", '{"input_size": [3, "a", 2]}', "input_size of three"),
         ("pretrained_cfg", '{"input_size": [3, 1, 0]}', "input_size of three"),
+        ("pretrained_cfg", '{"input_size": [3, 99999, 99999]}', "at most 16777216 pixels"),
+        ("pretrained_cfg", '{"label_names": 5}', "label_names: expected 5 names, got 5"),
+        ("pretrained_cfg", '{"label_names": ["a"]}', "label_names: expected 5 names, got 1 names"),
+        ("pretrained_cfg", '{"mean": "dark"}', "mean: expected numbers, got 'dark'"),
+        ("pretrained_cfg", '{"crop_pct": "x"}', "crop_pct: expected a number"),
+        ("pretrained_cfg", '{"interpolation": {}}', "interpolation: expected a word"),
     ],
 )
 def test_metadata_is_checked_like_weights(key, text, message, lying_file):
     with pytest.raises(WeightsError, match=message):
         create_model(weights=lying_file(**{key: text}))
+
+
+def test_the_names_of_other_classes_are_forgotten(tmp_path):
+    """Ten classes are CIFAR's; three are not."""
+    model = create_model("repvgg_nano", num_classes=3)
+    assert "label_names" not in model.pretrained_cfg
+    model.save(tmp_path / "m.safetensors")
+    for source in (tmp_path / "m.safetensors", model.state_dict()):
+        assert "label_names" not in create_model(weights=source).pretrained_cfg
 
 
 def test_metadata_may_leave_things_out(lying_file):

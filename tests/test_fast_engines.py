@@ -3,12 +3,8 @@
 That they are as near the truth as PyTorch is proved in test_golden.py.
 """
 
-import os
 import pickle
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import naive
 import numpy as np
@@ -224,103 +220,11 @@ def test_a_model_travels_to_other_processes(engine):
     np.testing.assert_array_equal(copy(x), want)
 
 
-def test_few_plans_and_packings_are_kept():
+def test_few_plans_are_kept_and_the_weights_are_packed_once():
     network = model("winograd")
-    for size in range(8, 64, 4):
+    network(images(1, 3, 8, 8))
+    weights = network._engine._weights
+    for size in range(12, 64, 4):
         network(images(1, 3, size, size))
     assert len(network._engine._plans) <= 4
-    assert len(network._engine._packings) <= 2
-
-
-# --- Life in a process ----------------------------------------------------------------------------
-
-SCRIPT = """
-import numpy as np, npvgg
-x = np.random.default_rng(0).standard_normal((1, 3, {size}, {size})).astype(np.float32)
-make = lambda engine: npvgg.create_model("repvgg_a0", engine=engine, seed=3, threads=2,
-    depths=(1, 1, 1, 1), widths=({w}, {w}, {w}, {w}), stem_chs={w}, num_classes=5)
-want = make("reference")(x)
-models = [make("im2col"), make("winograd")]
-def check():
-    for model in models:
-        np.testing.assert_allclose(model(x), want, atol=1e-5 * abs(want).max())
-check()
-"""
-
-
-def run(code, size=32, w=20, **environment):
-    root = Path(npvgg.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(size=size, w=w) + code],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_the_child_of_a_fork_works_and_so_does_the_parent():
-    run(
-        "import os\n"
-        "for _ in range(3):\n"
-        "    child = os.fork()\n"
-        "    if not child:\n"
-        "        check(); os._exit(0)\n"
-        "    assert os.waitpid(child, 0)[1] == 0\n"
-        "    check()\n",
-        PYTHONWARNINGS="ignore",
-    )
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_multiprocessing_work(method, tmp_path):
-    import multiprocessing
-
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"this system has no {method}")
-    script = tmp_path / "script.py"
-    script.write_text(
-        SCRIPT.format(size=32, w=20) + "def work(i):\n"
-        "    check(); return i\n"
-        "if __name__ == '__main__':\n"
-        "    import multiprocessing as mp\n"
-        f"    with mp.get_context('{method}').Pool(2) as pool:\n"
-        "        assert pool.map(work, range(4)) == [0, 1, 2, 3]\n"
-    )
-    root = Path(npvgg.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)],
-        env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_numbas_own_threads_may_run_beside(layer):
-    run(
-        "import numba, threading\n"
-        "@numba.njit(parallel=True)\n"
-        "def busy(n):\n"
-        "    total = 0.0\n"
-        "    for i in numba.prange(n):\n"
-        "        total += i ** 0.5\n"
-        "    return total\n"
-        "stop = threading.Event()\n"
-        "def loop():\n"
-        "    while not stop.is_set(): busy(100_000)\n"
-        "thread = threading.Thread(target=loop); thread.start()\n"
-        "for _ in range(20): check()\n"
-        "stop.set(); thread.join()\n",
-        NUMBA_THREADING_LAYER=layer,
-    )
-
-
-@pytest.mark.parametrize("cpu", ["haswell", "generic"])
-def test_older_processors_get_their_own_code(cpu, tmp_path):
-    run("", NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", XDG_CACHE_HOME=str(tmp_path))
-
-
-def test_tiny_shapes_work_without_the_compiler():
-    run("", size=6, w=2, NUMBA_DISABLE_JIT="1")
+    assert network._engine._weights is weights

@@ -23,8 +23,8 @@ FLOORS = [
     "variants attention reparam safetensorsfile labels transform pickled ziparchive "
     "engines.microkernel",
     "pretrained network data torchtensor sharded engines.transforms engines.layout",
-    "torchfile engines.reference engines.packing engines.program",
-    "torchwrite engines.plan",
+    "torchfile engines.reference engines.packing engines.program folder timmconfig",
+    "torchwrite engines.plan download",
     "checkpoint engines.compiled",
     "hub weights engines engines.im2col engines.winograd predict",
     "model embeddings",
@@ -54,10 +54,11 @@ GUESTS = {
     "PIL": "images transform",
     "numba": "engines. jit",
     "llvmlite": "engines. jit",
+    "huggingface_hub": "download",
 }
 """Packages from outside, and the modules that may have them in (a dot at the end: all below it)."""
 
-LATE_GUESTS = {"scipy", "PIL"}
+LATE_GUESTS = {"scipy", "PIL", "huggingface_hub"}
 """These come when they are needed: inside a function, or for the type checker alone."""
 
 UNWELCOME = {

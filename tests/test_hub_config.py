@@ -1,17 +1,23 @@
 """Pretrained tags and the local cache of the hub: read in place, never over the network."""
 
+import json
 import socket
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
-from npvgg import ArgumentError, WeightsError, checkpoint, create_model, hub
+from npvgg import ArgumentError, WeightsError, checkpoint, create_model, download, hub
 from npvgg.pretrained import BUNDLED, PRETRAINED, default_tag, pretrained_cfg
 
 COMMIT = "f1505eec" * 5
-VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+VARIABLES = (
+    "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +38,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "hub"
 
 
-def download(cache, repository, tensors=None, commit=COMMIT, reference="main"):
+def download_file(cache, repository, tensors=None, commit=COMMIT, reference="main"):
     """Lay a file where the hub's client would: a blob, a link to it, and a reference."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     blob = folder / "blobs" / ("ab" * 32)
@@ -79,22 +85,22 @@ def test_the_cache_is_where_the_hub_s_client_has_it(environment, want, monkeypat
 
 
 def test_a_downloaded_file_is_found(cache):
-    link = download(cache, "timm/repvgg_a0.rvgg_in1k")
-    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k") == link
+    link = download_file(cache, "timm/repvgg_a0.rvgg_in1k")
+    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k") == link.parent
     assert hub.locate("repvgg_a0.rvgg_in1k") == link
-    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k", COMMIT) == link
+    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k", COMMIT) == link.parent
     assert hub.find_cached("timm/repvgg_a0.rvgg_in1k", "v1") is None
     assert hub.find_cached("timm/repvgg_a1.rvgg_in1k") is None
 
 
 def test_another_reference_is_found_by_its_name(cache):
-    link = download(cache, "me/net", reference="refs/pr/1")
-    assert hub.find_cached("me/net", "refs/pr/1") == link
+    link = download_file(cache, "me/net", reference="refs/pr/1")
+    assert hub.find_cached("me/net", "refs/pr/1") == link.parent
     assert hub.find_cached("me/net") is None
 
 
 def test_a_link_to_nothing_is_not_there(cache):
-    link = download(cache, "me/net")
+    link = download_file(cache, "me/net")
     link.resolve().unlink()
     assert hub.find_cached("me/net") is None
 
@@ -104,7 +110,7 @@ def test_a_link_to_nothing_is_not_there(cache):
 )
 def test_a_reference_is_no_way_out_of_the_cache(cache, commit):
     """Whatever a reference says, only a commit's name becomes part of a path."""
-    download(cache, "me/net")
+    download_file(cache, "me/net")
     folder = cache / "models--me--net"
     for place in ("snapshots", ".", "snapshots/a", "snapshots/a/b"):
         (folder / place).mkdir(exist_ok=True)
@@ -117,19 +123,105 @@ def test_a_cache_that_may_not_be_read_is_empty(cache, monkeypatch):
     def denied(self):
         raise PermissionError(13, "Permission denied", str(self))
 
-    download(cache, "me/net")
+    download_file(cache, "me/net")
     monkeypatch.setattr(Path, "is_file", denied)
     assert hub.find_cached("me/net") is None
 
 
-def test_what_is_not_there_is_refused_with_the_way_to_get_it(cache):
-    with pytest.raises(WeightsError, match=r"pretrained: repvgg_a2\.rvgg_in1k is neither") as error:
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+@pytest.mark.parametrize("value", ["1", "on", "True", "YES"])
+def test_offline_what_is_not_there_is_refused_with_the_way_to_get_it(
+    cache, monkeypatch, variable, value
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(WeightsError, match=r"^timm/repvgg_a2\.rvgg_in1k: not in the") as error:
         hub.locate("repvgg_a2.rvgg_in1k")
-    message = str(error.value)
-    assert str(cache) in message
-    assert "download timm/repvgg_a2.rvgg_in1k model.safetensors" in message
-    assert "weights=" in message
+    for words in (str(cache), "HF_HUB_OFFLINE", "`hf download timm/repvgg_a2.rvgg_in1k`"):
+        assert words in str(error.value)
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("hub_says", "transformers_says", "want"),
+    [("", "", False), ("0", "1", False), ("", "1", True), ("1", "0", True), ("maybe", "", False)],
+)
+def test_offline_is_what_the_hub_s_client_takes_for_it(
+    monkeypatch, hub_says, transformers_says, want
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", hub_says)
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", transformers_says)
+    assert download.offline() is want
+
+
+def test_without_the_client_the_error_says_which_command_to_run(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(WeightsError, match=r"`pip install 'npvgg\[hub\]'`"):
+        create_model("hf-hub:me/net", pretrained=True)
+
+
+def test_the_wait_lasts_as_long_as_something_grows():
+    """Beyond what an earlier try had left, and beyond what was there before a new beginning."""
+    watch = download._Watch("me/net", patience=0.3, quiet=True)
+
+    def over(sizes):
+        stop = threading.Event()
+        measured = iter(sizes)
+        last = [0]
+
+        def measure():
+            last[0] = next(measured, last[0])
+            return last[0]
+
+        try:
+            return watch.over(lambda: Path("done") if stop.wait(0.8) else Path("late"), measure)
+        finally:
+            stop.set()
+
+    assert over(range(100)) == Path("late")
+    assert over([50, *range(12)]) == Path("late")
+    for sizes in ([0], [5, 6, 7], [0, 5, 9, *[1, 5, 9] * 10]):
+        with pytest.raises(WeightsError, match=r"^me/net: .* nothing new came in 0\.3 s"):
+            over(sizes)
+    with pytest.raises(WeightsError, match="at most 4294967296 bytes, got more"):
+        over([0, 2**34])
+
+
+@pytest.mark.parametrize(
+    "missing", ["config.json", "model-2.safetensors", "model.safetensors.index.json"]
+)
+def test_a_repository_that_is_cached_in_part_is_not_taken(cache, missing):
+    snapshot = download_file(cache, "me/net").parent
+    snapshot.joinpath("model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    snapshot.joinpath("model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("config.json", "model-1.safetensors", "model-2.safetensors"):
+        snapshot.joinpath(name).write_bytes(b"")
+    assert hub.find_cached("me/net", config=True) == snapshot
+    snapshot.joinpath(missing).unlink()
+    assert hub.find_cached("me/net", config=True) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("me/net", ("me/net", "main")),
+        ("timm/repvgg_a0.rvgg_in1k@v1.0", ("timm/repvgg_a0.rvgg_in1k", "v1.0")),
+        ("a-b/c_d@refs/pr/1", ("a-b/c_d", "refs/pr/1")),
+    ],
+)
+def test_a_revision_follows_the_repository(text, want):
+    assert hub.split_revision(text) == want
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "net", "/net", "me/", "me/net/x", "../net", "me/..", "me/a..b", "me/a--b", "me/net@",
+     "me/net@..", "me/net@/etc", "me/net@a/../b", "me/net@a b", "me/n\0t", "me/net@@x", "mé/net"],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_repository_is_refused(text):
+    with pytest.raises(ArgumentError, match="name: expected"):
+        hub.split_revision(text)
 
 
 def test_the_bundled_weights_lie_in_the_package():
@@ -143,7 +235,7 @@ def test_the_bundled_weights_lie_in_the_package():
 
 @pytest.mark.parametrize("name", ["repvgg_a0", "RepVGG-A0", "repvgg_a0.rvgg_in1k"])
 def test_pretrained_takes_the_cached_weights_and_the_tag_s_configuration(cache, name, rng):
-    download(cache, "timm/repvgg_a0.rvgg_in1k", tiny.tensors(seed=5))
+    download_file(cache, "timm/repvgg_a0.rvgg_in1k", tiny.tensors(seed=5))
     model = create_model(name, pretrained=True, **tiny.keywords())
     want = create_model("repvgg_a0", weights=tiny.tensors(seed=5), **tiny.keywords())
     x = tiny.photos(model, rng)
@@ -153,7 +245,7 @@ def test_pretrained_takes_the_cached_weights_and_the_tag_s_configuration(cache, 
 
 
 def test_cached_weights_of_another_network_are_refused(cache):
-    link = download(cache, "timm/repvgg_a0.rvgg_in1k", tiny.tensors())
+    link = download_file(cache, "timm/repvgg_a0.rvgg_in1k", tiny.tensors())
     with pytest.raises(WeightsError, match="the file has 5 classes"):
         create_model("repvgg_a0", pretrained=True)
     link.resolve().write_bytes(b"<!DOCTYPE html>")

@@ -82,6 +82,7 @@ def test_what_is_not_timm_s_comes_back_unchanged(name):
 def test_wrappers_are_taken_off_the_front_and_nowhere_else():
     assert keymap.strip_prefix("module.stem.x") == "stem.x"
     assert keymap.strip_prefix("module._orig_mod.module.stem.x") == "stem.x"
+    assert keymap.strip_prefix("model._orig_mod.stem.x") == "stem.x"
     assert keymap.strip_prefix("stem.module.x") == "stem.module.x"
     assert keymap.strip_prefix("modulestem.x") == "modulestem.x"
 

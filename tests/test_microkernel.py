@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from npvgg.engines.microkernel import LANES, MR, PANEL, multiply, multiply_plain
+from npvgg.engines.microkernel import (
+    LANES,
+    MR,
+    PANEL,
+    SIDE_BY_SIDE,
+    accumulate,
+    accumulate_plain,
+    multiply,
+    multiply_plain,
+)
+from npvgg.jit import kernel
 
 VECTORS = PANEL // LANES
 
@@ -108,3 +118,38 @@ def test_the_same_row_has_the_same_bits_in_a_tile_of_any_height(rng):
             tables, i, 1, MR + i, *args, single, LANES, y_step, weights, 16, 0.0, 0, 0
         )  # fmt: skip
     np.testing.assert_array_equal(single, whole_aligned)
+
+
+# --- Rows side by side ----------------------------------------------------------------------------
+
+
+@kernel
+def compiled_accumulate(tables, count, col, depth, x, w, y, y_step, more):
+    accumulate(tables, count, col, depth, x, 16, w, PANEL, y, LANES, y_step, more, w, 0, 0)
+
+
+def plain_accumulate(tables, count, col, depth, x, w, y, y_step, more):
+    accumulate_plain(tables, count, col, depth, x, 16, w, PANEL, y, LANES, y_step, more, w, 0, 0)
+
+
+@pytest.mark.parametrize("form", [compiled_accumulate, plain_accumulate], ids=["vectors", "plain"])
+@pytest.mark.parametrize("more", [False, True], ids=["anew", "more"])
+@pytest.mark.parametrize("depth", [0, 1, 19])
+def test_rows_side_by_side_are_exact_on_integers(rng, form, more, depth):
+    for count in range(1, SIDE_BY_SIDE + 1):
+        tables, x, w, _, y, y_step = problem(rng, count, depth)
+        side = LANES * np.arange(count)
+        same = np.concatenate([side, side, tables[2 * count :]])
+        start = y if more else np.zeros_like(y)
+        want = by_loops(same, count, depth, np.roll(x, 5 - 16), w, w, start, y_step, -1, -(2**24))
+        touched = by_loops(same, count, 0, x, w, np.full_like(w, 99), y * 0, y_step, 0, 0) == 99
+        want = np.where(touched, want, y)
+        form(tables, count, 2 * count, depth, x, w, y, y_step, more)
+        np.testing.assert_array_equal(y, want)
+
+
+def test_what_was_there_does_not_matter_when_a_sum_begins(rng):
+    tables, x, w, _, y, y_step = problem(rng, 3, 4)
+    y[:] = np.nan
+    compiled_accumulate(tables, 3, 6, 4, x, w, y, y_step, False)
+    assert np.isfinite(y).sum() == 3 * PANEL

@@ -137,6 +137,13 @@ def test_other_weights_are_counted(files):
     assert report["says"] == "other weights in 1 of 9 layers"
 
 
+def test_the_classifier_is_one_layer(files):
+    train, write = files
+    other = deployed(tiny.tensors("identities-everywhere", seed=9))
+    report = judged(train, write("b.safetensors", other))
+    assert report["says"] == "other weights in 9 of 9 layers"
+
+
 def test_the_tolerance_is_sharp(files):
     train, write = files
     network = weights.build_network(TENSORS, CONFIG, np.float64)

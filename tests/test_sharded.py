@@ -68,7 +68,7 @@ def test_pytorch_s_files_are_joined_as_well(tmp_path):
         ('{"weight_map": ' + "[" * 100_000, "expected JSON"),
         ('{"weight_map": "' + "x" * sharded.MAX_INDEX + '"}', "at most"),
         (json.dumps({"weight_map": {str(i): str(i) for i in range(200)}}), "at most"),
-        ('{"number": ' + "9" * 100_000 + "}", "weight_map"),
+        ('{"number": ' + "9" * 100_000 + "}", "19 digits"),
     ],
     ids=lambda text: text[:40],
 )

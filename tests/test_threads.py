@@ -1,7 +1,9 @@
 """Helpers that may come or not: work is always done, whoever does it."""
 
 import itertools
+import os
 import threading
+import time
 
 import pytest
 
@@ -13,6 +15,7 @@ from npvgg import threads
 def _default():
     yield
     threads.set_num_threads(None)
+    getattr(threads._quota, "cache_clear", lambda: None)()
 
 
 def test_a_number_is_taken_as_it_is():
@@ -34,25 +37,62 @@ def test_a_wrong_number_is_refused_by_name(wrong):
 
 
 @pytest.mark.parametrize(
-    ("v2", "v1", "quota"),
+    ("files", "quota"),
     [
-        ("150000 100000", None, 2),
-        ("50000 100000", None, 1),
-        ("max 100000", None, None),
-        (None, ("300000", "100000"), 3),
-        (None, ("-1", "100000"), None),
-        (None, None, None),
-        ("nonsense", None, None),
+        ({"/sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
+        ({"/sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
+        ({"/sys/fs/cgroup/cpu.max": "max 100000"}, None),
+        ({"/sys/fs/cgroup/cpu.max": "nonsense"}, None),
+        ({"/sys/fs/cgroup/cpu.max": "100000 0"}, None),
+        ({}, None),
+        (
+            {
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            3,
+        ),
+        (
+            {
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            None,
+        ),
+        (  # systemd: CPUQuota= of a slice holds for the service below it
+            {
+                "/proc/self/cgroup": "0::/a.slice/b.service\n",
+                "/sys/fs/cgroup/a.slice/cpu.max": "200000 100000",
+                "/sys/fs/cgroup/a.slice/b.service/cpu.max": "max 100000",
+            },
+            2,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "0::/a\n",
+                "/sys/fs/cgroup/a/cpu.max": "400000 100000",
+                "/sys/fs/cgroup/cpu.max": "700000 100000",
+            },
+            4,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "5:memory:/m\n4:cpu,cpuacct:/docker/1:2\n",
+                "/sys/fs/cgroup/cpu/docker/1:2/cpu.cfs_quota_us": "100000",
+                "/sys/fs/cgroup/cpu/docker/1:2/cpu.cfs_period_us": "100000",
+            },
+            1,
+        ),
     ],
 )
-def test_the_quota_of_the_control_group_counts(monkeypatch, v2, v1, quota):
+def test_the_quota_of_the_control_groups_counts(monkeypatch, files, quota):
     def words(path):
-        text = v2 if path.endswith("cpu.max") else v1 and v1[path.endswith("period_us")]
-        if text is None:
+        if path not in files:
             raise FileNotFoundError(path)
-        return text.split()
+        return files[path].split()
 
     monkeypatch.setattr(threads, "_words", words)
+    threads._quota.cache_clear()
     assert threads._quota() == quota
 
 
@@ -66,13 +106,9 @@ def test_affinity_is_respected(monkeypatch):
 
 def test_all_tickets_are_taken_once_even_where_helpers_are_busy():
     tickets, taken, gate = itertools.count(), [], threading.Event()
-
-    def blocked():
-        gate.wait(30)
-
-    idle = threads._take_idle(2)
-    for inbox in idle:
-        inbox.put(blocked)
+    threads.run(lambda: None, 3)
+    for _ in range(2):
+        threads._crew.jobs.put(lambda: gate.wait(30))
 
     def work():
         while (ticket := next(tickets)) < 1000:
@@ -83,17 +119,99 @@ def test_all_tickets_are_taken_once_even_where_helpers_are_busy():
     assert sorted(taken) == list(range(1000))
 
 
-def test_a_helper_that_fails_does_not_hang_the_next_run(monkeypatch):
+def in_a_helper():
+    return threading.current_thread().name == "npvgg"
+
+
+def test_a_helper_that_fails_is_replaced(monkeypatch):
     failed = threading.Event()
 
     def fail_elsewhere():
-        if threading.current_thread().name == "npvgg":
+        if in_a_helper():
             failed.set()
             raise KeyError("planted")
+        failed.wait(10)
 
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     threads.run(fail_elsewhere, 3)
-    assert failed.wait(10)
+    assert failed.is_set()
+    came = threading.Event()
+    while not came.is_set():  # the one that failed may not have left yet
+        threads.run(lambda: came.set() if in_a_helper() else came.wait(0.1), 3)
+
+
+def test_a_run_that_is_interrupted_loses_no_helper():
+    def interrupted():
+        if not in_a_helper():
+            raise KeyboardInterrupt
+
+    for _ in range(50):
+        with pytest.raises(KeyboardInterrupt):
+            threads.run(interrupted, 3)
+    met = threading.Barrier(3)
+    threads.run(lambda: met.wait(10), 3)  # both helpers come
+
+
+def test_where_no_threads_are_to_be_had_one_does_it_all(monkeypatch):
+    def none_left(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_crew", threads._Crew())
+    monkeypatch.setattr(threading.Thread, "start", none_left)
     done = []
-    threads.run(lambda: done.append(1), 3)
-    assert done
+    threads.share(done.append, 100, 4)
+    assert done == list(range(100))
+
+
+def test_shared_tasks_are_all_over_when_the_call_returns():
+    for count in (0, 1, 2, 50):
+        done = []
+
+        def task(i, done=done):
+            time.sleep(0.0005 * (i % 3))
+            done.append(i)
+
+        threads.share(task, count, 3)
+        assert sorted(done) == list(range(count))
+
+
+@pytest.mark.parametrize("where", ["here", "in a helper"])
+def test_a_task_that_fails_is_an_error_of_the_call(where, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    elsewhere = threading.Event()
+
+    def task(i):
+        if where == "here" or in_a_helper():
+            elsewhere.set()
+            raise MemoryError("planted")
+        if not elsewhere.wait(10):
+            raise RuntimeError("no helper came")
+        raise MemoryError("planted again")
+
+    with pytest.raises(MemoryError, match="planted"):
+        threads.share(task, 8, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_lock_is_free_in_the_child_of_a_fork():
+    lock = threads.Lock()
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            release.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    child = os.fork()
+    if not child:
+        with lock:
+            os._exit(0 if threads._crew.hired == 0 else 3)
+    assert os.waitpid(child, 0)[1] == 0
+    release.set()
+    thread.join()
+    with lock:
+        pass

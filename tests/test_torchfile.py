@@ -246,7 +246,7 @@ def test_what_is_no_tensor_is_reported(load, make):
 
 
 @both
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
 def test_a_network_is_made_from_a_checkpoint_of_a_training_run(tmp_path, rng, make, prefix):
     arrays = tiny.tensors()
     named = {prefix + name: array for name, array in arrays.items()}

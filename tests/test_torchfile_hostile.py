@@ -143,11 +143,11 @@ HOSTILE = {
     "a long name": ({"module." * 200: whole(X, "0")}, "names of 1 to 1000 characters"),
     "a tensor under a number": ({1: whole(X, "0")}, "names"),
     "one name twice": (Made(ORDERED, ([["w", whole(X, "0")], ["w", whole(Y, "1")]],)), "unique"),
-    "no tensors": ({"a": 1}, r"got none: \{a: a int\}"),
+    "no tensors": ({"a": 1}, r"got none: \{a: an int\}"),
     "nothing": ({}, "got none"),
     "a single tensor": (whole(X, "0"), "got a single tensor"),
     "a list": ([whole(X, "0")], "got a list"),
-    "a number": (3, "got a int"),
+    "a number": (3, "got an int"),
     "a whole module": (
         Made(Global("torchvision.models.resnet", "ResNet"), (), {"training": True}),
         "whole object .'torchvision.models.resnet.ResNet'.*state_dict",

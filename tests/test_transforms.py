@@ -5,34 +5,130 @@ import pytest
 
 from npvgg.engines.layout import aligned
 from npvgg.engines.microkernel import LANES
-from npvgg.engines.transforms import FILTERS, INPUT_OF, MATRICES, OUTPUT_OF, transform
+from npvgg.engines.transforms import (
+    FILTERS,
+    INPUT_OF,
+    KERNEL_OF,
+    MATRICES,
+    OUTPUT_OF,
+    OUTPUTS,
+    finish,
+    finish_plain,
+    transform,
+    transform_plain,
+)
 from npvgg.jit import kernel
+
+ROW, COL, Y_ROW, Y_COL = 30 * LANES, 2 * LANES, 25 * LANES, LANES
 
 
 @kernel
-def call(matrix, x, x_at, x_step, y, y_at, y_step):
-    transform(matrix, x, x_at, x_step, y, y_at, y_step)
+def compiled_transform(matrix, x, x_at, x_row, x_col, y, y_at, y_row, y_col):
+    transform(matrix, x, x_at, x_row, x_col, y, y_at, y_row, y_col)
 
 
-@pytest.mark.parametrize("matrix", range(len(MATRICES)))
-def test_a_column_of_small_integers_is_transformed_exactly(matrix):
-    rows, columns = len(MATRICES[matrix]), len(MATRICES[matrix][0])
-    rng = np.random.default_rng(matrix)
-    x, y = aligned(4 * columns * LANES), aligned(4 * rows * LANES)
-    x[:] = 4096 * rng.integers(-4, 5, x.size)  # the fractions have denominators up to 4096
-    y[:] = before = rng.integers(-4, 5, y.size)
-    call(matrix, x, LANES, 3 * LANES, y, 2 * LANES, 2 * LANES)
-    column = x.reshape(-1, LANES)[1::3][:columns].astype(int)
-    want = before.reshape(-1, LANES).copy()
-    for i, row in enumerate(MATRICES[matrix]):
-        for lane in range(LANES):
-            want[2 + 2 * i, lane] = sum(
-                m * int(v) for m, v in zip(row, column[:, lane], strict=True)
-            )
-    np.testing.assert_array_equal(y.reshape(-1, LANES), want)
+@kernel
+def compiled_finish(matrix, x, x_at, x_row, x_col, y, y_at, y_row, y_col, bias, bias_at, least):
+    finish(matrix, x, x_at, x_row, x_col, y, y_at, y_row, y_col, bias, bias_at, least)
 
 
-def test_every_filter_has_its_two_matrices():
+def problem(matrix, scale):
+    """X of small integers times `scale`, Y of others; and L X Lᵀ in fractions, (i, j, lanes)."""
+    rows, columns = len(matrix), len(matrix[0])
+    rng = np.random.default_rng(columns)
+    x, y = aligned(LANES + columns * ROW), aligned(2 * LANES + rows * Y_ROW)
+    x[:] = scale * rng.integers(-4, 5, x.size)
+    y[:] = rng.integers(-4, 5, y.size)
+    grid = x[LANES:].reshape(columns, -1, LANES)[:, ::2][:, :columns]
+    want = np.zeros((rows, rows, LANES), object)
+    for i, j in np.ndindex(rows, rows):
+        for a, b in np.ndindex(columns, columns):
+            factor = matrix[i][a] * matrix[j][b]
+            if factor:
+                want[i, j] += [factor * int(v) for v in grid[a, b]]
+    return x, y, want
+
+
+def placed(y, want):
+    """What Y must be: the tile in its places, all else as it was."""
+    after = y.copy()
+    for i, j in np.ndindex(want.shape[:2]):
+        at = 2 * LANES + i * Y_ROW + j * Y_COL
+        after[at : at + LANES] = want[i, j]
+    return after
+
+
+def scale_of(matrix):
+    """A power of two that makes every entry of L X Lᵀ an integer, where the fractions allow."""
+    return max(value.denominator for row in matrix for value in row) ** 2
+
+
+WHERE = (LANES, ROW, COL)
+THERE = (2 * LANES, Y_ROW, Y_COL)
+
+
+@pytest.mark.parametrize("form", [compiled_transform, transform_plain], ids=["vectors", "plain"])
+@pytest.mark.parametrize(("m", "stride"), [(2, 1), (3, 1), (2, 2), (3, 2)], ids=str)
+def test_the_input_of_small_integers_is_transformed_exactly(m, stride, form):
+    matrix = FILTERS[m, stride].bt
+    x, y, want = problem(matrix, 1)
+    after = placed(y, want)
+    form(INPUT_OF[m, stride], x, *WHERE, y, *THERE)
+    np.testing.assert_array_equal(y, after)
+
+
+def assert_rounded(matrix, call):
+    """Within γ of two sums, each of as many roundings as terms, products and the matrix's own."""
+    x, y, want = problem(matrix, 1)
+    size = np.abs(np.array([[float(v) for v in row] for row in matrix]))
+    grid = np.abs(x[LANES:].reshape(len(size[0]), -1, LANES)[:, ::2][:, : len(size[0])])
+    u = 2 * (len(size[0]) + 2) * 2.0**-24
+    bound = u / (1 - u) * np.einsum("ia,abl,jb->ijl", size, grid, size)
+    after = placed(y, want)
+    call(x, y)
+    error, allowed = np.abs(y - after), placed(np.zeros_like(y), bound)
+    assert (error <= allowed).all(), np.max(error - allowed)
+
+
+@pytest.mark.parametrize("form", [compiled_transform, transform_plain], ids=["vectors", "plain"])
+@pytest.mark.parametrize("index", range(len(MATRICES)))
+def test_every_input_and_kernel_matrix_is_within_its_rounding(index, form):
+    assert_rounded(MATRICES[index], lambda x, y: form(index, x, *WHERE, y, *THERE))
+
+
+@pytest.mark.parametrize("form", [compiled_finish, finish_plain], ids=["vectors", "plain"])
+@pytest.mark.parametrize("index", range(len(OUTPUTS)))
+def test_every_output_matrix_is_within_its_rounding(index, form):
+    zeros, least = aligned(LANES), np.float32(-np.inf)
+    assert_rounded(OUTPUTS[index], lambda x, y: form(index, x, *WHERE, y, *THERE, zeros, 0, least))
+
+
+@pytest.mark.parametrize("form", [compiled_finish, finish_plain], ids=["vectors", "plain"])
+@pytest.mark.parametrize("least", [0.0, -np.inf], ids=["relu", "linear"])
+@pytest.mark.parametrize(("m", "stride"), [(2, 1), (3, 1), (2, 2), (3, 2)], ids=str)
+def test_the_output_gets_its_bias_and_its_relu(m, stride, least, form):
+    matrix = FILTERS[m, stride].at
+    x, y, want = problem(matrix, scale_of(matrix))
+    bias = aligned(2 * LANES)
+    bias[:] = np.arange(-LANES, LANES)
+    for i, j in np.ndindex(want.shape[:2]):
+        want[i, j] = [max(v + b, least) for v, b in zip(want[i, j], range(LANES), strict=True)]
+    assert max(abs(v) for v in want.ravel()) < 2**24
+    after = placed(y, want)
+    form(OUTPUT_OF[m, stride], x, *WHERE, y, *THERE, bias, LANES, np.float32(least))
+    np.testing.assert_array_equal(y, after)
+
+
+@pytest.mark.parametrize("form", [compiled_finish, finish_plain], ids=["vectors", "plain"])
+def test_a_nan_passes_through_the_relu(form):
+    x, y, _ = problem(FILTERS[2, 1].at, 1)
+    x[:] = np.nan
+    form(OUTPUT_OF[2, 1], x, *WHERE, y, *THERE, aligned(LANES), 0, np.float32(0))
+    assert np.isnan(y).sum() == 2 * 2 * LANES
+
+
+def test_every_filter_has_its_three_matrices():
     for key, fast in FILTERS.items():
         assert MATRICES[INPUT_OF[key]] == fast.bt
-        assert MATRICES[OUTPUT_OF[key]] == fast.at
+        assert MATRICES[KERNEL_OF[key]] == fast.g
+        assert OUTPUTS[OUTPUT_OF[key]] == fast.at

@@ -97,8 +97,9 @@ def whole(array, key, **options):
     return tensor(storage_of(array, str(key), **options), 0, array.shape, strides)
 
 
-def state_dict(arrays, **options):
-    return {name: whole(a, i, **options) for i, (name, a) in enumerate(arrays.items())}
+def state_dict(arrays, first=0, **options):
+    """Arrays as tensors whose storages are numbered from `first` on."""
+    return {name: whole(a, i, **options) for i, (name, a) in enumerate(arrays.items(), first)}
 
 
 def pickled(value, protocol=2, stream=False):

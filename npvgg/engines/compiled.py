@@ -1,13 +1,13 @@
-"""A network run by compiled steps: a plan per shape of input, weights packed per choice.
+"""A network run by compiled steps: weights packed once, a plan per shape of input.
 
 Both fast engines are this module with another choice of algorithm per convolution.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ import numpy as np
 from npvgg import threads as workers
 from npvgg.engines import program
 from npvgg.engines.layout import Table, aligned
-from npvgg.engines.microkernel import PANEL
 from npvgg.engines.packing import Filter, pack, packed_floats
 from npvgg.engines.plan import Algorithm, Plan, Workspace, sizes
 from npvgg.errors import ArgumentError
@@ -29,8 +28,8 @@ Choice = Callable[[Filter, int, int], int]
 SLICE_PIXELS = 8 * 224 * 224
 """Pixels of a batch that go through the network together; bounds the memory."""
 
-PLANS, PACKINGS = 4, 2
-"""How many shapes of input, and how many packings of the weights, are kept."""
+PLANS = 4
+"""How many shapes of input are kept ready."""
 
 
 class CompiledNetwork:
@@ -49,11 +48,13 @@ class CompiledNetwork:
         self._network = network
         self._choose = choose
         self._threads = threads
-        self._lock = threading.Lock()
+        self._lock = workers.Lock()
         self._filters = [_filters(block) for block in network.blocks]
         if network.head.weight is not None:
             self._filters.append([Filter(network.head.weight[:, :, None, None], network.head.bias)])
-        self._packings: OrderedDict[Any, tuple[Array, list[list[Algorithm]]]] = OrderedDict()
+        floats = [packed_floats(f) for row in self._filters for f in row]
+        self._places = list(accumulate(floats, initial=0))
+        self._weights: Array | None = None
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -96,36 +97,27 @@ class CompiledNetwork:
         key = shape, taps
         if key not in self._plans:
             outputs = [*sizes(self._network.blocks, shape), (1, 1)]  # the last is the classifier's
-            choices = [
-                [self._choose(f, *size) for f in filters]
+            places = iter(self._places)
+            algorithms = [
+                [Algorithm(self._choose(f, *size), next(places)) for f in filters]
                 for filters, size in zip(self._filters, outputs, strict=False)
             ]
-            weights, algorithms = self._packed(choices, threads)
-            plan = Plan(self._network, self._filters, algorithms, weights, shape, taps)
-            _keep(self._plans, key, plan, PLANS)
+            weights = self._packed(threads)
+            self._plans[key] = Plan(self._network, self._filters, algorithms, weights, shape, taps)
+            while len(self._plans) > PLANS:
+                self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
 
-    def _packed(
-        self, choices: list[list[int]], threads: int
-    ) -> tuple[Array, list[list[Algorithm]]]:
-        """Pack all weights for these choices, or look them up."""
-        key = str(choices)
-        if key not in self._packings:
-            algorithms: list[list[Algorithm]] = []
-            end, todo = PANEL, []  # the first PANEL floats stay zero
-            for filters, row in zip(self._filters, choices, strict=True):
-                algorithms.append([])
-                for f, m in zip(filters, row, strict=True):
-                    algorithms[-1].append(Algorithm(m, end))
-                    todo.append((f, m, slice(end, end + packed_floats(f, m))))
-                    end += packed_floats(f, m)
-            weights = aligned(end)
-            for f, m, place in todo:
-                pack(f, m, weights[place], threads)
-            _keep(self._packings, key, (weights, algorithms), PACKINGS)
-        self._packings.move_to_end(key)
-        return self._packings[key]
+    def _packed(self, threads: int) -> Array:
+        """Give all weights as the micro-kernel reads them; pack them when they are first needed."""
+        if self._weights is None:
+            filters = [f for row in self._filters for f in row]
+            weights = aligned(self._places[-1])
+            for f, at in zip(filters, self._places, strict=False):
+                pack(f, weights[at : at + packed_floats(f)], threads)
+            self._weights = weights
+        return self._weights
 
 
 def _share(step: Table, plan: Plan, work: Workspace) -> Callable[[], None]:
@@ -134,13 +126,6 @@ def _share(step: Table, plan: Plan, work: Workspace) -> Callable[[], None]:
     return lambda: program.run(
         step, plan.tables, plan.weights, work.data, work.v, work.scratch, state
     )
-
-
-def _keep(store: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
-    """Keep a value; forget the one unused for longest if there are too many."""
-    store[key] = value
-    if len(store) > most:
-        store.popitem(last=False)
 
 
 def _filters(block: Block) -> list[Filter]:

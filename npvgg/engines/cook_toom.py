@@ -54,9 +54,9 @@ POINTS: dict[int, tuple[Fraction, ...]] = {
 }
 """How many finite points → which: near ±1, as their powers are multiplied with; spread, as their
 differences are divided by; in pairs ±a, whose rows share their sums; eighths at the finest, so that
-Aᵀ and Bᵀ are exact in float32. Found by search over such sets: the error of F(4) is 2.1 times that
-of a direct sum (root mean square, 32 channels), of F(3) 1.9; the usual 0, 1, −1, 2, −2 gives 4.6 and
-2.6."""
+Aᵀ and Bᵀ are exact in float32. Found by search over such sets: the root-mean-square error of F(4)
+is 2.1 times that of a direct sum over 32 channels, of F(3) 1.9 times; with the usual points 0, 1,
+−1, 2, −2 they are 4.6 and 2.6."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,7 @@ class CookToom:
 def filter_matrices(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
     """Derive (Aᵀ, G, Bᵀ) of F(m, taps) with stride 1, as the module's text says."""
     if m + taps - 2 not in POINTS:
-        raise ArgumentError(
-            f"m, taps: expected 2 … {len(POINTS) + 1} products, got F({m}, {taps})"
-        )
+        raise ArgumentError(f"m, taps: expected 2 … {len(POINTS) + 1} products, got F({m}, {taps})")
     finite = POINTS[m + taps - 2]
     bt, scales = [], []
     for i, point in enumerate(finite):

@@ -112,16 +112,10 @@ class MapLayout:
 def kernel_order(first: int, last: int, size: int) -> tuple[Table, Table, Table]:
     """Give channel, row and column of each weight of a filter, in the order of the sum.
 
-    16 channels at a time, and of those one tap after the other: neighbours in the sum are
-    neighbours in memory.
+    The order in which they lie in a kernel (C, R, R): all taps of one channel, then the next one.
     """
-    parts = []
-    for start in range(first - first % LANES, last, LANES):
-        chs = np.arange(max(first, start), min(last, start + LANES))
-        i, j, c = np.meshgrid(np.arange(size), np.arange(size), chs, indexing="ij")
-        parts.append((c.ravel(), i.ravel(), j.ravel()))
-    c, i, j = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return c, i, j
+    c, i, j = np.meshgrid(np.arange(first, last), *[np.arange(size)] * 2, indexing="ij")
+    return c.ravel(), i.ravel(), j.ravel()
 
 
 def aligned(floats: int) -> Array:

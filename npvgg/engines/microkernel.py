@@ -30,7 +30,11 @@ height, in any thread.
 What must already hold: w, y and all offsets into them are multiples of 16 floats in memory aligned
 to 64 bytes; no offset leaves its array; x does not overlap what is written of y.
 
-`multiply_plain` says the same in NumPy and takes its place under NUMBA_DISABLE_JIT=1.
+`accumulate` is the same for rows that lie side by side, 16 floats apart, in X and in Y: their
+addresses need no registers of their own, so its tile is taller.
+
+`multiply_plain` and `accumulate_plain` say the same in NumPy and take their places under
+NUMBA_DISABLE_JIT=1.
 """
 
 from __future__ import annotations
@@ -58,17 +62,20 @@ LANES = 16
 
 @dataclass(frozen=True)
 class Tile:
-    """The tile that fits the registers: at most MR rows of VECTORS × 16 columns."""
+    """What fits the registers: at most `mr` gathered rows, or `side_by_side` rows, of vectors × 16
+    columns.
+    """
 
     mr: int
+    side_by_side: int
     vectors: int
 
 
 def _tile_of_this_machine() -> Tile:
     """Ask LLVM what it makes of 16 floats on the CPU that Numba compiles for.
 
-    zmm   32 registers of 16 floats: 10 × 2. More rows would fit these registers, but not their
-          addresses the 16 integer registers: 11 × 2 runs at half the speed (Zen 5)
+    zmm   32 registers of 16 floats: 14 × 2, but 10 × 2 where every row has an address: more would
+          not fit the 16 integer registers, and 11 × 2 runs at half the speed
     ymm   16 registers of 8 floats: 6 rows of one pair
     else  registers of 4 floats, 16 or more: 2 rows of four
     """
@@ -87,12 +94,12 @@ def _tile_of_this_machine() -> Tile:
     )
     assembly = machine.emit_assembly(llvm.parse_assembly(str(module)))
     if "zmm" in assembly:
-        return Tile(10, 2)
-    return Tile(6, 1) if "ymm" in assembly else Tile(2, 1)
+        return Tile(10, 14, 2)
+    return Tile(6, 6, 1) if "ymm" in assembly else Tile(2, 2, 1)
 
 
 TILE = _tile_of_this_machine()
-MR = TILE.mr
+MR, SIDE_BY_SIDE = TILE.mr, TILE.side_by_side
 PANEL = TILE.vectors * LANES
 """Columns of W that are packed side by side."""
 
@@ -137,10 +144,46 @@ def multiply_plain(
     y[where] = np.maximum(start + product.reshape(where.shape), np.float32(least))
 
 
+def accumulate_plain(
+    tables: Table,
+    count: int,
+    col: int,
+    depth: int,
+    x: Array,
+    x_at: int,
+    w: Array,
+    w_at: int,
+    y: Array,
+    y_at: int,
+    y_step: int,
+    more: int,
+    weights: Array,
+    ahead: int,
+    ahead_step: int,
+) -> None:
+    """Multiply at most SIDE_BY_SIDE rows by one panel:  Y = X·W, or Y += X·W where `more` is not 0.
+
+        X[i, k] = x[x_at + 16·i + cols[k]]        Y[i, 16v + j] = y[y_at + 16·i + v·y_step + j]
+
+    cols begins at entry col of tables; y_at and y_step are multiples of 16; ahead, ahead_step: as
+    for `multiply_plain`
+    """
+    rows = LANES * np.arange(count)
+    product = np.zeros((count, PANEL), np.float32)
+    for k in range(depth):
+        factors = w[w_at + k * PANEL :][:PANEL]
+        product += x[x_at + rows + tables[col + k]][:, None] * factors
+    vectors, lanes = y_step * np.arange(PANEL // LANES), np.arange(LANES)
+    where = y_at + rows[:, None, None] + vectors[:, None] + lanes
+    y[where] = product.reshape(where.shape) + (y[where] if more else np.float32(0))
+
+
 # --- The same in vector instructions --------------------------------------------------------------
 
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
+Element = Callable[[int, Any], Any]
+"""(row of the tile, offset of a column) → address of that element of X."""
 
 
 @intrinsic
@@ -156,46 +199,99 @@ def _tile(
     )  # fmt: skip
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = [
-            context.make_array(kind)(context, builder, value).data
-            if isinstance(kind, types.Array)
-            else value
-            for kind, value in zip(signature.args, arguments, strict=True)
-        ]
-        for rows in range(1, MR + 1):
-            with builder.if_then(builder.icmp_signed("==", values[2], _INT64(rows))):
-                _emit_tile(builder, rows, *values[:2], *values[3:])
+        (
+            tables, row, height, out, col, depth, x, x_at, w, w_at, y, y_at, y_step, weights,
+            bias_at, least, ahead, ahead_step,
+        ) = pointers(context, builder, signature, arguments)  # fmt: skip
+        from_bias = builder.icmp_signed(">=", bias_at, _INT64(0))
+        floor = spread(builder, least)
+        operands = (
+            _at(builder, tables, col), depth, _at(builder, w, w_at), _at(builder, weights, ahead),
+            ahead_step, TILE.vectors,
+        )  # fmt: skip
+
+        def block(rows: int) -> None:
+            corners = [
+                _at(builder, x, x_at, builder.load(_at(builder, tables, row, i)))
+                for i in range(rows)
+            ]
+            sums = _emit_sums(
+                builder, rows, lambda i, way: _at(builder, corners[i], way), *operands
+            )
+            for i in range(rows):
+                target = _at(builder, y, y_at, builder.load(_at(builder, tables, out, i)))
+                for v in range(TILE.vectors):
+                    place = _at(builder, target, builder.mul(y_step, _INT64(v)))
+                    bias = _at(builder, weights, bias_at, v * LANES)
+                    start = load(builder, builder.select(from_bias, bias, place))
+                    total = builder.fadd(start, sums[i][v])
+                    store(builder, at_least(builder, total, floor), place)
+
+        _emit_heights(builder, height, MR, block)
         return context.get_dummy_value()
 
     return types.void(*kinds), emit
 
 
-def _emit_tile(
-    builder: Any, height: int, tables: Any, row: Any, out: Any, col: Any, depth: Any, x: Any,
-    x_at: Any, w: Any, w_at: Any, y: Any, y_at: Any, y_step: Any, weights: Any, bias_at: Any,
-    least: Any, ahead: Any, ahead_step: Any,
-) -> None:  # fmt: skip
-    """Emit one tile; arguments are LLVM values, arrays are pointers to their first element."""
+@intrinsic
+def _accumulate(
+    typing: Any, tables: Any, count: Any, col: Any, depth: Any, x: Any, x_at: Any, w: Any,
+    w_at: Any, y: Any, y_at: Any, y_step: Any, more: Any, weights: Any, ahead: Any, ahead_step: Any,
+) -> Any:  # fmt: skip
+    """Emit `accumulate_plain`."""
+    kinds = (
+        tables, count, col, depth, x, x_at, w, w_at, y, y_at, y_step, more, weights, ahead,
+        ahead_step,
+    )  # fmt: skip
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (
+            tables, count, col, depth, x, x_at, w, w_at, y, y_at, y_step, more, weights, ahead,
+            ahead_step,
+        ) = pointers(context, builder, signature, arguments)  # fmt: skip
+        corner, target = _at(builder, x, x_at), _at(builder, y, y_at)
+        again = builder.icmp_signed("!=", more, more.type(0))
+        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        operands = (
+            _at(builder, tables, col), depth, _at(builder, w, w_at), _at(builder, weights, ahead),
+            ahead_step, 1,
+        )  # fmt: skip
+
+        def block(rows: int) -> None:
+            sums = _emit_sums(
+                builder, rows, lambda i, way: _at(builder, corner, way, i * LANES), *operands
+            )
+            for i in range(rows):
+                for v in range(TILE.vectors):
+                    place = _at(builder, target, builder.mul(y_step, _INT64(v)), i * LANES)
+                    start = builder.select(again, load(builder, place), zero)
+                    store(builder, builder.fadd(start, sums[i][v]), place)
+
+        _emit_heights(builder, count, SIDE_BY_SIDE, block)
+        return context.get_dummy_value()
+
+    return types.void(*kinds), emit
+
+
+def _emit_heights(builder: Any, height: Any, most: int, block: Callable[[int], None]) -> None:
+    """Emit a switch over the heights of a tile, 1 … most, and a block for each."""
+    after = builder.append_basic_block("multiplied")
+    cases = builder.switch(height, after)
+    for rows in range(1, most + 1):
+        case = builder.append_basic_block(f"height{rows}")
+        cases.add_case(_INT64(rows), case)
+        builder.position_at_end(case)
+        block(rows)
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+def _emit_sums(
+    builder: Any, height: int, element: Element, cols: Any, depth: Any, w: Any, ahead: Any,
+    ahead_step: Any, lines: int,
+) -> list[list[Any]]:  # fmt: skip
+    """Emit the loop over k; give the sums, (height, vectors). lines: asked for ahead per k."""
     vectors = range(TILE.vectors)
-
-    def at(base: Any, *offsets: Any) -> Any:
-        """Address of base[Σ offsets]."""
-        for offset in offsets:
-            base = builder.gep(base, [_INT64(offset) if isinstance(offset, int) else offset])
-        return base
-
-    def load(address: Any) -> Any:
-        value = builder.load(builder.bitcast(address, _VECTOR.as_pointer()))
-        value.align = 4 * LANES
-        return value
-
-    def spread(scalar: Any) -> Any:
-        """Copy a scalar into all lanes."""
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        lane = builder.insert_element(undefined, scalar, _INT32(0))
-        zeros = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
-        return builder.shuffle_vector(lane, undefined, zeros)
-
     byte = ir.IntType(8).as_pointer()
     fma = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
@@ -205,41 +301,72 @@ def _emit_tile(
         ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32]),
         "llvm.prefetch.p0",
     )
-
-    corners = [at(x, x_at, builder.load(at(tables, row, i))) for i in range(height)]
     sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in vectors] for _ in range(height)]
-    for i in range(height):
-        for v in vectors:
-            builder.store(ir.Constant(_VECTOR, [0.0] * LANES), sums[i][v])
-
+    for row in sums:
+        for total in row:
+            builder.store(ir.Constant(_VECTOR, [0.0] * LANES), total)
     with cgutils.for_range(builder, depth) as loop:
-        way = builder.load(at(tables, col, loop.index))
-        panel = at(w, w_at, builder.mul(loop.index, _INT64(PANEL)))
-        factors = [load(at(panel, v * LANES)) for v in vectors]
-        for v in vectors:
-            line = at(weights, ahead, builder.mul(loop.index, ahead_step), v * LANES)
+        way = builder.load(_at(builder, cols, loop.index))
+        panel = _at(builder, w, builder.mul(loop.index, _INT64(PANEL)))
+        factors = [load(builder, _at(builder, panel, v * LANES)) for v in vectors]
+        for v in range(lines):
+            line = _at(builder, ahead, builder.mul(loop.index, ahead_step), v * LANES)
             hints = [_INT32(0), _INT32(2), _INT32(1)]  # to read, into the second-level cache, data
             # "convergent" is how LLVM is told not to unroll the loop: it would run out of registers
             builder.call(prefetch, [builder.bitcast(line, byte), *hints], attrs=("convergent",))
         for i in range(height):
-            value = spread(builder.load(at(corners[i], way)))
+            value = spread(builder, builder.load(element(i, way)))
             for v in vectors:
                 total = builder.call(fma, [value, factors[v], builder.load(sums[i][v])])
                 builder.store(total, sums[i][v])
+    return [[builder.load(total) for total in row] for row in sums]
 
-    from_bias = builder.icmp_signed(">=", bias_at, _INT64(0))
-    floor = spread(least)
-    for i in range(height):
-        target = at(y, y_at, builder.load(at(tables, out, i)))
-        for v in vectors:
-            place = at(target, builder.mul(y_step, _INT64(v)))
-            bias = at(weights, bias_at, v * LANES)
-            start = load(builder.select(from_bias, bias, place))
-            total = builder.fadd(start, builder.load(sums[i][v]))
-            below = builder.fcmp_ordered("<", total, floor)  # false for a NaN, which so stays
-            total = builder.select(below, floor, total)
-            place = builder.bitcast(place, _VECTOR.as_pointer())
-            builder.store(total, place).align = 4 * LANES
+
+# --- Words of the vector language, which `transforms` speaks too ----------------------------------
+
+
+def pointers(context: Any, builder: Any, signature: Any, arguments: Any) -> list[Any]:
+    """Give LLVM values of the arguments, and of arrays the address of their first element."""
+    return [
+        context.make_array(kind)(context, builder, value).data
+        if isinstance(kind, types.Array)
+        else value
+        for kind, value in zip(signature.args, arguments, strict=True)
+    ]
+
+
+def _at(builder: Any, base: Any, *offsets: Any) -> Any:
+    """Address of base[Σ offsets]."""
+    for offset in offsets:
+        base = builder.gep(base, [_INT64(offset) if isinstance(offset, int) else offset])
+    return base
+
+
+def load(builder: Any, address: Any) -> Any:
+    """Load a vector from an address that is a multiple of 64 bytes."""
+    value = builder.load(builder.bitcast(address, _VECTOR.as_pointer()))
+    value.align = 4 * LANES
+    return value
+
+
+def store(builder: Any, value: Any, address: Any) -> None:
+    """Store a vector to an address that is a multiple of 64 bytes."""
+    place = builder.bitcast(address, _VECTOR.as_pointer())
+    builder.store(value, place).align = 4 * LANES
+
+
+def spread(builder: Any, scalar: Any) -> Any:
+    """Copy a scalar into all lanes."""
+    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    lane = builder.insert_element(undefined, scalar, _INT32(0))
+    zeros = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+    return builder.shuffle_vector(lane, undefined, zeros)
+
+
+def at_least(builder: Any, value: Any, floor: Any) -> Any:
+    """Give max(value, floor) in every lane; a NaN stays a NaN."""
+    below = builder.fcmp_ordered("<", value, floor)  # false for a NaN
+    return builder.select(below, floor, value)
 
 
 @kernel
@@ -257,3 +384,4 @@ def _multiply(
 
 
 multiply: Callable[..., None] = multiply_plain if config.DISABLE_JIT else _multiply
+accumulate: Callable[..., None] = accumulate_plain if config.DISABLE_JIT else _accumulate

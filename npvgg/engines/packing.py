@@ -1,26 +1,22 @@
 """Weights in the order in which the micro-kernel reads them: panels of PANEL output channels.
 
-    direct      (panel, k, PANEL)               k in the order of `layout.kernel_order`
-    Winograd    (panel, n · n, c, PANEL)        U = G g Gᵀ, computed in float64 and rounded once
+    bias (panels · PANEL,), then panels (panel, k, PANEL), k in the order of `layout.kernel_order`
 
 Output channels past the last are zeros. With groups, a panel holds the input channels of all groups
 that its output channels belong to, and zeros where the two are not of one group.
+
+Winograd reads the same panels and transforms them on its way: nine values per kernel are read from
+memory instead of n · n, and memory is what a network waits for that runs one image.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
-import numpy as np
-
-from npvgg.engines.cook_toom import as_array
-from npvgg.engines.layout import kernel_order
 from npvgg.engines.microkernel import PANEL
-from npvgg.engines.transforms import FILTERS
 from npvgg.jit import kernel
 from npvgg.ops import Array
-from npvgg.threads import run
+from npvgg.threads import share
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,82 +54,37 @@ class Filter:
         return max(last - first for first, last in map(self.channels, range(self.panels)))
 
 
-def packed_floats(filter: Filter, m: int) -> int:
-    """Floats that `pack` writes: bias, then panels. m: Winograd's tile, 0 for direct."""
-    products = FILTERS[m, filter.stride].n ** 2 if m else filter.size**2
-    return filter.panels * PANEL * (1 + products * filter.width)
+def packed_floats(filter: Filter) -> int:
+    """Floats that `pack` writes: bias, then panels."""
+    return filter.panels * PANEL * (1 + filter.size**2 * filter.width)
 
 
-def pack(filter: Filter, m: int, out: Array, threads: int) -> None:
+def pack(filter: Filter, out: Array, threads: int) -> None:
     """Write bias and panels into out, (`packed_floats`,) float32."""
     out[: filter.panels * PANEL] = 0
     if filter.bias is not None:
         out[: len(filter.bias)] = filter.bias
     panels = out[filter.panels * PANEL :].reshape(filter.panels, -1, PANEL)
-    g = as_array(FILTERS[m, filter.stride].g) if m else np.zeros((0, 0))
-    tickets = itertools.count()
+    per_group = len(filter.weight) // filter.groups
+    kernels = filter.weight.reshape(len(filter.weight), -1)
 
-    def work() -> None:
-        while (panel := next(tickets)) < filter.panels:
-            first, last = filter.channels(panel)
-            per_group = len(filter.weight) // filter.groups
-            place = panels[panel]
-            if m:
-                _pack_winograd(filter.weight, panel * PANEL, first, last, per_group, g, place)
-            else:
-                c, i, j = kernel_order(first, last, filter.size)
-                place[len(c) :] = 0
-                _pack_direct(filter.weight, panel * PANEL, c, i, j, per_group, place)
-            done.append(panel)
+    def work(panel: int) -> None:
+        first = filter.channels(panel)[0] * filter.size**2
+        _pack_panel(kernels, panel * PANEL, first, per_group, panels[panel])
 
-    done: list[int] = []
-    run(work, threads)
-    while len(done) < filter.panels:  # a helper still writes its last panel
-        pass
+    share(work, filter.panels, threads)
 
 
 @kernel
-def _pack_direct(weight, start, c, i, j, per_group, out):
-    """Out (depth, PANEL): out[k, o] = weight[start + o, c[k], i[k], j[k]]."""
-    chs = weight.shape[1]
+def _pack_panel(kernels, start, first, per_group, out):
+    """Transpose PANEL kernels: out[k, o] = kernels[start + o, first + k − where its group begins].
+
+    kernels (K, C/G · R · R), out (depth, PANEL); zero where there is no such element
+    """
+    count, length = kernels.shape
     for o in range(PANEL):
         k_out = start + o
-        low = k_out // per_group * chs
-        for k in range(len(c)):
-            if k_out < len(weight) and low <= c[k] < low + chs:
-                out[k, o] = weight[k_out, c[k] - low, i[k], j[k]]
-            else:
-                out[k, o] = 0.0
-
-
-@kernel
-def _pack_winograd(weight, start, first, last, per_group, g, out):
-    """Out (n · n · width, PANEL): U = G g Gᵀ of every output and input channel."""
-    n, chs = g.shape[0], weight.shape[1]
-    width = out.shape[0] // (n * n)
-    half = np.empty((n, 3, PANEL))
-    taps = np.empty((3, 3, PANEL))
-    for c in range(width):
-        for o in range(PANEL):
-            k = start + o
-            inside = k < len(weight) and k // per_group * chs <= first + c < min(
-                last, (k // per_group + 1) * chs
-            )
-            for i in range(3):
-                for j in range(3):
-                    taps[i, j, o] = (
-                        weight[k, first + c - k // per_group * chs, i, j] if inside else 0.0
-                    )
-        for a in range(n):
-            for j in range(3):
-                for o in range(PANEL):
-                    half[a, j, o] = (
-                        g[a, 0] * taps[0, j, o] + g[a, 1] * taps[1, j, o] + g[a, 2] * taps[2, j, o]
-                    )
-        for a in range(n):
-            for b in range(n):
-                row = out[(a * n + b) * width + c]
-                for o in range(PANEL):
-                    row[o] = (
-                        half[a, 0, o] * g[b, 0] + half[a, 1, o] * g[b, 1] + half[a, 2, o] * g[b, 2]
-                    )
+        skip = first - k_out // per_group * length
+        for k in range(len(out)):
+            inside = k_out < count and 0 <= skip + k < length
+            out[k, o] = kernels[k_out, skip + k] if inside else 0.0

@@ -14,10 +14,10 @@ import numpy as np
 from npvgg import ops
 from npvgg.engines import program as p
 from npvgg.engines.layout import MapLayout, Table, aligned
-from npvgg.engines.microkernel import LANES, MR, PANEL
+from npvgg.engines.microkernel import LANES, MR, PANEL, SIDE_BY_SIDE
 from npvgg.engines.packing import Filter
 from npvgg.engines.reference import activate, forward_head
-from npvgg.engines.transforms import FILTERS, INPUT_OF, OUTPUT_OF
+from npvgg.engines.transforms import FILTERS, INPUT_OF, KERNEL_OF, OUTPUT_OF
 from npvgg.network import Block, Network
 from npvgg.ops import Array
 from npvgg.reparam import FusedConv
@@ -28,8 +28,11 @@ Function = Callable[[Array, list[Array]], None]
 SLICE = 192
 """Terms that are summed in one go; longer sums are sums of such sums, which is more exact."""
 
-TILE_FLOATS = 96 * 1024
-"""Size of M that is held in a core's cache: a third of a megabyte."""
+CACHE_FLOATS = 96 * 1024
+"""Of U and of M that a core's cache is meant to hold: a third of a megabyte each."""
+
+GROUP_TILES = 4 * SIDE_BY_SIDE
+"""Tiles that are multiplied by the same U, at least where there are so many."""
 
 
 @dataclass(frozen=True)
@@ -242,28 +245,39 @@ class Plan:
         self._rows.append(step)
 
     def _winograd(self, f: Filter, m: int, x: MapLayout, y: MapLayout, step: Table) -> None:
-        fast = FILTERS[m, f.stride]
+        fast, panels = FILTERS[m, f.stride], f.panels
         tiles_y, tiles_x = _ceil(y.height, m), _ceil(y.width, m)
-        count = y.n * tiles_y * tiles_x
-        product = x.blocks * count * LANES
-        step[[p.N, p.M, p.STEP, p.PRODUCT]] = fast.n, m, fast.step, product
+        count, blocks = y.n * tiles_y * tiles_x, _ceil(x.chs, LANES)
+        strip = _evenly(count, SIDE_BY_SIDE)
+        product = p.apart(_ceil(count, strip) * strip * blocks * LANES)
+        step[[p.N, p.M, p.STEP]] = fast.n, m, fast.step
+        step[[p.PRODUCT, p.BLOCKS, p.STRIP]] = product, blocks, strip
         step[[p.TILES_X, p.TILES_Y, p.COUNT]] = tiles_x, tiles_y, count
 
         gather = step.copy()
         gather[[p.KIND, p.MATRIX]] = p.GATHER, INPUT_OF[m, f.stride]
         gather[p.X] = x.at + (x.margin - f.padding) * (x.row + x.lanes)
-        gather[p.TASKS] = _ceil(x.chs, LANES) * y.n * tiles_y
+        gather[p.TASKS] = blocks * y.n * tiles_y
 
-        step[[p.KIND, p.MATRIX, p.DEPTH]] = p.SCATTER, OUTPUT_OF[m, f.stride], f.width
+        step[[p.KIND, p.MATRIX, p.OUTPUT]] = (
+            p.SCATTER,
+            KERNEL_OF[m, f.stride],
+            OUTPUT_OF[m, f.stride],
+        )
         step[p.Y] = y.at + y.margin * (y.row + y.lanes)
         step[[p.COLS, p.COLS_STEP]] = self._columns(
-            f, lambda first, last: _segments(first, last, count), f.width
+            f, lambda first, last: _segments(first, last, strip), f.width
         )
-        step[p.ROWS] = self._table(np.arange(count) * LANES)
-        _divide(step, f, count, max(MR, TILE_FLOATS // (fast.n**2 * PANEL)))
+        fits = CACHE_FLOATS // (fast.n**2 * PANEL)
+        depth = _evenly(f.width, max(LANES, fits))
+        group = strip * _evenly(_ceil(count, strip), max(1, min(fits, GROUP_TILES) // strip))
+        bundle = max(1, min(panels, fits // group)) if group < count else 1
+        step[[p.DEPTH, p.SLICE, p.GROUP]] = f.width, depth, group
+        step[[p.PANELS, p.BUNDLE]] = panels, bundle
+        step[[p.U_PLANE, p.M_PLANE]] = p.apart(depth * PANEL), p.apart(group * PANEL)
+        step[p.TASKS] = _ceil(panels, bundle) * _ceil(count, group)
         self._v_floats = max(self._v_floats, fast.n**2 * product)  # all convolutions use one V
-        own = p.scratch_floats(fast.n, int(step[p.GROUP]))
-        self._scratch_floats = max(self._scratch_floats, own)
+        self._scratch_floats = max(self._scratch_floats, p.scratch_floats(step))
         self._rows += [gather, step]
 
     def _columns(
@@ -282,14 +296,19 @@ def _reading(y: MapLayout) -> Function:
 
 def _divide(step: Table, f: Filter, count: int, most: int) -> None:
     """Divide pixels or tiles into groups of whole micro-kernels, as equal as may be."""
-    group = _ceil(_ceil(count, _ceil(count, most)), MR) * MR
+    group = _ceil(_evenly(count, most), MR) * MR
     step[[p.COUNT, p.GROUP, p.TASKS]] = count, group, f.panels * _ceil(count, group)
 
 
-def _segments(first: int, last: int, count: int) -> Table:
-    """Offset of every channel in V."""
+def _segments(first: int, last: int, strip: int) -> Table:
+    """Offset of every channel in a strip of V."""
     block, lane = np.divmod(np.arange(first, last), LANES)
-    return block * count * LANES + lane
+    return block * strip * LANES + lane
+
+
+def _evenly(count: int, most: int) -> int:
+    """Give the size of the parts, at most `most`, that divide a count as equally as may be."""
+    return _ceil(count, _ceil(count, most))
 
 
 def _ceil(a: int, b: int) -> int:

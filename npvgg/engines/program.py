@@ -9,13 +9,14 @@ same.
     DIRECT   convolution as a matrix product whose left side is gathered through tables ("im2col"
              without the columns); a task is one panel of output channels × one group of pixels
     GATHER   Winograd, first half: V = Bᵀ d B of all tiles; a task is one row of tiles × 16 channels
-    SCATTER  Winograd, second half: M = Σ_c V ⊙ U for each of the n² products, Y = Aᵀ M A, bias,
-             ReLU; a task is one panel of output channels × one group of tiles
+    SCATTER  Winograd, second half: U = G g Gᵀ, M = Σ_c V ⊙ U for each of the n² products,
+             Y = Aᵀ M A, bias, ReLU; a task is a few panels of output channels × one group of tiles
 
 Maps live in one array of floats, as (image, 16 channels, row, column, 16 lanes) with a margin of
 zeros around (see `layout`); weights are packed in panels (see `packing`). V has an array of its
-own, (product, 16 channels, tile, lanes); M is (product, vector, tile of the group, lanes), in
-memory that is a thread's own.
+own, (product, strip of tiles, 16 channels, tile of the strip, lanes): the micro-kernel reads a
+strip from its first float to its last. U, of a slice of the channels and one panel, and M,
+(panel, product, vector, tile of the group, lanes), are in memory that is a thread's own.
 
 What must already hold: the tables are for these maps; margins are zero; each step's tasks write to
 distinct places, none of which the step reads.
@@ -33,8 +34,8 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
-from npvgg.engines.microkernel import LANES, MR, PANEL, multiply
-from npvgg.engines.transforms import transform
+from npvgg.engines.microkernel import LANES, PANEL, accumulate, multiply
+from npvgg.engines.transforms import finish, transform
 from npvgg.jit import kernel
 
 DIRECT, GATHER, SCATTER = 0, 1, 2
@@ -46,10 +47,16 @@ DIRECT, GATHER, SCATTER = 0, 1, 2
     W, BIAS, RELU,  # start of the panels and of the bias among the weights; 1 or 0
     COLS, COLS_STEP, DEPTH, SLICE,  # table of input offsets, its step per panel, length, piece
     ROWS, OUTS, COUNT, GROUP,  # tables of pixels (or tiles), how many, how many per task
-    N, M, STEP, MATRIX, PRODUCT,  # tile: inputs, outputs, way to the next, transform; V's step
+    N, M, STEP, MATRIX, OUTPUT,  # tile: inputs, outputs, way to the next; Bᵀ or G, and Aᵀ
+    PRODUCT, BLOCKS, STRIP,  # V: floats per product, 16-channel blocks, tiles per strip
+    PANELS, BUNDLE,  # of output channels in all, and per task
+    U_PLANE, M_PLANE,  # floats from one product to the next
     TILES_X, TILES_Y, HEIGHT, WIDTH,  # tiles per row and column, size of the output map
     FIELDS,
-) = range(31)  # fmt: skip
+) = range(38)  # fmt: skip
+
+TAPS = 9
+"""Values of a kernel that Winograd transforms."""
 
 LINE = 8
 """int64 numbers per cache line: every counter has one of its own."""
@@ -60,9 +67,18 @@ def counters(steps: int) -> Any:
     return np.zeros((2 * steps + 1) * LINE, np.int64)
 
 
-def scratch_floats(n: int, group: int) -> int:
-    """Floats of a thread's own that a SCATTER step needs: M of its group, and one tile."""
-    return n * n * PANEL * group + 2 * n * n * LANES
+def apart(floats: int) -> int:
+    """Round up to an odd number of cache lines: n² planes so far apart are in n² sets of the cache.
+
+    A multiple of 4096 bytes would put them all into one, which holds 8 or 12 lines.
+    """
+    return (-(-floats // LANES) | 1) * LANES
+
+
+def scratch_floats(step: Any) -> int:
+    """Floats of a thread's own that a SCATTER step needs: U, M, and one tile at the map's edge."""
+    planes = int(step[U_PLANE]) + int(step[BUNDLE]) * int(step[M_PLANE])
+    return int(step[N]) ** 2 * planes + int(step[M]) ** 2 * LANES
 
 
 # --- Steps ----------------------------------------------------------------------------------------
@@ -89,70 +105,103 @@ def direct(step, task, tables, weights, data):
 
 
 @kernel
-def gather(step, task, data, v, mine):
-    """Transform one row of tiles of 16 channels: rows of Bᵀ d first, then columns."""
-    n, matrix, product = step[N], step[MATRIX], step[PRODUCT]
+def gather(step, task, data, v):
+    """Transform one row of tiles of 16 channels: V = Bᵀ d B."""
+    n, matrix, product, strip = step[N], step[MATRIX], step[PRODUCT], step[STRIP]
     tiles_x, tiles_y = step[TILES_X], step[TILES_Y]
     images = step[COUNT] // (tiles_x * tiles_y)
     block, row = task // (images * tiles_y), task % (images * tiles_y)
     image, ty = row // tiles_y, row % tiles_y
     x = step[X] + image * step[X_IMAGE] + block * step[X_PLANE] + ty * step[STEP] * step[X_ROW]
-    y = (block * step[COUNT] + row * tiles_x) * LANES
-    for _ in range(tiles_x):
-        for j in range(n):
-            transform(matrix, data, x + j * LANES, step[X_ROW], mine, j * LANES, n * LANES)
-        for i in range(n):
-            transform(matrix, mine, i * n * LANES, LANES, v, y + i * n * product, product)
+    for tile in range(row * tiles_x, (row + 1) * tiles_x):
+        y = (tile // strip * step[BLOCKS] + block) * strip + tile % strip
+        transform(matrix, data, x, step[X_ROW], LANES, v, y * LANES, n * product, product)
         x += step[STEP] * LANES
-        y += LANES
 
 
 @kernel
 def scatter(step, task, tables, weights, data, v, mine):
-    """Multiply one group of tiles by one panel, product by product, and transform it back."""
+    """Multiply one group of tiles by a few panels, slice by slice of the depth; transform back."""
     groups = (step[COUNT] + step[GROUP] - 1) // step[GROUP]
-    panel, first = task // groups, task % groups * step[GROUP]
+    bundle, first = task // groups * step[BUNDLE], task % groups * step[GROUP]
+    panels = min(step[BUNDLE], step[PANELS] - bundle)
     count = min(step[GROUP], step[COUNT] - first)
-    n, depth, plane = step[N], step[DEPTH], count * LANES
-    ahead = -(-PANEL // ((count + MR - 1) // MR * LANES)) * LANES
-    w = step[W] + panel * n * n * depth * PANEL
-    cols = step[COLS] + panel * step[COLS_STEP]
-    for f in range(n * n):
-        x = f * step[PRODUCT]
-        for k in range(0, depth, step[SLICE]):
-            length = min(step[SLICE], depth - k)
-            multiply(
-                tables, step[ROWS] + first, count, step[ROWS], cols + k, length, v, x, weights,
-                w + k * PANEL, mine, f * PANEL * count, plane, weights, 0 if k == 0 else -1,
-                -np.inf, w + (k + length) * PANEL, ahead,
-            )  # fmt: skip
-        w += depth * PANEL
-    tile = n * n * PANEL * count
-    for i in range(count):
+    products, depth = step[N] * step[N], step[DEPTH]
+    m = products * step[U_PLANE]
+    panel_floats = products * step[M_PLANE]
+    for k in range(0, depth, step[SLICE]):
+        length = min(step[SLICE], depth - k)
+        for p in range(panels):
+            w = step[W] + ((bundle + p) * depth + k) * TAPS * PANEL
+            ahead = w + (depth if p + 1 < panels else length - (panels - 1) * depth) * TAPS * PANEL
+            expand(step, length, weights, w, mine)
+            cols = step[COLS] + (bundle + p) * step[COLS_STEP] + k
+            product(step, first, count, cols, length, k > 0, tables, weights, ahead, v, mine,
+                    m + p * panel_floats)  # fmt: skip
+    spare = m + panels * panel_floats
+    for p in range(panels):
         for vector in range(PANEL // LANES):
-            block, at = panel * (PANEL // LANES) + vector, vector * plane + i * LANES
-            finish(step, block, first + i, at, count * PANEL, tile, weights, data, mine)
+            block = (bundle + p) * (PANEL // LANES) + vector
+            at = m + p * panel_floats + vector * count * LANES
+            for i in range(count):
+                put(step, block, first + i, at + i * LANES, spare, weights, data, mine)
 
 
 @kernel
-def finish(step, block, tile, at, product, spare, weights, data, mine):
-    """Transform one tile of 16 channels: Y = act(Aᵀ M A + bias), cut at the map's edge."""
-    n, m, matrix = step[N], step[M], step[MATRIX]
-    for j in range(n):
-        transform(matrix, mine, at + j * product, n * product, mine, spare + j * LANES, n * LANES)
+def expand(step, length, weights, w, mine):
+    """Transform the kernels of one panel and a slice of the channels: U = G g Gᵀ."""
+    plane, row = step[U_PLANE], step[N] * step[U_PLANE]
+    for c in range(length):
+        for lane in range(0, PANEL, LANES):
+            transform(
+                step[MATRIX], weights, w + c * TAPS * PANEL + lane, 3 * PANEL, PANEL,
+                mine, c * PANEL + lane, row, plane,
+            )  # fmt: skip
+
+
+@kernel
+def product(step, first, count, cols, length, more, tables, weights, ahead, v, mine, m):
+    """Add a slice of the depth to all products of one panel: M += V ⊙ U, or M = V ⊙ U if not more.
+
+    ahead: the weights that come next; their lines are asked for evenly in the meantime.
+    """
+    products, strip = step[N] * step[N], step[STRIP]
+    strips = (count + strip - 1) // strip
+    ahead_step = (TAPS * PANEL + products * strips - 1) // (products * strips)
+    for f in range(products):
+        x = f * step[PRODUCT] + first * step[BLOCKS] * LANES
+        for i in range(0, count, strip):
+            accumulate(
+                tables, min(strip, count - i), cols, length, v, x + i * step[BLOCKS] * LANES,
+                mine, f * step[U_PLANE], mine, m + f * step[M_PLANE] + i * LANES, count * LANES,
+                more, weights, ahead, ahead_step,
+            )  # fmt: skip
+            ahead += length * ahead_step
+
+
+@kernel
+def put(step, block, tile, at, spare, weights, data, mine):
+    """Transform one tile of 16 channels back, Y = act(Aᵀ M A + bias), cut at the map's edge."""
+    m, plane, row = step[M], step[M_PLANE], step[N] * step[M_PLANE]
     image = tile // (step[TILES_X] * step[TILES_Y])
     ty, tx = tile // step[TILES_X] % step[TILES_Y], tile % step[TILES_X]
     rows, columns = min(m, step[HEIGHT] - ty * m), min(m, step[WIDTH] - tx * m)
-    bias, ready = step[BIAS] + block * LANES, spare + n * n * LANES
-    least = np.float32(0.0 if step[RELU] else -np.inf)
+    bias, least = step[BIAS] + block * LANES, np.float32(0.0 if step[RELU] else -np.inf)
     y = step[Y] + image * step[Y_IMAGE] + block * step[Y_PLANE]
     y += ty * m * step[Y_ROW] + tx * m * LANES
+    if rows == m and columns == m:
+        finish(
+            step[OUTPUT], mine, at, row, plane, data, y, step[Y_ROW], LANES,
+            weights, bias, least,
+        )  # fmt: skip
+        return
+    finish(
+        step[OUTPUT], mine, at, row, plane, mine, spare, m * LANES, LANES,
+        weights, bias, least,
+    )  # fmt: skip
     for i in range(rows):
-        transform(matrix, mine, spare + i * n * LANES, LANES, mine, ready, LANES)
-        for j in range(columns):
-            for lane in range(LANES):
-                value = mine[ready + j * LANES + lane] + weights[bias + lane]
-                data[y + i * step[Y_ROW] + j * LANES + lane] = least if value < least else value
+        for j in range(columns * LANES):
+            data[y + i * step[Y_ROW] + j] = mine[spare + i * m * LANES + j]
 
 
 # --- Threads --------------------------------------------------------------------------------------
@@ -216,7 +265,7 @@ def run(program, tables, weights, data, v, scratch, state):
             if step[KIND] == DIRECT:
                 direct(step, task, tables, weights, data)
             elif step[KIND] == GATHER:
-                gather(step, task, data, v, mine)
+                gather(step, task, data, v)
             else:
                 scatter(step, task, tables, weights, data, v, mine)
             add(state, done, 1)

@@ -1,11 +1,12 @@
 """Winograd's transforms as straight lines of vector instructions, written from the exact matrices.
 
-One call of `transform` multiplies one small matrix (Bᵀ or Aᵀ of `cook_toom`) by a column of
-vectors,
+One call of `transform` puts a small tile of vectors between a matrix L of `cook_toom` and its
+transpose, Y = L X Lᵀ:
 
-    y[y_at + i·y_step + j]  =  Σ_k M[i, k] · x[x_at + k·x_step + j]        j < 16 lanes,
+    y[y_at + i·y_row + j·y_col]  =  Σ_{a,b} L[i, a] · L[j, b] · x[x_at + a·x_row + b·x_col]
 
-where a lane is a channel. In two dimensions it is called for every column, then for every row.
+where every element is a vector of 16 lanes, 16 channels at once. L is Bᵀ for the input, G for the
+kernel. `finish` does the same with Aᵀ for the output, then adds a bias and applies the ReLU.
 
 A matrix has many zeros and ones, and rows in pairs: those of the points a and −a differ in the
 signs of the odd powers alone. Their common sums E (equal signs) and O (opposite signs) are made
@@ -13,13 +14,13 @@ once,
 
     row(a) = E + O,        row(−a) = ± (E − O),
 
-and nothing is multiplied by 0 or ±1. `transform_plain` says the same in NumPy, from the same
-matrices, and takes its place under NUMBA_DISABLE_JIT=1.
+and nothing is multiplied by 0 or ±1. `transform_plain` and `finish_plain` say the same in NumPy,
+from the same matrices, and take their places under NUMBA_DISABLE_JIT=1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -30,7 +31,7 @@ from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 from npvgg.engines.cook_toom import CookToom, Matrix, as_array, cook_toom
-from npvgg.engines.microkernel import LANES
+from npvgg.engines.microkernel import LANES, at_least, load, pointers, spread, store
 from npvgg.ops import Array
 
 FILTERS: dict[tuple[int, int], CookToom] = {
@@ -40,69 +41,140 @@ FILTERS: dict[tuple[int, int], CookToom] = {
 }
 """(outputs per tile, stride) → matrices: the filters that are compiled."""
 
-MATRICES: list[Matrix] = [matrix for f in FILTERS.values() for matrix in (f.bt, f.at)]
-"""What `transform` can multiply by, by index."""
+MATRICES: list[Matrix] = [matrix for f in FILTERS.values() for matrix in (f.bt, f.g)]
+"""What `transform` can take for L, by index."""
+
+OUTPUTS: list[Matrix] = [f.at for f in FILTERS.values()]
+"""What `finish` can take for L, by index."""
 
 INPUT_OF = {key: 2 * i for i, key in enumerate(FILTERS)}
-OUTPUT_OF = {key: 2 * i + 1 for i, key in enumerate(FILTERS)}
+KERNEL_OF = {key: 2 * i + 1 for i, key in enumerate(FILTERS)}
+OUTPUT_OF = {key: i for i, key in enumerate(FILTERS)}
 
 
 def transform_plain(
-    matrix: int, x: Array, x_at: int, x_step: int, y: Array, y_at: int, y_step: int
-) -> None:
-    """Multiply MATRICES[matrix] by a column of vectors, as above.
+    matrix: int, x: Array, x_at: int, x_row: int, x_col: int,
+    y: Array, y_at: int, y_row: int, y_col: int,
+) -> None:  # fmt: skip
+    """Compute Y = L X Lᵀ with L = MATRICES[matrix], as above.
 
     x, y: float32, flat; offsets and steps in floats, multiples of 16, in memory aligned to 64 bytes
     """
-    m = as_array(MATRICES[matrix]).astype(np.float32)
+    tile, where = _between(MATRICES[matrix], x, x_at, x_row, x_col, y_at, y_row, y_col)
+    y[where] = tile
+
+
+def finish_plain(
+    matrix: int, x: Array, x_at: int, x_row: int, x_col: int,
+    y: Array, y_at: int, y_row: int, y_col: int, bias: Array, bias_at: int, least: float,
+) -> None:  # fmt: skip
+    """Compute Y = max(L X Lᵀ + bias, least) with L = OUTPUTS[matrix]; a NaN stays a NaN.
+
+    bias: 16 lanes from bias[bias_at] on; the rest as for `transform_plain`
+    """
+    tile, where = _between(OUTPUTS[matrix], x, x_at, x_row, x_col, y_at, y_row, y_col)
+    y[where] = np.maximum(tile + bias[bias_at : bias_at + LANES], np.float32(least))
+
+
+def _between(
+    matrix: Matrix, x: Array, x_at: int, x_row: int, x_col: int, y_at: int, y_row: int, y_col: int
+) -> tuple[Array, Any]:
+    """Give L X Lᵀ, (rows, rows, lanes), and where in y it belongs."""
+    left = as_array(matrix).astype(np.float32)
+    rows, columns = (np.arange(size)[:, None, None] for size in left.shape)
     lanes = np.arange(LANES)
-    column = x[x_at + x_step * np.arange(m.shape[1])[:, None] + lanes]
-    y[y_at + y_step * np.arange(m.shape[0])[:, None] + lanes] = m @ column
+    tile = x[x_at + columns * x_row + columns.transpose(1, 0, 2) * x_col + lanes]
+    half = np.tensordot(left, tile, (1, 0))  # (i, b, lanes)
+    whole = np.tensordot(half, left, (1, 1)).transpose(0, 2, 1)
+    return whole, y_at + rows * y_row + rows.transpose(1, 0, 2) * y_col + lanes
 
 
 # --- The same in vector instructions --------------------------------------------------------------
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
+Tail = Callable[[Any], Any]
+"""A value → what is stored in its place."""
 
 
 @intrinsic
 def _transform(
-    typing: Any, matrix: Any, x: Any, x_at: Any, x_step: Any, y: Any, y_at: Any, y_step: Any
-) -> Any:
+    typing: Any, matrix: Any, x: Any, x_at: Any, x_row: Any, x_col: Any,
+    y: Any, y_at: Any, y_row: Any, y_col: Any,
+) -> Any:  # fmt: skip
     """Emit `transform_plain`: one straight block of instructions per matrix."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        which, x, x_at, x_step, y, y_at, y_step = (
-            context.make_array(kind)(context, builder, value).data
-            if isinstance(kind, types.Array)
-            else value
-            for kind, value in zip(signature.args, arguments, strict=True)
-        )
-
-        def place(base: Any, at: Any, step: Any, k: int) -> Any:
-            offset = builder.add(at, builder.mul(step, ir.IntType(64)(k)))
-            return builder.bitcast(builder.gep(base, [offset]), _VECTOR.as_pointer())
-
-        def load(k: int) -> Any:
-            value = builder.load(place(x, x_at, x_step, k))
-            value.align = 4 * LANES
-            return value
-
-        after = builder.append_basic_block("transformed")
-        cases = builder.switch(which, after)
-        for index, rows in enumerate(MATRICES):
-            block = builder.append_basic_block(f"matrix{index}")
-            cases.add_case(ir.IntType(64)(index), block)
-            builder.position_at_end(block)
-            used = {k for row in rows for k, value in enumerate(row) if value}
-            column = {k: load(k) for k in sorted(used)}
-            for i, value in _products(builder, rows, column).items():
-                builder.store(value, place(y, y_at, y_step, i)).align = 4 * LANES
-            builder.branch(after)
-        builder.position_at_end(after)
+        values = pointers(context, builder, signature, arguments)
+        _emit_cases(builder, MATRICES, values, lambda value: value)
         return context.get_dummy_value()
 
-    return types.void(matrix, x, x_at, x_step, y, y_at, y_step), emit
+    return types.void(matrix, x, x_at, x_row, x_col, y, y_at, y_row, y_col), emit
+
+
+@intrinsic
+def _finish(
+    typing: Any, matrix: Any, x: Any, x_at: Any, x_row: Any, x_col: Any,
+    y: Any, y_at: Any, y_row: Any, y_col: Any, bias: Any, bias_at: Any, least: Any,
+) -> Any:  # fmt: skip
+    """Emit `finish_plain`."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        *values, bias, bias_at, least = pointers(context, builder, signature, arguments)
+        start, floor = load(builder, builder.gep(bias, [bias_at])), spread(builder, least)
+        _emit_cases(
+            builder, OUTPUTS, values,
+            lambda value: at_least(builder, builder.fadd(value, start), floor),
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    kinds = (matrix, x, x_at, x_row, x_col, y, y_at, y_row, y_col, bias, bias_at, least)
+    return types.void(*kinds), emit
+
+
+def _emit_cases(
+    builder: Any, matrices: Sequence[Matrix], values: Sequence[Any], tail: Tail
+) -> None:
+    """Emit a switch over the matrices, and behind it what each of them does."""
+    which, x, x_at, x_row, x_col, y, y_at, y_row, y_col = values
+    after = builder.append_basic_block("transformed")
+    cases = builder.switch(which, after)
+    for index, matrix in enumerate(matrices):
+        block = builder.append_basic_block(f"matrix{index}")
+        cases.add_case(ir.IntType(64)(index), block)
+        builder.position_at_end(block)
+        read = _grid(builder, x, x_at, x_row, x_col)
+        write = _grid(builder, y, y_at, y_row, y_col)
+        _emit_between(builder, matrix, read, write, tail)
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+def _grid(builder: Any, base: Any, at: Any, row: Any, col: Any) -> Callable[[int, int], Any]:
+    """Give the function (i, j) → address of the vector at base[at + i·row + j·col]."""
+
+    def address(i: int, j: int) -> Any:
+        way = builder.add(builder.mul(row, ir.IntType(64)(i)), builder.mul(col, ir.IntType(64)(j)))
+        return builder.gep(base, [builder.add(at, way)])
+
+    return address
+
+
+def _emit_between(
+    builder: Any,
+    matrix: Matrix,
+    read: Callable[[int, int], Any],
+    write: Callable[[int, int], Any],
+    tail: Tail,
+) -> None:
+    """Emit L X Lᵀ: every column of X by the rows of L, then every row of that likewise."""
+    columns = range(len(matrix[0]))
+    half = [
+        _products(builder, matrix, {a: load(builder, read(a, b)) for a in columns}) for b in columns
+    ]
+    for i in range(len(matrix)):
+        row = _products(builder, matrix, {b: half[b][i] for b in columns})
+        for j in range(len(matrix)):
+            store(builder, tail(row[j]), write(i, j))
 
 
 def _products(builder: Any, rows: Matrix, column: dict[int, Any]) -> dict[int, Any]:
@@ -153,3 +225,4 @@ def _combination(builder: Any, terms: dict[int, Fraction], column: dict[int, Any
 
 
 transform: Callable[..., None] = transform_plain if config.DISABLE_JIT else _transform
+finish: Callable[..., None] = finish_plain if config.DISABLE_JIT else _finish

@@ -1,0 +1,30 @@
+"""The longer searches start, and find nothing in a moment."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import fuzz_torchfile
+import pytest
+
+import npvgg
+
+HERE = Path(__file__).parent
+
+
+def test_the_blind_search_runs(capsys):
+    assert fuzz_torchfile.main(0.5, seed=1) is False
+    assert "refused" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["pickle", "config"])
+def test_the_guided_search_runs(target, tmp_path):
+    pytest.importorskip("atheris", reason="atheris is not installed: no guided search")
+    command = [sys.executable, HERE / "fuzz_atheris.py", target, "-runs=200", "-timeout=20"]
+    package = str(Path(npvgg.__file__).parents[1])
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": package}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Done 200 runs" in done.stderr
+    assert list(tmp_path.iterdir()) == []
