@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from npvgg.errors import ArgumentError
 from npvgg.kit.hypotheses import Hypothesis, hypotheses, is_right, way_to
+from npvgg.kit.mistake import Mistake
 from npvgg.kit.mistaken_numbers import to_bfloat16, to_float16
 from npvgg.kit.pack import Pack
 from npvgg.ops import Array
@@ -56,9 +58,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How near a replay comes to their numbers."""
+    """How near a mistake's replay comes to their numbers.
 
-    hypothesis: Hypothesis
+    It forgets the hypothesis, which holds wrong weights, and there are hundreds.
+    """
+
+    mistake: Mistake[Any]
+    detail: str
     largest: float
     rms: float
     reproduced: bool
@@ -109,14 +115,14 @@ def judge(hypothesis: Hypothesis, got: Array, wrong: float, slack: float) -> Ver
         largest, rms = distance(got, fast)
         scale = magnitude(fast)
         if not (rms <= 2 * wrong / EXPLAINED and largest <= 0.1 * scale):
-            return Verdict(hypothesis, largest, rms, reproduced=False)
+            return Verdict(hypothesis.mistake, hypothesis.detail, largest, rms, reproduced=False)
         exact = hypothesis.run(np.float64)
         noise = distance(fast, exact)[0]
         largest, rms = distance(got, exact)
     tolerance = NOISE * max(noise, U32 * scale) + slack
     near = largest <= tolerance or (hypothesis.mistake.rounds and np.isfinite(wrong))
     good = near and rms <= wrong / EXPLAINED
-    return Verdict(hypothesis, largest, rms, good)
+    return Verdict(hypothesis.mistake, hypothesis.detail, largest, rms, good)
 
 
 def distance(got: Array, y: Array) -> tuple[float, float]:
@@ -149,14 +155,14 @@ def explained(verdicts: list[Verdict], got: Array) -> list[Finding]:
     by_mistake: dict[str, list[Verdict]] = {}
     for verdict in good:
         if verdict.rms <= limit:
-            by_mistake.setdefault(verdict.hypothesis.mistake.name, []).append(verdict)
+            by_mistake.setdefault(verdict.mistake.name, []).append(verdict)
     return [finding(same_mistake) for same_mistake in by_mistake.values()]
 
 
 def finding(verdicts: list[Verdict]) -> Finding:
     """One mistake, with all its variants that reproduce the numbers."""
-    mistake = verdicts[0].hypothesis.mistake
-    details = list(dict.fromkeys(v.hypothesis.detail for v in verdicts))
+    mistake = verdicts[0].mistake
+    details = list(dict.fromkeys(v.detail for v in verdicts))
     sentence = mistake.sentence(", or ".join(details))
     return Finding(mistake.name, sentence, verdicts[0].largest, mistake.advice)
 
@@ -183,4 +189,4 @@ def unknown(verdicts: list[Verdict]) -> Finding:
     """No mistake of the catalogue explains the numbers."""
     sentence = "no known mistake reproduces these numbers"
     error = min((v.largest for v in verdicts), default=np.inf)
-    return Finding(UNKNOWN, sentence, error, "compare operation by operation: --level op")
+    return Finding(UNKNOWN, sentence, error, "give more tensors: --level branch, or op")

@@ -26,8 +26,9 @@ from npvgg.kit.trace import Probe
 from npvgg.network import Block
 from npvgg.ops import Array
 
-MAX_WORK = 2e9
-"""Multiplications of a way through several blocks; a longer one is not tried 200 times."""
+MAX_WORK = 3e8
+"""Multiplications of a way through several blocks: those of A0 at 64×64 pixels, twice. A longer one
+is not tried, some 300 times, but asks for more tensors to be given."""
 
 IN_ONE_BRANCH = (f" in {BRANCHES['conv_1x1']}", f" in {BRANCHES['identity']}")
 """Details that are not tried in every block of a way: what people do everywhere, they do to all."""
@@ -173,25 +174,36 @@ def wrong_recipes(
         for detail, wrong in mistake.variants(right):
             yield mistake, detail, wrong
     if reads_the_image:
-        for image_mistake in IMAGE_MISTAKES:
-            for detail, step in image_mistake.variants(same):
-                yield image_mistake, detail, replace(right, before=step)
+        yield from wrong_images(right)
+
+
+def wrong_images(right: Recipe) -> Iterator[tuple[Mistake[Any], str, Recipe]]:
+    """The first block's recipe with every mistake about the image that it reads."""
+    for mistake in IMAGE_MISTAKES:
+        for detail, step in mistake.variants(same):
+            yield mistake, detail, replace(right, before=step)
 
 
 def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
     """Mistakes in all blocks from the last right tensor on, where some in between are missing."""
     name, x = way.start
     end = ending(pack.network().head)
-    for blocks in forms(pack):
+    for number, blocks in enumerate(forms(pack)):
         names = ["input", *(block.spec.name for block in blocks)]
         last = probe.block or names[-1]
         passed = blocks[names.index(name) : names.index(last)]
         if len(passed) < 1 + bool(probe.block) or work(pack, passed) > MAX_WORK:
             continue
         passage = Passage(probe, tuple(recipe(block) for block in passed), end, x)
-        for mistake, detail, recipes in passage.mistaken(from_the_image=name == "input"):
-            where = f"{detail}, in every block up to {last}".removeprefix(", ")
-            yield Hypothesis(mistake, where, replace(passage, recipes=recipes))
+        for mistake, detail, recipes in passage.mistaken(last):
+            branches = [each.branches for each in passage.recipes]
+            if number and all(w.branches is b for w, b in zip(recipes, branches, strict=True)):
+                continue  # as in a single block
+            yield Hypothesis(mistake, detail, replace(passage, recipes=recipes))
+        if name == "input":
+            for mistake, detail, wrong in wrong_images(passage.recipes[0]):
+                recipes = (wrong, *passage.recipes[1:])
+                yield Hypothesis(mistake, detail, replace(passage, recipes=recipes))
 
 
 @dataclass(frozen=True)
@@ -212,21 +224,17 @@ class Passage:
             x = Replay({"x": x}, dtype)(each, target.removeprefix("."))
         return x if self.probe.block else self.end(self.probe.name, {"x": x})
 
-    def mistaken(
-        self, *, from_the_image: bool
-    ) -> Iterator[tuple[Mistake[Any], str, tuple[Recipe, ...]]]:
+    def mistaken(self, last: str) -> Iterator[tuple[Mistake[Any], str, tuple[Recipe, ...]]]:
         """Every mistake, made in all blocks that it can be made in."""
-        mistakes: dict[tuple[str, str], Mistake[Any]] = {}
-        changed: dict[tuple[str, str], list[Recipe]] = {}
-        for index, right in enumerate(self.recipes):
-            first = from_the_image and index == 0
-            for mistake, detail, wrong in wrong_recipes(right, reads_the_image=first):
-                key = (mistake.name, detail)
-                if not detail.endswith(IN_ONE_BRANCH):
-                    mistakes[key] = mistake
-                    changed.setdefault(key, list(self.recipes))[index] = wrong
-        for (name, detail), recipes in changed.items():
-            yield mistakes[name, detail], detail, tuple(recipes)
+        for mistake in BLOCK_MISTAKES:
+            changed: dict[str, list[Recipe]] = {}
+            for index, right in enumerate(self.recipes):
+                for detail, wrong in mistake.variants(right):
+                    if not detail.endswith(IN_ONE_BRANCH):
+                        changed.setdefault(detail, list(self.recipes))[index] = wrong
+            for detail, recipes in changed.items():
+                where = f"{detail}, in every block up to {last}".removeprefix(", ")
+                yield mistake, where, tuple(recipes)
 
 
 def work(pack: Pack, blocks: Sequence[Block]) -> float:

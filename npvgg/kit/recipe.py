@@ -70,13 +70,25 @@ class Conv:
         return self.after(
             ops.conv2d(
                 x,
-                self.weight.astype(x.dtype),
+                weight_in(self, x.dtype),
                 bias,
                 stride=self.stride,
                 dilation=self.dilation,
                 groups=self.groups,
             )
         )
+
+
+def weight_in(conv: Conv, dtype: Any) -> Array:
+    """The weight in this dtype. The copy in float32 is kept as long as the convolution lives."""
+    if conv.weight.dtype == dtype:
+        return conv.weight
+    if conv not in _FLOAT32:
+        _FLOAT32[conv] = conv.weight.astype(np.float32)
+    return _FLOAT32[conv].astype(dtype, copy=False)
+
+
+_FLOAT32: WeakKeyDictionary[Conv, Array] = WeakKeyDictionary()
 
 
 def padded(x: Array, pads: Pads, mode: Any = "constant") -> Array:
