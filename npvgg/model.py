@@ -66,10 +66,13 @@ class RepVGG:
     ) -> None:
         self.name = name
         self.config = config
-        self.network = network
+        self._form = network.form
+        self._dtype = network.dtype
         self.pretrained_cfg = pretrained_cfg
         self.origin = origin
         self.feature_info = FeatureInfo(feature_info(config))
+        self._head = network.head
+        self._last = len(network.blocks) - 1
         self._engine = prepare(network, engine, threads=threads, deterministic=deterministic)
 
     @property
@@ -85,12 +88,20 @@ class RepVGG:
     @property
     def form(self) -> str:
         """Tell "train" (three branches) from "deploy" (one convolution per block)."""
-        return self.network.form
+        return self._form
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The floating-point type of weights, inputs and outputs."""
-        return self.network.dtype
+        return self._dtype
+
+    @property
+    def network(self) -> Network:
+        """The weights as data, in the model's form.
+
+        A fast engine keeps them in an order of its own, and puts them back at every call of this.
+        """
+        return self._engine.network
 
     @property
     def engine(self) -> str:
@@ -114,7 +125,7 @@ class RepVGG:
 
     def forward_features(self, x: Array) -> Array:
         """Give the last map, unpooled: x (N, C, H, W) → (N, num_features, P, Q)."""
-        return self._engine.maps(self._checked(x), [len(self.network.blocks) - 1])[0]
+        return self._engine.maps(self._checked(x), [self._last])[0]
 
     def forward_head(self, x: Array, pre_logits: bool = False) -> Array:
         """Pool the last map and classify it: (N, num_features, P, Q) → (N, num_classes).
@@ -122,7 +133,7 @@ class RepVGG:
         pre_logits: stop at the pooled vector, (N, num_features)
         """
         x = self._checked(x, channels=self.num_features)
-        head = self.network.head
+        head = self._head
         return forward_head(Head(head.global_pool, None, None) if pre_logits else head, x)
 
     @overload
@@ -164,7 +175,7 @@ class RepVGG:
         taps = [
             self.feature_info[i]["block"] for i in take_indices(len(self.feature_info), indices)
         ]
-        last = max(taps) if stop_early or intermediates_only else len(self.network.blocks) - 1
+        last = max(taps) if stop_early or intermediates_only else self._last
         maps = self._engine.maps(self._checked(x), sorted({*taps, last}))
         intermediates = maps if last in taps else maps[:-1]
         return intermediates if intermediates_only else (maps[-1], intermediates)

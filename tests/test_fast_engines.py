@@ -157,6 +157,34 @@ def test_many_threads_may_call_one_model(engine):
     assert not wrong
 
 
+# --- The network as data --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reparameterize", [True, False], ids=["deploy", "train"])
+@pytest.mark.parametrize("options", [{}, {"groups": 2}, {"attn_layer": "se"}], ids=str)
+def test_weights_are_the_same_before_and_after_they_are_packed(options, reparameterize):
+    network = model("winograd", reparameterize=reparameterize, **options)
+    before = network.state_dict()
+    want = network(images(1, 3, 32, 32))
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array)
+    np.testing.assert_array_equal(network(images(1, 3, 32, 32)), want)
+    again = npvgg.create_model(
+        "repvgg_a0", engine="winograd", weights=after, reparameterize=reparameterize,
+        **SMALL, **options,
+    )  # fmt: skip
+    np.testing.assert_array_equal(again(images(1, 3, 32, 32)), want)
+
+
+def test_packed_kernels_are_held_once():
+    network = model("im2col")
+    network(images(1, 3, 32, 32))
+    kernels = [block.form.weight for block in network._engine._network.blocks]
+    assert all(kernel.strides == (0, 0, 0, 0) for kernel in kernels)
+
+
 # --- Shapes and values ----------------------------------------------------------------------------
 
 

@@ -21,11 +21,11 @@ NETWORKS = pytest.mark.parametrize("network", tiny.NETWORKS)
 def test_every_public_name_is_known_here():
     """A new method or attribute needs a test, then a place in this list."""
     assert {name for name in vars(tiny.model()) if not name.startswith("_")} == {
-        "config", "feature_info", "name", "network", "origin", "pretrained_cfg",
+        "config", "feature_info", "name", "origin", "pretrained_cfg",
     }  # fmt: skip
     assert {name for name in vars(RepVGG) if not name.startswith("_")} == {
         "dtype", "engine", "form", "forward_features", "forward_head", "forward_intermediates",
-        "num_classes", "num_features", "save", "state_dict",
+        "network", "num_classes", "num_features", "save", "state_dict",
     }  # fmt: skip
 
 

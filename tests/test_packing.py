@@ -5,7 +5,7 @@ import pytest
 
 from npvgg.engines.layout import kernel_order
 from npvgg.engines.microkernel import PANEL
-from npvgg.engines.packing import Filter, pack, packed_floats
+from npvgg.engines.packing import Filter, pack, packed_floats, unpack
 
 SHAPES = [(5, 3, 1), (40, 20, 1), (48, 8, 3), (2 * PANEL, 16, 2), (18, 2, 9)]
 
@@ -41,3 +41,14 @@ def test_panels_hold_the_kernel_in_the_order_of_the_sum(k, chs, groups):
         rows = whole[panel * PANEL : (panel + 1) * PANEL]
         want[: len(c), : len(rows)] = rows[:, c, i, j].T
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(("k", "chs", "groups"), SHAPES)
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_is_packed_is_unpacked_to_the_bit(k, chs, groups, size):
+    weight = np.random.default_rng(0).standard_normal((k, chs, size, size)).astype(np.float32)
+    f = Filter(weight, None, groups=groups)
+    out = np.empty(packed_floats(f), np.float32)
+    pack(f, out, threads=2)
+    shape_alone = Filter(np.broadcast_to(np.float32(0), weight.shape), None, groups=groups)
+    np.testing.assert_array_equal(unpack(shape_alone, out), weight)

@@ -40,6 +40,10 @@ class Prepared(Protocol):
 
     name: str
 
+    @property
+    def network(self) -> Network:
+        """The network as data: what was given to `prepare`, to the bit."""
+
     def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
         """Give the outputs of the blocks with these indices, ascending: x (N, C, H, W) → (N, K, P,
         Q) each.

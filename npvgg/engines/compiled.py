@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from npvgg import threads as workers
 from npvgg.engines import program
 from npvgg.engines.layout import Table, aligned
-from npvgg.engines.packing import Filter, pack, packed_floats
+from npvgg.engines.packing import Filter, pack, packed_floats, unpack
 from npvgg.engines.plan import Algorithm, Plan, Workspace, sizes
 from npvgg.errors import ArgumentError
 from npvgg.network import Block, Network
@@ -59,7 +60,21 @@ class CompiledNetwork:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as the network; plans and packed weights are made there."""
-        return CompiledNetwork, (self._network, self.name, self._choose, self._threads)
+        return CompiledNetwork, (self.network, self.name, self._choose, self._threads)
+
+    @property
+    def network(self) -> Network:
+        """The network as data. Kernels that are kept in packed form only are unpacked."""
+        with self._lock:
+            network, packed = self._network, self._weights
+        if packed is None or network.form == "train":
+            return network
+        weights = [
+            unpack(f, packed[at : at + packed_floats(f)])
+            for (f, *_), at in zip(self._filters, self._places, strict=False)
+        ]
+        blocks = [_with_kernel(*pair) for pair in zip(network.blocks, weights, strict=False)]
+        return replace(network, blocks=tuple(blocks))
 
     def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
         """Give the outputs of the blocks with these indices: x (N, C, H, W) → (N, K, P, Q) each."""
@@ -117,7 +132,18 @@ class CompiledNetwork:
             for f, at in zip(filters, self._places, strict=False):
                 pack(f, weights[at : at + packed_floats(f)], threads)
             self._weights = weights
+            if self._network.form == "deploy":
+                self._release()
         return self._weights
+
+    def _release(self) -> None:
+        """Let go of kernels that are packed: zeros that take no memory keep their shapes."""
+        blocks = [
+            _with_kernel(block, np.broadcast_to(np.float32(0), f.weight.shape))
+            for block, (f, *_) in zip(self._network.blocks, self._filters, strict=False)
+        ]
+        self._network = replace(self._network, blocks=tuple(blocks))
+        self._filters[: len(blocks)] = map(_filters, blocks)
 
 
 def _share(step: Table, plan: Plan, work: Workspace) -> Callable[[], None]:
@@ -126,6 +152,14 @@ def _share(step: Table, plan: Plan, work: Workspace) -> Callable[[], None]:
     return lambda: program.run(
         step, plan.tables, plan.weights, work.data, work.v, work.scratch, state
     )
+
+
+def _with_kernel(block: Block, weight: Array) -> Block:
+    """Give a deploy block with another kernel, which can't be written to."""
+    if not isinstance(block.form, FusedConv):
+        raise ArgumentError(f"form: expected a deploy block, got {block.spec.name} with branches")
+    weight.flags.writeable = False
+    return replace(block, form=FusedConv(weight, block.form.bias))
 
 
 def _filters(block: Block) -> list[Filter]:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from npvgg.engines.microkernel import PANEL
 from npvgg.jit import kernel
 from npvgg.ops import Array
@@ -73,6 +75,22 @@ def pack(filter: Filter, out: Array, threads: int) -> None:
         _pack_panel(kernels, panel * PANEL, first, per_group, panels[panel])
 
     share(work, filter.panels, threads)
+
+
+def unpack(filter: Filter, packed: Array) -> Array:
+    """Read the kernels back from what `pack` wrote: the same bits, (K, C/G, R, R).
+
+    Of filter.weight nothing but its shape is looked at.
+    """
+    count, length = len(filter.weight), filter.weight[0].size
+    panels = packed[filter.panels * PANEL :].reshape(filter.panels, -1, PANEL)
+    kernels = np.empty((count, length), np.float32)
+    for k in range(count):
+        panel, o = divmod(k, PANEL)
+        group = k // (count // filter.groups)
+        skip = group * length - filter.channels(panel)[0] * filter.size**2
+        kernels[k] = panels[panel, skip : skip + length, o]
+    return kernels.reshape(filter.weight.shape)
 
 
 @kernel
