@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from npvgg import __version__, commands, filecommands, progress
+from npvgg import __version__, commands, filecommands, kitcommands, progress
 from npvgg.errors import NpvggError
 from npvgg.pretrained import BUNDLED
 
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(verbs)
     _add_convert(verbs)
     _add_verify(verbs)
+    _add_conformance(verbs)
+    _add_compare(verbs)
     return parser
 
 
@@ -204,6 +206,106 @@ def _add_verify(verbs: Any) -> None:
     parser.set_defaults(run=filecommands.verify)
 
 
+def _add_conformance(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "conformance",
+        help="write what another implementation is tested with",
+        description="Writes a folder with weights, an input, every tensor on the way, and for each "
+        "of its numbers the largest error that a correct float32 implementation can make; with a "
+        "README for people who have neither npvgg nor Python.",
+    )
+    parser.add_argument("out", metavar="OUT", help="the folder, to be made")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a network, with a pretrained tag for trained weights, or tiny, tiny_g2, tiny_se, "
+        "tiny_plus, tiny_dilated (tiny)",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="weights; from the seed without them")
+    parser.add_argument(
+        "--seed", type=_natural, default=0, metavar="N", help="of weights and noise (0)"
+    )
+    parser.add_argument("--input", default="noise", metavar="PHOTO", help="a photo, or noise")
+    parser.add_argument(
+        "--level",
+        choices=("block", "branch", "op"),
+        default="block",
+        help="the outputs of blocks; and of branches; and of convolutions before their batch norm",
+    )
+    parser.add_argument(
+        "--size", type=_positive, metavar="N", help="height and width of the input (64; tiny: 18)"
+    )
+    parser.add_argument(
+        "--form", choices=("train", "deploy"), help="of the tensors (train, where it is known)"
+    )
+    parser.add_argument(
+        "--winograd",
+        type=_natural,
+        default=0,
+        metavar="M",
+        help="wider bounds, within which Winograd's tiles up to M × M stay for every input, too",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a pack")
+    parser.add_argument("--quiet", action="store_true", help="no word on standard error")
+    parser.set_defaults(run=kitcommands.conformance)
+
+
+def _add_compare(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "compare",
+        help="hold another implementation against a conformance pack",
+        description="A line per tensor: its largest error, absolute, relative to the largest value "
+        "and in units of the last place, and its share of the bound that a correct float32 "
+        "implementation keeps. The first wrong tensor is where to look. Exit status 1 where one is "
+        "wrong.",
+    )
+    parser.add_argument("pack", metavar="PACK", help="a folder by `npvgg conformance`")
+    theirs = parser.add_mutually_exclusive_group(required=True)
+    theirs.add_argument(
+        "theirs",
+        metavar="THEIRS",
+        nargs="?",
+        help="arrays: .npz, .npy, .safetensors, .json, or a folder of .npy, or of raw float32 "
+        "(.f32) with their shapes in shapes.json",
+    )
+    theirs.add_argument("--onnx", metavar="FILE", help="a model, run with ONNX Runtime")
+    theirs.add_argument(
+        "--torch",
+        metavar="MODULE:FACTORY[:ARGUMENT]",
+        help="what makes a torch module, which is run: timm:create_model:repvgg_a0",
+    )
+    parser.add_argument(
+        "--load-weights", action="store_true", help="give the torch module the pack's weights"
+    )
+    parser.add_argument(
+        "--match",
+        choices=("auto", "name", "order", "shape"),
+        default="auto",
+        help="how their arrays are matched to the pack's (auto)",
+    )
+    parser.add_argument("--map", metavar="FILE", help='or by JSON: {"their name": "the pack\'s"}')
+    parser.add_argument("--layout", choices=("auto", "NCHW", "NHWC"), default="auto")
+    parser.add_argument(
+        "--all", action="store_true", help="tensors that are missing are a failure, too"
+    )
+    parser.add_argument(
+        "--alone",
+        action="store_true",
+        help="each tensor was computed from the pack's own inputs: take the sharper, local bound",
+    )
+    parser.add_argument(
+        "--no-diagnosis",
+        dest="diagnosis",
+        action="store_false",
+        help="do not try which known mistake reproduces the first wrong tensor",
+    )
+    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write a page with maps of the errors")
+    parser.add_argument("--force", action="store_true", help="replace FILE")
+    parser.add_argument("--quiet", action="store_true", help="no word on standard error")
+    parser.set_defaults(run=kitcommands.compare)
+
+
 def _run_options() -> argparse.ArgumentParser:
     """Give the options that every command over photos has."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -248,6 +350,12 @@ def _run_options() -> argparse.ArgumentParser:
     )
     photo.add_argument("--max-pixels", type=_positive, metavar="N", help="refuse larger photos")
     return parser
+
+
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text!r}")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -7,8 +7,9 @@ that is rewritten under a map changes the weights of a running model.
 import errno
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -117,3 +118,35 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def write_folder(
+    path: str | os.PathLike[str], files: Mapping[str, Chunk], *, overwrite: bool = False
+) -> None:
+    """The files become a new folder at `path` in one step, or nothing does.
+
+    overwrite: replace a folder that is there, with all that is in it; it is moved aside first, and
+    comes back where the new one cannot take its place
+    Raises OSError.
+    """
+    target = Path(path)
+    if os.path.lexists(target) and not overwrite:
+        raise _in_the_way()
+    temporary, old = (target.parent / f".{secrets.token_hex(8)}.tmp" for _ in range(2))
+    try:
+        os.mkdir(temporary)
+        for name, chunk in files.items():
+            atomic_write(temporary / name, chunk)
+        if os.path.lexists(target):
+            os.rename(target, old)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            if os.path.lexists(old):
+                os.rename(old, target)
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    _sync_directory(target.parent)

@@ -7,12 +7,14 @@ This is what engines are given. Nothing here computes; `reparam` says what a blo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from npvgg.config import BlockSpec
+from npvgg.errors import ArgumentError
 from npvgg.ops import Array
 from npvgg.reparam import Branches, FusedConv, reparameterize
 
@@ -66,3 +68,37 @@ class Network:
     def reparameterized(self) -> Network:
         """Give the network in deploy form."""
         return replace(self, blocks=tuple(block.reparameterized() for block in self.blocks))
+
+    def astype(self, dtype: DTypeLike) -> Network:
+        """Give the network in another floating-point type (itself, if it already is in that one).
+
+        Raises ArgumentError unless dtype is float32 or float64, and for a value that overflows it.
+        """
+        try:
+            resolved = np.dtype(dtype)
+        except TypeError:
+            resolved = np.dtype(object)
+        if resolved not in (np.float32, np.float64):
+            raise ArgumentError(f"dtype: expected float32 or float64, got {dtype!r}")
+        if resolved == self.dtype:
+            return self
+        blocks = tuple(_cast(block, resolved) for block in self.blocks)
+        return Network(blocks, _cast(self.head, resolved), resolved)
+
+
+def _cast(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Convert every array in a structure of data classes and dicts."""
+    if isinstance(value, np.ndarray):
+        try:
+            with np.errstate(over="raise"):
+                array = value.astype(dtype)
+        except FloatingPointError:
+            raise ArgumentError(f"dtype: a weight overflows {dtype}") from None
+        array.flags.writeable = False
+        return array
+    if isinstance(value, Mapping):
+        return {name: _cast(item, dtype) for name, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, BlockSpec | type):
+        parts = {f.name: _cast(getattr(value, f.name), dtype) for f in fields(value)}
+        return replace(value, **parts)
+    return value

@@ -20,19 +20,28 @@ PACKAGE = Path(npvgg.__file__).parent
 FLOORS = [
     "errors files inputs progress rows bfloat16 records",
     "config untrusted ops keymap images jit threads engines.cook_toom",
-    "variants attention reparam safetensorsfile labels transform pickled ziparchive "
+    "variants attention reparam safetensorsfile labels transform pickled ziparchive kit.npyfile "
     "engines.microkernel",
     "pretrained network data torchtensor sharded engines.transforms engines.layout",
     "torchfile engines.reference engines.packing engines.program folder timmconfig",
     "torchwrite engines.plan download",
     "checkpoint engines.compiled",
-    "hub weights engines engines.im2col engines.winograd predict",
+    "hub weights engines engines.im2col engines.winograd predict kit.candidates",
     "model embeddings",
     "info create",
     "npvgg commands convert",
-    "inspection certificate",
-    "sameness",
-    "filecommands",
+    "inspection certificate kit kit.reference kit.steady kit.seeded kit.tiny",
+    "sameness kit.rounding kit.trace kit.recipe",
+    "filecommands kit.gates kit.tiles kit.manifest kit.mistake",
+    "kit.bounds kit.mistaken_norms kit.mistaken_kernels kit.mistaken_windows "
+    "kit.mistaken_blocks kit.mistaken_numbers",
+    "kit.pack kit.mistaken_ends kit.measure kit.pictures",
+    "kit.conformance kit.mistakes kit.match kit.factories kit.runners",
+    "kit.hypotheses",
+    "kit.diagnosis",
+    "kit.report",
+    "kit.html kit.compare",
+    "testing kitcommands",
     "cli",
     "__main__",
 ]
@@ -44,14 +53,17 @@ EXCUSED_STEPS = {("model", "npvgg"), ("convert", "npvgg")}
 GUESTS = {
     "numpy": "everywhere",
     "scipy": "ops",  # erf and expit, for the networks that need them
-    "PIL": "images transform",
+    "PIL": "images transform kit.pictures",
     "numba": "engines. jit",
     "llvmlite": "engines. jit",
     "huggingface_hub": "download",
+    "torch": "kit.runners kit.factories",  # whose modules are run to be compared
+    "onnx": "kit.runners",
+    "onnxruntime": "kit.runners",
 }
 """Packages from outside, and the modules that may have them in (a dot at the end: all below it)."""
 
-LATE_GUESTS = {"scipy", "PIL", "huggingface_hub"}
+LATE_GUESTS = {"scipy", "PIL", "huggingface_hub", "torch", "onnx", "onnxruntime"}
 """These come when they are needed: inside a function, or for the type checker alone."""
 
 UNWELCOME = {
@@ -66,11 +78,16 @@ EXCUSED_ERRORS = {
     ("files", "raises _in_the_way"),
     ("cli", "raises argparse.ArgumentTypeError"),  # what argparse asks of its types
     ("jit", "catches Exception"),  # so may a damaged file of compiled kernels
+    ("kit.compare", "raises AssertionError"),  # what a test framework asks of an assertion
     ("images", "catches Exception"),  # a photo may make Pillow's plugins raise anything
 }
-TALKERS = {"commands", "filecommands", "progress", "cli", "__main__"}
+TALKERS = {"commands", "filecommands", "kitcommands", "progress", "cli", "__main__"}
 
-ORACLES = {"naive": set(), "bounds": {"numpy"}, "judge": {"numpy"}, "formula": {"numpy"}}
+ORACLES = {
+    "naive": set(), "pack_reader": set(),
+    "bounds": {"numpy"}, "judge": {"numpy"}, "formula": {"numpy"},
+    "porter": {"numpy"}, "plants": {"numpy", "porter"},
+}  # fmt: skip
 """Files that judge, and what they may import beside the standard library."""
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["forward", "interface"])
+@pytest.mark.parametrize("code", blocks("python"), ids=["forward", "interface", "port"])
 def test_the_code_runs(code, monkeypatch):
     monkeypatch.chdir(ROOT)
     exec(compile(code, "README.md", "exec"), {})
@@ -28,6 +29,18 @@ def test_the_output_is_what_the_first_command_prints(monkeypatch, capfdbinary):
     arguments = shlex.split(command.rpartition("npvgg ")[2])
     assert cli.main(arguments) == commands.OK
     assert capfdbinary.readouterr().out.decode() == blocks("text")[0]
+
+
+def test_the_report_is_what_a_forgetful_port_gets():
+    code = blocks("python")[2].replace("assert_matches(", "report = compare(")
+    code = code.replace("import assert_matches", "import compare").replace(
+        "x = relu(block.form(", "x = relu(forgetful(block)("
+    )
+    found = {"forgetful": lambda block: (
+        replace(block.form, identity=None) if block.spec.name == "stages.0.1" else block.form
+    )}  # fmt: skip
+    exec(compile(code, "README.md", "exec"), found)
+    assert blocks("text")[1] in str(found["report"])
 
 
 def test_every_command_that_it_shows_is_one(capsys):

@@ -1,0 +1,189 @@
+"""The comparison: a candidate's tensors against the truth, each within its own bound.
+
+    candidate   a dict of arrays; a file or folder of them (`candidates`); a callable, a model of
+                npvgg's, a torch module, an ONNX file, which are run on the reference's input
+                (`runners`)
+    reference   a pack, its folder, or a model and an input, of which a pack is made
+
+Both are brought together by `match`, measured by `measure`, and told by `report`. A tensor is right
+where every element is within its bound. Nothing to compare is an error, never a success.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from npvgg.errors import ArgumentError
+from npvgg.kit import candidates, runners
+from npvgg.kit.diagnosis import diagnose
+from npvgg.kit.match import Match, match
+from npvgg.kit.measure import measure, pattern
+from npvgg.kit.pack import Pack
+from npvgg.kit.report import MISSING, OK, WRONG, WRONG_SHAPE, Report, Row
+from npvgg.kit.runners import Run
+from npvgg.model import RepVGG
+from npvgg.ops import Array
+from npvgg.untrusted import path_text
+
+
+def compare(
+    candidate: Any,
+    reference: Any,
+    *,
+    x: Array | None = None,
+    level: str = "block",
+    by: str | Mapping[str, str] = "auto",
+    layout: str = "auto",
+    complete: bool = False,
+    alone: bool = False,
+    diagnosis: bool = True,
+) -> Report:
+    """Hold a candidate against a reference, tensor by tensor, and say where it first goes wrong.
+
+    candidate: a dict of name → array, a path to some (npz, npy, safetensors, JSON, a folder), a
+        callable that is given the input (N, C, H, W) float32, a model, a torch module, or a path
+        that ends in .onnx
+    reference: a `Pack`, a pack's folder, or a model, whose weights are then run on x
+    level: which tensors of a model are compared, "block", "branch" or "op"
+    by: how they are matched: "name", "order", "shape", a mapping of their names to ours, or "auto"
+    layout: "NCHW", "NHWC" or "auto"; a callable is given its input in it
+    complete: a tensor that is missing is a failure, too
+    alone: each tensor was computed alone, from the reference's own tensors as its inputs: then its
+        bound is the sharper, local one
+    diagnosis: whether the first wrong tensor is replayed with the mistakes that people make, to see
+        which reproduces it; that takes some seconds for a large network
+
+    Raises ArgumentError, WeightsError where there is nothing to compare.
+    """
+    pack = _pack(reference, x, level)
+    run = _run(candidate, pack, layout)
+    if not run.arrays:
+        raise ArgumentError("candidate: expected at least one array, got none")
+    found = match(run.arrays, pack.probes, pack.tensor, by=by, layout=layout)
+    if set(found.arrays) <= {"input"}:
+        raise ArgumentError("candidate: the only tensor of ours that was found is the input")
+    rows = tuple(_rows(pack, found, pack.local_bound if alone else pack.bound))
+    if run.watched:
+        found = replace(found, unused=())
+    report = Report(
+        _name(candidate), pack, rows, found, notes=run.notes, complete=complete, alone=alone
+    )
+    return _explained(report, diagnosis)
+
+
+def assert_matches(candidate: Any, reference: Any, **options: Any) -> Report:
+    """Assert that a candidate matches a reference; the message is the report.
+
+    Arguments are those of `compare`. Raises AssertionError, as pytest and unittest expect it, and
+    ArgumentError or WeightsError where there is nothing to compare.
+    """
+    report = compare(candidate, reference, **options)
+    if not report.ok:
+        raise AssertionError(f"\n{report}")
+    return report
+
+
+def _pack(reference: Any, x: Array | None, level: str) -> Pack:
+    if isinstance(reference, RepVGG):
+        if x is None:
+            raise ArgumentError("x: expected an input (N, C, H, W) for the model, got None")
+        return Pack.of(reference, x, level=level)
+    if isinstance(reference, str | os.PathLike):
+        reference = Pack.read(reference)
+    if not isinstance(reference, Pack):
+        raise ArgumentError(
+            f"reference: expected a Pack, its folder or a model, got {type(reference).__name__}"
+        )
+    if x is not None:
+        raise ArgumentError("x: expected None, for a pack has its own input")
+    return reference
+
+
+def _run(candidate: Any, pack: Pack, layout: str) -> Run:
+    """The candidate's arrays, from whatever it is; those that are run, are run on the input."""
+    if isinstance(candidate, Mapping):
+        return Run(runners.as_arrays(candidate))
+    path = os.fspath(candidate) if isinstance(candidate, str | os.PathLike) else None
+    if path is not None and not path.endswith(".onnx"):
+        return Run(candidates.read(path))
+    x = pack.tensor("input")
+    if path is not None:
+        run = runners.run_onnx(path, x)
+    elif isinstance(candidate, RepVGG):
+        run = runners.run_own(candidate, x)
+    elif hasattr(candidate, "register_forward_hook"):
+        run = runners.run_torch(candidate, x)
+    elif callable(candidate):
+        x = np.moveaxis(x, 1, -1) if layout == "NHWC" else x
+        run = runners.run_callable(candidate, np.array(x, order="C"))
+    else:
+        raise ArgumentError(
+            "candidate: expected a dict of arrays, a path, a callable or a model, got "
+            f"{type(candidate).__name__}"
+        )
+    return run._replace(arrays={"input": x} | run.arrays)
+
+
+def _name(candidate: Any) -> str:
+    if isinstance(candidate, str | os.PathLike):
+        return path_text(candidate)
+    if isinstance(candidate, Mapping):
+        return f"{len(candidate)} arrays"
+    return getattr(candidate, "__name__", None) or type(candidate).__name__
+
+
+def _rows(pack: Pack, found: Match, bound: Callable[[str], Array]) -> Iterator[Row]:
+    for probe in pack.probes:
+        name = probe.name
+        if name not in found.arrays:
+            yield Row(probe, MISSING)
+            continue
+        got = found.arrays[name]
+        if got.shape != probe.shape:
+            yield Row(probe, WRONG_SHAPE, found.names[name], got.shape)
+            continue
+        measured = measure(got, pack.tensor(name), bound(name))
+        status = OK if measured.share <= 1 else WRONG
+        yield Row(probe, status, found.names[name], got.shape, measured)
+
+
+# --- The first wrong tensor -----------------------------------------------------------------------
+
+
+def _explained(report: Report, diagnosis: bool) -> Report:
+    """The report, with what can be said of the first wrong tensor."""
+    first = report.first_wrong
+    if first is None:
+        return report
+    findings = [*_facts(first, report), *_inputs(first, report)]
+    if not diagnosis:
+        return replace(report, findings=tuple(findings))
+    mistakes = diagnose(report.pack, first.name, report.match.arrays, alone=report.alone)
+    return replace(report, findings=tuple(findings), mistakes=tuple(mistakes))
+
+
+def _facts(row: Row, report: Report) -> Iterator[str]:
+    m = row.measured
+    if m is None:
+        yield f"its shape is {list(row.their_shape)}, ours is {list(row.probe.shape)}"
+        return
+    yield f"at {list(m.where)} it is {m.got:.7g}, and should be {m.want:.7g} ± {m.bound:.2g}"
+    if m.not_finite:
+        yield f"{m.not_finite:,} of {m.size:,} elements are NaN or infinite"
+    alike = "; ".join(pattern(report.shares(row.name) > 1))
+    yield f"{m.wrong:,} of {m.size:,} elements are wrong" + (f": {alike}" if alike else "")
+
+
+def _inputs(first: Row, report: Report) -> Iterator[str]:
+    """Whether what it is computed from is right: then the mistake is in this very step."""
+    status = {row.name: row.status for row in report.rows}
+    missing = [name for name in first.probe.inputs if status[name] == MISSING]
+    if missing:
+        yield f"not given: {', '.join(missing)}; the mistake may be there already"
+    elif first.probe.inputs and not report.alone:
+        yield f"what it is computed from is right ({', '.join(first.probe.inputs)})"

@@ -1,0 +1,92 @@
+"""The commands of the cross-check kit: conformance, compare."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from npvgg import progress
+from npvgg.commands import OK
+from npvgg.errors import ArgumentError
+from npvgg.filecommands import FOUND
+from npvgg.files import atomic_write
+from npvgg.kit import candidates, factories
+from npvgg.kit.compare import compare as hold_against
+from npvgg.kit.conformance import conformance_pack
+from npvgg.kit.pack import Pack
+from npvgg.kit.report import Report
+from npvgg.untrusted import path_text
+
+
+def conformance(args: argparse.Namespace) -> int:
+    """Write a conformance pack."""
+    pack = conformance_pack(
+        args.model if args.model or args.weights else "tiny",
+        weights=args.weights,
+        seed=args.seed,
+        image=args.input,
+        level=args.level,
+        size=args.size,
+        form=args.form,
+        winograd=args.winograd,
+    )
+    pack.write(args.out, overwrite=args.force)
+    numbers = sum(pack.tensor(probe.name).size for probe in pack.probes)
+    megabytes = sum(file.stat().st_size for file in Path(args.out).iterdir()) / 1e6
+    progress.say(
+        f"{args.out}: {pack.manifest['model']} in {pack.manifest['form']} form, "
+        f"{len(pack.probes)} tensors of level {pack.manifest['level']}, {numbers:,} numbers, "
+        f"{megabytes:.1f} MB; its README.md says how to use it",
+        quiet=args.quiet,
+    )
+    return OK
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Hold someone's numbers against a pack; status 1 where they are wrong."""
+    pack = Pack.read(args.pack)
+    candidate: Any = args.theirs or args.onnx
+    name = candidate or args.torch
+    if args.torch:
+        candidate = factories.build(args.torch)
+        if args.load_weights:
+            form = factories.give_weights(candidate, pack)
+            progress.say(
+                f"{args.torch}: given the pack's weights, in {form} form", quiet=args.quiet
+            )
+    report = hold_against(
+        candidate,
+        pack,
+        by=candidates.read_mapping(args.map) if args.map else args.match,
+        layout=args.layout,
+        complete=args.all,
+        alone=args.alone,
+        diagnosis=args.diagnosis,
+    )
+    report = replace(report, candidate=path_text(name))
+    if args.html:
+        _write_page(report, args.html, args.force)
+    if args.json:
+        print(json.dumps(report.as_dict()))
+    else:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        sys.stdout.writelines(report.as_text(colour=colour))
+    return OK if report.ok else FOUND
+
+
+def _write_page(report: Report, path: str, force: bool) -> None:
+    from npvgg.kit.html import page
+
+    try:
+        atomic_write(path, page(report).encode(errors="backslashreplace"), overwrite=force)
+    except FileExistsError:
+        raise ArgumentError(f"--html: {path} exists; --force replaces it") from None
+    except OSError as error:
+        raise ArgumentError(
+            f"--html: {path} cannot be written: {error.strerror or error}"
+        ) from None

@@ -1,0 +1,479 @@
+"""A conformance pack can be used by people who have nothing else, and cannot be misread."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pack_reader
+import pytest
+import safetensors.numpy
+
+import npvgg
+from npvgg import cli, files, weights
+from npvgg.errors import ArgumentError, WeightsError
+from npvgg.kit import seeded
+from npvgg.kit.tiny import TINY
+from npvgg.kit.trace import LEVELS
+from npvgg.testing import Pack, conformance_pack
+
+CAT = Path(__file__).parent / "photos" / "chelsea.png"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """One folder for every tiny network and form, of level op."""
+    root = tmp_path_factory.mktemp("packs")
+    for name in TINY:
+        for form in ("train", "deploy"):
+            pack = conformance_pack(name, level="op", form=form, size=10)
+            pack.write(root / f"{name}.{form}")
+    return root
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    folder = tmp_path / "tiny"
+    conformance_pack("tiny").write(folder)
+    return folder
+
+
+def judged(folder, kind, rounded):
+    """A stranger's shares of the bounds: name → largest |error| / bound."""
+    reader = pack_reader.Network(folder, rounded)
+    truth = pack_reader.read_safetensors(folder / "tensors.safetensors")
+    bounds = pack_reader.read_safetensors(folder / "bounds.safetensors")
+    made = reader.run({"input": truth["input"]})
+    shares = {}
+    for entry in reader.manifest["tensors"]:
+        name, mine = entry["name"], made[entry["name"]]
+        if kind == "local":
+            given = {n: truth[n] for n in entry["inputs"]}
+            mine = reader.alone(name, given) if entry["inputs"] else mine
+        shares[name] = pack_reader.worst_share(mine, truth[name], bounds[f"{kind}.{name}"])
+    return shares
+
+
+# --- Someone without npvgg ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["train", "deploy"])
+@pytest.mark.parametrize("name", TINY)
+def test_who_follows_the_readme_finds_every_tensor_within_its_bounds(folders, name, form):
+    folder = folders / f"{name}.{form}"
+    for kind in ("local", "chain"):
+        in_doubles = judged(folder, kind, pack_reader.exact)
+        in_floats = judged(folder, kind, pack_reader.float32)
+        assert list(in_doubles) == [p.name for p in Pack.read(folder).probes]
+        assert max(in_doubles.values()) <= 1
+        assert 1e-3 < max(in_floats.values()) <= 1
+
+
+def test_a_stranger_who_errs_is_caught(folders, monkeypatch):
+    """The reader's own test: a wrong eps, and a kernel that is flipped."""
+    right = pack_reader.Network.batch_norm
+
+    def wrong_eps(self, x, mean, var, gamma, beta, eps):
+        return right(self, x, mean, var, gamma, beta, 1e-3)
+
+    monkeypatch.setattr(pack_reader.Network, "batch_norm", wrong_eps)
+    shares = judged(folders / "tiny.train", "chain", pack_reader.float32)
+    assert next(name for name, share in shares.items() if share > 1) == "stem.conv_kxk.bn"
+
+
+def test_the_readme_says_what_the_pack_is(tiny):
+    text = (tiny / "README.md").read_text("utf-8")
+    assert text.startswith("# A conformance pack: tiny, train form, level block")
+    assert "{" not in text.replace('{"dtype"', "").replace("_{", "")
+    for name in [path.name for path in tiny.iterdir() if path.name != "README.md"]:
+        assert f"`{name}`" in text
+    ops = {step["op"] for step in json.loads((tiny / "manifest.json").read_bytes())["steps"]}
+    assert all(f"**{op}**" in text for op in ops)
+
+
+# --- Its bytes ------------------------------------------------------------------------------------
+
+SUMS = {
+    "tiny": {
+        "bounds.safetensors": "b10ec55d129c377e",
+        "tensors.safetensors": "b9f1a98e1c799a99",
+        "weights.deploy.safetensors": "622f9148f5d4d673",
+        "weights.train.safetensors": "8e2fdc6b69c71f1b",
+    },
+    "tiny_g2": {
+        "bounds.safetensors": "5dc09813964cec92",
+        "tensors.safetensors": "66e9f8646a90e7dc",
+        "weights.deploy.safetensors": "280d75d29c39e5ee",
+        "weights.train.safetensors": "ae839cf444974b26",
+    },
+    "tiny_se": {
+        "bounds.safetensors": "6bc922550880315e",
+        "tensors.safetensors": "1fa124ee2e1d178d",
+        "weights.deploy.safetensors": "ae59280f3e55d2c3",
+        "weights.train.safetensors": "33c8595481fc1706",
+    },
+    "tiny_plus": {
+        "bounds.safetensors": "7df220cb6d84430f",
+        "tensors.safetensors": "f2789a512bd759b0",
+        "weights.deploy.safetensors": "475db0f1c0033a1e",
+        "weights.train.safetensors": "6fa2a0742ce805ba",
+    },
+    "tiny_dilated": {
+        "bounds.safetensors": "1c66a1d62cf958f4",
+        "tensors.safetensors": "4dbc0558fbbc5364",
+        "weights.deploy.safetensors": "fa76b2382fb25a2d",
+        "weights.train.safetensors": "3696935217075e40",
+    },
+}  # fmt: skip
+"""The first sixteen digits of SHA-256, of packs of seed 0 and level op, size 10, train form."""
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_byte_follows_from_the_seed(folders, name):
+    folder = folders / f"{name}.train"
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    got = [hashlib.sha256((folder / file).read_bytes()).hexdigest()[:16] for file in files]
+    assert dict(zip(files, got, strict=True)) == SUMS[name]
+
+
+def test_the_processor_has_no_say(folders, tmp_path):
+    """Without the vector units that NumPy found, and with BLAS's kernels for another processor."""
+    code = (
+        "from npvgg.testing import conformance_pack; import sys;"
+        "conformance_pack('tiny_se', level='op', size=10).write(sys.argv[1])"
+    )
+    core = np._core if hasattr(np, "_core") else np.core  # NumPy 1.26
+    disabled = " ".join(core._multiarray_umath.__cpu_dispatch__)
+    environment = {
+        **os.environ, "OPENBLAS_CORETYPE": "NEHALEM", "NPY_DISABLE_CPU_FEATURES": disabled
+    }  # fmt: skip
+    run = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "pack")]
+    subprocess.run(run, env=environment, check=True)
+    for path in (folders / "tiny_se.train").iterdir():
+        assert (tmp_path / "pack" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_another_seed_is_another_pack():
+    one, other = conformance_pack("tiny", seed=0), conformance_pack("tiny", seed=1)
+    for name in ("input", "logits"):
+        assert (one.tensor(name) != other.tensor(name)).all()
+
+
+def test_the_numbers_of_a_seed_are_those_of_splitmix():
+    """In Python's integers, as the README says."""
+    state = int.from_bytes(hashlib.sha256(b"7:stem.conv_kxk.conv.weight").digest()[:8], "little")
+    want, mask = [], 2**64 - 1
+    for i in range(6):
+        z = (state + (i + 1) * 0x9E3779B97F4A7C15) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        z ^= z >> 31
+        want.append(-0.5 + 2.5 * ((z >> 11) * 2.0**-53))
+    got = seeded.uniform(7, "stem.conv_kxk.conv.weight", (3, 2), -0.5, 2.0)
+    np.testing.assert_array_equal(got.ravel(), np.array(want, np.float32))
+
+
+# --- In Python ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("form", ["train", "deploy"])
+def test_what_is_read_is_what_was_written(tmp_path, form, level):
+    pack = conformance_pack("tiny_g2", form=form, level=level)
+    pack.write(tmp_path / "pack")
+    read = Pack.read(tmp_path / "pack")
+    sums = read.manifest["files"]
+    assert (read.probes, {**pack.manifest, "files": sums}) == (pack.probes, read.manifest)
+    for name in [probe.name for probe in pack.probes]:
+        for of in (Pack.tensor, Pack.bound, Pack.local_bound):
+            np.testing.assert_array_equal(of(read, name), of(pack, name))
+            assert of(read, name).shape == pack.probe(name).shape
+    for each in ("train", "deploy"):
+        same(read.network(each), pack.network(each))
+    assert (read.network().form, read.network().dtype) == (form, np.float64)
+    read.write(tmp_path / "again")
+    for path in (tmp_path / "pack").iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def same(a, b):
+    for one, other in zip(weights.flatten(a).items(), weights.flatten(b).items(), strict=True):
+        assert one[0] == other[0]
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_a_pack_of_folded_weights_has_no_branches(tmp_path):
+    model = npvgg.create_model("repvgg_a0", width_factor=0.1, engine="reference")
+    pack = Pack.of(model, np.ones((1, 3, 9, 9)))
+    pack.write(tmp_path / "pack")
+    assert not (tmp_path / "pack" / "weights.train.safetensors").exists()
+    same(Pack.read(tmp_path / "pack").network(), model.network)
+    with pytest.raises(ArgumentError, match="expected one of deploy, got 'train'"):
+        pack.network("train")
+    with pytest.raises(ArgumentError, match="form: expected one of deploy, got 'train'"):
+        Pack.of(model, np.ones((1, 3, 9, 9)), form="train")
+
+
+def test_its_weights_are_a_file_like_any_other(tiny):
+    pack = Pack.read(tiny)
+    for form in ("train", "deploy"):
+        path = tiny / f"weights.{form}.safetensors"
+        model = npvgg.create_model(weights=path, reparameterize=False, engine="reference")
+        assert (model.name, model.form, model.config) == ("tiny", form, pack.config)
+        error = np.abs(model(pack.tensor("input")).astype(np.float64) - pack.tensor("logits"))
+        assert (error <= pack.bound("logits")).all()
+
+
+def test_a_pretrained_network_and_a_photo(tmp_path):
+    pack = conformance_pack("repvgg_nano.cifar10", image=CAT, size=32)
+    model = npvgg.create_model("repvgg_nano.cifar10", pretrained=True, engine="reference")
+    transform = npvgg.data.create_transform(**npvgg.data.resolve_model_data_config(model))
+    x = transform(CAT)[None]
+    np.testing.assert_array_equal(pack.tensor("input"), x)
+    assert pack.tensor("logits").argmax() == model(x).argmax() == 3
+    assert pack.manifest["weights"] == {"pretrained": "repvgg_nano.cifar10"}
+    origin = pack.manifest["input"]
+    assert origin["photo"] == "chelsea.png"
+    assert origin["sha256"] == hashlib.sha256(CAT.read_bytes()).hexdigest()
+    assert origin["transform"]["input_size"] == [3, 32, 32]
+
+
+def test_the_weights_of_a_file(tmp_path):
+    model = npvgg.create_model("repvgg_a0", width_factor=0.1, reparameterize=False, num_classes=7)
+    model.save(tmp_path / "a.safetensors", dtype="float64")
+    pack = conformance_pack(None, weights=tmp_path / "a.safetensors", size=9, form="deploy")
+    same(pack.network("train"), model.network.astype(np.float64))
+    assert pack.manifest["weights"]["file"] == "a.safetensors"
+    assert pack.manifest["form"] == "deploy"
+    assert pack.tensor("logits").shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "says"),
+    [
+        ({"model": "tiny_g3"}, "name: expected a known network, got 'tiny_g3'"),
+        ({"model": None}, "model: expected a name, or weights; got neither"),
+        ({"model": "tiny", "weights": CAT}, "with weights, got tiny"),
+        ({"level": "layer"}, "level: expected one of block, branch, op, got 'layer'"),
+        ({"form": "folded"}, "form: expected one of train, deploy, got 'folded'"),
+        ({"seed": -1}, "seed: expected an integer of 0 or more, got -1"),
+        ({"seed": True}, "seed: expected"),
+        ({"size": 0}, "size: expected a positive integer, got 0"),
+        ({"image": "nowhere.png"}, "nowhere.png"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(keywords, says):
+    with pytest.raises(npvgg.NpvggError) as error:
+        conformance_pack(**keywords)
+    assert says in str(error.value)
+
+
+def test_maps_that_overflow_float32_make_no_pack():
+    with pytest.raises(WeightsError, match=r"stem.*overflow float32"):
+        Pack.of(_with_scale(3e38), np.full((1, 3, 8, 8), 1e5, np.float32))
+
+
+def _with_scale(scale):
+    tensors = seeded.tensors(TINY["tiny"], 0)
+    tensors["stem.conv_kxk.bn.weight"] = np.full(8, scale, np.float32)
+    network = weights.build_network(tensors, TINY["tiny"])
+    return npvgg.RepVGG("tiny", TINY["tiny"], network, {}, engine="reference")
+
+
+# --- Reading what others may have changed ---------------------------------------------------------
+
+
+def damage(folder, file, change):
+    """Change a file of a pack, and have the manifest vouch for it."""
+    path = folder / file
+    path.write_bytes(change(path.read_bytes()))
+    if file == "manifest.json":
+        return
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"][file] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def in_manifest(**changes):
+    return lambda data: json.dumps({**json.loads(data), **changes}).encode()
+
+
+def arrays(change):
+    """Change the arrays of a safetensors file."""
+
+    def changed(data):
+        names = safetensors.numpy.load(data)
+        change(names)
+        return safetensors.numpy.save(names)
+
+    return changed
+
+
+def setting(name, value):
+    return arrays(lambda names: names.update({name: value(names.get(name))}))
+
+
+def drop_a_tensor(data):
+    manifest = json.loads(data)
+    return json.dumps({**manifest, "tensors": manifest["tensors"][:-1]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("manifest.json", lambda data: b"\xff", "manifest.json: expected JSON in UTF-8"),
+        ("manifest.json", lambda data: b"[]", '"format": "npvgg-conformance"'),
+        ("manifest.json", lambda data: b"[" * 10**5, "expected JSON in UTF-8"),
+        ("manifest.json", in_manifest(format="other"), '"format": "npvgg-conformance"'),
+        ("manifest.json", in_manifest(version=2), "expected version 1, got 2"),
+        ("manifest.json", in_manifest(form="both"), "form: expected one of"),
+        ("manifest.json", in_manifest(form=[]), "form: expected one of"),
+        ("manifest.json", in_manifest(level=None), "level: expected one of"),
+        ("manifest.json", in_manifest(files=[]), "files: expected an object"),
+        ("manifest.json", in_manifest(files={}), "expected the file that manifest.json was for"),
+        ("manifest.json", in_manifest(tensors=3), "tensors: expected a list"),
+        ("manifest.json", in_manifest(model=3), "model: expected a text"),
+        ("manifest.json", in_manifest(config={"depths": [1]}), "config: expected that"),
+        ("manifest.json", in_manifest(config=None), "config: expected that of a network"),
+        ("manifest.json", in_manifest(level="op"), "tensors: expected those of this network"),
+        ("manifest.json", drop_a_tensor, "tensors: expected those of this network"),
+        ("tensors.safetensors", setting("x", lambda _: np.ones(1, "f")), "expected those of this"),
+        ("tensors.safetensors", setting("pool", lambda a: a * np.nan), "expected finite values"),
+        ("tensors.safetensors", setting("pool", lambda a: a[:, :-1]), "expected shapes that agree"),
+        ("tensors.safetensors", setting("pool", np.float64), "expected float32 numbers"),
+        ("bounds.safetensors", setting("chain.pool", np.negative), "no bound below 0"),
+        ("bounds.safetensors", setting("local.pool", lambda a: a * np.inf), "expected finite"),
+        ("bounds.safetensors", arrays(lambda names: names.pop("local.pool")), "bounds: expected"),
+        ("weights.train.safetensors", lambda data: data[:-4], "weights.train.safetensors"),
+        ("weights.train.safetensors", arrays(lambda names: names.popitem()), "1 missing"),
+    ],
+)  # fmt: skip
+def test_a_damaged_pack_is_refused(tiny, file, change, says):
+    damage(tiny, file, change)
+    with pytest.raises(WeightsError) as error:
+        Pack.read(tiny)
+    assert says in str(error.value)
+    assert str(error.value).startswith(str(tiny))
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "weights.deploy.safetensors"])
+def test_a_changed_byte_is_seen(tiny, file):
+    data = bytearray((tiny / file).read_bytes())
+    data[-1] ^= 1
+    (tiny / file).write_bytes(data)
+    with pytest.raises(
+        WeightsError, match=rf"{file}: expected the file that manifest.json was for"
+    ):
+        Pack.read(tiny)
+    (tiny / file).unlink()
+    with pytest.raises(WeightsError, match=rf"{file}: No such file"):
+        Pack.read(tiny)
+
+
+def test_a_name_that_is_not_there(tiny):
+    pack = Pack.read(tiny)
+    for of in (pack.tensor, pack.bound, pack.local_bound, pack.probe):
+        with pytest.raises(ArgumentError, match=r"name: expected one of .*logits.*, got 'steam'"):
+            of("steam")
+
+
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def test_nothing_that_is_there_is_lost(tiny, tmp_path):
+    pack = conformance_pack("tiny_se")
+    with pytest.raises(ArgumentError, match="is there, and is not to be replaced"):
+        pack.write(tiny)
+    assert Pack.read(tiny).manifest["model"] == "tiny"
+    pack.write(tiny, overwrite=True)
+    assert Pack.read(tiny).manifest["model"] == "tiny_se"
+    (tiny / "mine.txt").write_text("of great value")
+    for folder in (tiny, tmp_path):
+        with pytest.raises(ArgumentError, match="is no pack, and is not replaced"):
+            pack.write(folder, overwrite=True)
+    assert (tiny / "mine.txt").read_text() == "of great value"
+    assert os.listdir(tmp_path) == ["tiny"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    pack = conformance_pack("tiny")
+    pack.write(tmp_path / "old")
+
+    def fail(path, *args, **kwargs):
+        if path.name == "manifest.json":
+            raise OSError(28, "No space left on device")
+        return real(path, *args, **kwargs)
+
+    real = files.atomic_write
+    monkeypatch.setattr(files, "atomic_write", fail)
+    for name, force in (("new", False), ("old", True)):
+        with pytest.raises(WeightsError, match="No space left"):
+            pack.write(tmp_path / name, overwrite=force)
+    assert os.listdir(tmp_path) == ["old"]
+    Pack.read(tmp_path / "old")
+
+
+def test_the_old_pack_comes_back_where_the_new_cannot_take_its_place(tmp_path, monkeypatch):
+    pack = conformance_pack("tiny")
+    pack.write(tmp_path / "pack")
+    real = os.rename
+
+    def fail(source, target):
+        if target == tmp_path / "pack" and (source / "new").exists():
+            raise OSError(5, "Input/output error")
+        return real(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        files.write_folder(tmp_path / "pack", {"new": b""}, overwrite=True)
+    assert os.listdir(tmp_path) == ["pack"]
+    Pack.read(tmp_path / "pack")
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+
+def test_the_command_writes_what_python_makes(tmp_path, capsys):
+    arguments = ["--model", "tiny_se", "--seed", "3", "--level", "branch", "--form", "deploy"]
+    out = tmp_path / "out"
+    assert cli.main(["conformance", str(out), *arguments, "--size", "12"]) == 0
+    want = conformance_pack("tiny_se", seed=3, level="branch", form="deploy", size=12)
+    want.write(tmp_path / "want")
+    for path in (tmp_path / "want").iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "tiny_se in deploy form, 18 tensors of level branch" in said.err
+    assert cli.main(["conformance", str(out)]) == 2
+    assert "is there, and is not to be replaced" in capsys.readouterr().err
+    assert cli.main(["conformance", str(out), "--force", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    assert Pack.read(out).manifest["model"] == "tiny"
+
+
+def test_bounds_for_winograd_are_wider_and_say_so(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["conformance", str(out), "--winograd", "4", "--quiet"]) == 0
+    wide, plain = Pack.read(out), conformance_pack("tiny")
+    assert (wide.manifest["tolerances"]["winograd"], plain.manifest["tolerances"]["winograd"]) == (
+        4,
+        0,
+    )
+    for name in ("stem", "logits"):
+        np.testing.assert_array_equal(wide.tensor(name), plain.tensor(name))
+        assert wide.bound(name).max() > plain.bound(name).max()
+    assert cli.main(["conformance", str(tmp_path / "no"), "--winograd", "1"]) == 2
+    assert "winograd: expected 0 or 2 … 6, got 1" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_photo_may_be_given_and_an_odd_seed_may_not(tmp_path, capsys):
+    arguments = ["--model", "repvgg_nano", "--size", "16", "--input", str(CAT), "--quiet"]
+    assert cli.main(["conformance", str(tmp_path / "out"), *arguments]) == 0
+    assert Pack.read(tmp_path / "out").manifest["input"]["photo"] == "chelsea.png"
+    with pytest.raises(SystemExit):
+        cli.main(["conformance", str(tmp_path / "no"), "--seed", "-1"])
+    assert "expected an integer of 0 or more, got '-1'" in capsys.readouterr().err
