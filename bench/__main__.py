@@ -6,6 +6,7 @@
     python -m bench startup      whole processes, from nothing to printed classes
     python -m bench memory       peak memory of a process
     python -m bench threads      one thread to all of them
+    python -m bench readable     the reference engine and onnx's evaluator, both in NumPy
 
 Every contender's output is checked before it is timed. Rivals that are not installed are left out,
 by name; install them with `pip install 'npvgg[bench]'`. Results go to bench/results as .json, .md,
@@ -22,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import report
-from bench.contenders import CONTENDERS, FILES, MODULES
+from bench.contenders import CONTENDERS, FILES, MODULES, READABLE
 from bench.measure import race
 from bench.numbers import compared
 from bench.report import Row, Rows
@@ -35,10 +36,12 @@ VARIANTS = {
 """Network → the size of image that it was trained for."""
 
 
-def installed() -> list[str]:
-    """List the contenders that are here."""
+def installed(*, readable: bool = False) -> list[str]:
+    """List the contenders that are here: the fast ones, or the readable ones."""
     found = []
     for name in CONTENDERS:
+        if (name in READABLE) != readable:
+            continue
         if name in MODULES and importlib.util.find_spec(MODULES[name]) is None:
             report.say(f"{name} is not installed: left out")
         else:
@@ -61,6 +64,12 @@ def threads(args: argparse.Namespace) -> Rows:
     """Race on A2 with one thread, two, four … all."""
     counts = sorted({min(2**i, available()) for i in range(9)})
     return [_case("repvgg_a2", 224, 1, count, args) for count in counts]
+
+
+def readable(args: argparse.Namespace) -> Rows:
+    """Race what is written to be read, on A2, one image, with NumPy's own threads."""
+    args.only = args.only or installed(readable=True)
+    return [_case("repvgg_a2", 224, 1, available(), args)]
 
 
 def layers(args: argparse.Namespace) -> Rows:
@@ -101,7 +110,7 @@ def _case(model: str, size: int, batch: int, count: int, args: argparse.Namespac
 
 
 WHAT: dict[str, Callable[[argparse.Namespace], Rows]] = {
-    f.__name__: f for f in (headline, variants, layers, startup, memory, threads)
+    f.__name__: f for f in (headline, variants, layers, startup, memory, threads, readable)
 }
 
 

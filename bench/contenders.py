@@ -149,6 +149,14 @@ def make_torch(name: str, threads: int) -> Run:
     return run
 
 
+def make_onnx_reference(name: str, threads: int) -> Run:
+    """Give onnx's own evaluator in NumPy, as it comes."""
+    from onnx.reference import ReferenceEvaluator
+
+    session = ReferenceEvaluator(str(exported(name, ".onnx")))
+    return lambda x: session.run(None, {"x": x})[0]
+
+
 CONTENDERS: dict[str, Callable[[str, int], Run]] = {
     "npvgg winograd": make_npvgg("winograd"),
     "npvgg im2col": make_npvgg("im2col"),
@@ -156,8 +164,16 @@ CONTENDERS: dict[str, Callable[[str, int], Run]] = {
     "onnxruntime": make_onnxruntime,
     "openvino": make_openvino,
     "pytorch": make_torch,
+    "npvgg reference": make_npvgg("reference"),
+    "onnx.reference": make_onnx_reference,
 }
-"""Name in the tables → what makes it. The first is what the ratios compare with."""
+"""Name in the tables → what makes it. The first of a race is what its ratios compare with."""
 
-MODULES = {"ncnn": "ncnn", "onnxruntime": "onnxruntime", "openvino": "openvino", "pytorch": "torch"}
+READABLE = ("npvgg reference", "onnx.reference")
+"""Those that are there to be read: they have a race of their own."""
+
+MODULES = {
+    "ncnn": "ncnn", "onnxruntime": "onnxruntime", "openvino": "openvino", "pytorch": "torch",
+    "onnx.reference": "onnx",
+}  # fmt: skip
 """The package that a rival needs; without it the rival is left out, and the report says so."""
