@@ -87,11 +87,16 @@ def se(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
     """Squeeze, excite, scale:  x · gate(fc2(act(fc1(mean x)))).  Source: Hu et al.,
     arXiv:1709.01507 §3.
     """
+    squeezed = _squeeze(x, maximum=options.get("add_maxpool", False))
+    return x * se_gate(squeezed, weights, options)
+
+
+def se_gate(squeezed: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Compute the gate of `se` from the squeezed map: (N, C, 1, 1) → (N, C, 1, 1)."""
     act = activation(options.get("act_layer", "relu"))
     gate = activation(options.get("gate_layer", "sigmoid"))
-    squeezed = _squeeze(x, maximum=options.get("add_maxpool", False))
     hidden = act(conv2d(squeezed, weights["fc1.weight"], weights.get("fc1.bias")))
-    return x * gate(conv2d(hidden, weights["fc2.weight"], weights.get("fc2.bias")))
+    return gate(conv2d(hidden, weights["fc2.weight"], weights.get("fc2.bias")))
 
 
 def ese_shapes(
@@ -108,9 +113,14 @@ def ese(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
     """Squeeze-excite without the bottleneck:  x · gate(fc(mean x)).  Source: CenterMask,
     arXiv:1911.06667 §3.3.
     """
-    gate = activation(options.get("gate_layer", "hard_sigmoid"))
     squeezed = _squeeze(x, maximum=options.get("add_maxpool", False))
-    return x * gate(conv2d(squeezed, weights["fc.weight"], weights["fc.bias"]))
+    return x * ese_gate(squeezed, weights, options)
+
+
+def ese_gate(squeezed: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Compute the gate of `ese` from the squeezed map: (N, C, 1, 1) → (N, C, 1, 1)."""
+    gate = activation(options.get("gate_layer", "hard_sigmoid"))
+    return gate(conv2d(squeezed, weights["fc.weight"], weights["fc.bias"]))
 
 
 def _squeeze(x: Array, *, maximum: bool) -> Array:
@@ -152,13 +162,16 @@ def ceca(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
 
 
 def _channel_conv(x: Array, weights: Weights, options: Mapping[str, Any], mode: Any) -> Array:
+    return x * _channel_gate(x.mean(axis=(2, 3), keepdims=True), weights, options, mode)
+
+
+def _channel_gate(means: Array, weights: Weights, options: Mapping[str, Any], mode: Any) -> Array:
     kernel = weights["conv.weight"][0, 0]
-    means = x.mean(axis=(2, 3))
     margin = len(kernel) // 2
-    padded = np.pad(means, ((0, 0), (margin, margin)), mode=mode)
+    padded = np.pad(means[:, :, 0, 0], ((0, 0), (margin, margin)), mode=mode)
     mixed = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=1) @ kernel
     gate: Array = activation(options.get("gate_layer", "sigmoid"))(mixed)
-    return x * gate[:, :, None, None]
+    return gate[:, :, None, None]
 
 
 # --- Convolutional block attention ----------------------------------------------------------------
@@ -279,3 +292,21 @@ _LAYERS: dict[
     "cbam": (cbam_shapes, cbam),
     "lcbam": (lcbam_shapes, lcbam),
 }
+
+_GATES: dict[str, Callable[[Array, Weights, Mapping[str, Any]], Array]] = {
+    "se": se_gate,
+    "ese": ese_gate,
+    "eca": lambda means, weights, options: _channel_gate(means, weights, options, "constant"),
+    "ceca": lambda means, weights, options: _channel_gate(means, weights, options, "wrap"),
+}
+"""The layers that look at nothing but the means of the channels."""
+
+
+def sees_means_alone(layer: str | None, options: Mapping[str, Any]) -> bool:
+    """Tell whether a layer is one gate per channel, computed from the channels' means."""
+    return layer in _GATES and not options.get("add_maxpool", False)
+
+
+def gate(means: Array, layer: str, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Compute from the means what such a layer multiplies a map by: (N, C, 1, 1) → (N, C, 1, 1)."""
+    return _GATES[layer](means, weights, options)

@@ -209,6 +209,20 @@ def test_any_number_of_input_channels(engine, chans):
 
 
 @pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("act", ["relu", "identity"])
+@pytest.mark.parametrize("after", [False, True], ids=["before-act", "after-act"])
+@pytest.mark.parametrize("layer", ["se", "ese", "eca", "ceca"])
+def test_gates_of_channels_are_the_references(engine, layer, after, act):
+    x = images(3, 3, 45, 37)
+    options = {"attn_layer": layer, "attn_after_act": after, "act_layer": act}
+    got, want = (model(e, **options)(x) for e in (engine, "reference"))
+    np.testing.assert_allclose(got, want, atol=1e-5 * abs(want).max())
+    network = model(engine, threads=3, **options)
+    np.testing.assert_array_equal(network(x), got)
+    np.testing.assert_array_equal(network(x[1:2])[0], got[1])
+
+
+@pytest.mark.parametrize("engine", FAST)
 def test_a_nan_reaches_the_result(engine):
     x = images(2, 3, 32, 32)
     x[1, 0, 5, 5] = np.nan

@@ -1,7 +1,7 @@
 """A plan: the steps of one network for one shape of input, and the places of its maps.
 
-What the steps of `program` cannot say (attention, activations other than ReLU, the sum of branches,
-pooling) is done between them, by the same NumPy functions as in the reference engine.
+What the steps of `program` cannot say (spatial attention, activations other than ReLU, the sum of
+branches, pooling) is done between them, by the same NumPy functions as in the reference engine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from npvgg import ops
+from npvgg import attention, ops
 from npvgg.engines import program as p
 from npvgg.engines.layout import MapLayout, Table, aligned
 from npvgg.engines.microkernel import LANES, MR, PANEL, SIDE_BY_SIDE
@@ -33,6 +33,10 @@ CACHE_FLOATS = 96 * 1024
 
 GROUP_TILES = 4 * SIDE_BY_SIDE
 """Tiles that are multiplied by the same U, at least where there are so many."""
+
+
+READS = [p.X, p.X_IMAGE, p.X_PLANE, p.X_ROW]
+WRITES = [p.Y, p.Y_IMAGE, p.Y_PLANE, p.Y_ROW]
 
 
 @dataclass(frozen=True)
@@ -181,9 +185,15 @@ class Plan:
         """Plan one block, in either form."""
         spec, form = block.spec, block.form
         if isinstance(form, FusedConv):
-            fused = spec.attn_layer is None and spec.act_layer in ("relu", "identity")
-            self._convolve(*readers[0], x, y, relu=fused and spec.act_layer == "relu")
-            if not fused:
+            straight, relu = spec.act_layer in ("relu", "identity"), spec.act_layer == "relu"
+            gated = attention.sees_means_alone(spec.attn_layer, spec.attn_kwargs)
+            if straight and spec.attn_layer is None:
+                self._convolve(*readers[0], x, y, relu=relu)
+            elif straight and gated:
+                self._convolve(*readers[0], x, y, relu=relu and spec.attn_after_act)
+                self._gate(block, y, relu=relu and not spec.attn_after_act)
+            else:
+                self._convolve(*readers[0], x, y, relu=False)
                 self._then(lambda data, _: y.write(data, activate(block, y.read(data))))
             return
         shape = (y.n, y.chs, y.height, y.width)
@@ -199,6 +209,28 @@ class Plan:
             y.write(data, activate(block, total))
 
         self._then(add)
+
+    def _gate(self, block: Block, y: MapLayout, *, relu: bool) -> None:
+        """Plan an attention layer that is a gate per channel: means, gate, product."""
+        spec, weights = block.spec, block.attention
+        means, gates = (self._map((y.n, y.chs, 1, 1), [], turn=turn) for turn in (-2, -3))
+        corner = y.at + y.margin * (y.row + y.lanes)
+        squeeze = np.zeros(p.FIELDS, np.int64)
+        squeeze[[p.BLOCKS, p.HEIGHT, p.WIDTH]] = _ceil(y.chs, LANES), y.height, y.width
+        squeeze[p.TASKS] = squeeze[p.BLOCKS] * y.n
+        scale = squeeze.copy()
+        squeeze[p.KIND] = p.SQUEEZE
+        squeeze[READS], squeeze[WRITES] = _ways(y, corner), _ways(means, means.at)
+        scale[[p.KIND, p.RELU]] = p.SCALE, relu
+        scale[READS], scale[WRITES] = _ways(gates, gates.at), _ways(y, corner)
+
+        def gate(data: Array, _: list[Array]) -> None:
+            layer = spec.attn_layer or ""
+            gates.write(data, attention.gate(means.read(data), layer, weights, spec.attn_kwargs))
+
+        self._rows.append(squeeze)
+        self._then(gate)
+        self._rows.append(scale)
 
     def _head(
         self, network: Network, readers: Sequence[tuple[Filter, Algorithm]], x: MapLayout
@@ -224,8 +256,7 @@ class Plan:
     ) -> None:
         """Plan one convolution."""
         step = np.zeros(p.FIELDS, np.int64)
-        step[[p.X, p.X_IMAGE, p.X_PLANE, p.X_ROW]] = x.at, x.image, x.plane, x.row
-        step[[p.Y, p.Y_IMAGE, p.Y_PLANE, p.Y_ROW]] = y.at, y.image, y.plane, y.row
+        step[READS], step[WRITES] = _ways(x, x.at), _ways(y, y.at)
         step[[p.BIAS, p.W]] = algorithm.at, algorithm.at + f.panels * PANEL
         step[[p.RELU, p.HEIGHT, p.WIDTH, p.SLICE]] = relu, y.height, y.width, SLICE
         if algorithm.m:
@@ -288,6 +319,11 @@ class Plan:
         rows = [offsets(*f.channels(panel)) for panel in panels]
         rows = [np.pad(row, (0, depth - len(row)), mode="edge") for row in rows]
         return self._table(np.concatenate(rows)), depth if f.groups > 1 else 0
+
+
+def _ways(layout: MapLayout, at: int) -> tuple[int, int, int, int]:
+    """Where a step begins in a map, and the ways to the next image, 16 channels and row."""
+    return at, layout.image, layout.plane, layout.row
 
 
 def _reading(y: MapLayout) -> Function:

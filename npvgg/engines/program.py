@@ -11,6 +11,8 @@ same.
     GATHER   Winograd, first half: V = Bᵀ d B of all tiles; a task is one row of tiles × 16 channels
     SCATTER  Winograd, second half: U = G g Gᵀ, M = Σ_c V ⊙ U for each of the n² products,
              Y = Aᵀ M A, bias, ReLU; a task is a few panels of output channels × one group of tiles
+    SQUEEZE  the mean of every channel of a map; a task is 16 channels of one image
+    SCALE    the map times one number per channel, and ReLU, in its place; a task as above
 
 Maps live in one array of floats, as (image, 16 channels, row, column, 16 lanes) with a margin of
 zeros around (see `layout`); weights are packed in panels (see `packing`). V has an array of its
@@ -38,7 +40,7 @@ from npvgg.engines.microkernel import LANES, PANEL, accumulate, multiply
 from npvgg.engines.transforms import finish, transform
 from npvgg.jit import kernel
 
-DIRECT, GATHER, SCATTER = 0, 1, 2
+DIRECT, GATHER, SCATTER, SQUEEZE, SCALE = range(5)
 
 (
     KIND, TASKS,
@@ -204,6 +206,43 @@ def put(step, block, tile, at, spare, weights, data, mine):
             data[y + i * step[Y_ROW] + j] = mine[spare + i * m * LANES + j]
 
 
+@kernel
+def squeeze(step, task, data, mine):
+    """Average 16 channels of one image: a sum per row, then the sum of the rows' sums."""
+    image, block = task // step[BLOCKS], task % step[BLOCKS]
+    x = step[X] + image * step[X_IMAGE] + block * step[X_PLANE]
+    y = step[Y] + image * step[Y_IMAGE] + block * step[Y_PLANE]
+    for lane in range(LANES):
+        data[y + lane] = 0.0
+    for i in range(step[HEIGHT]):
+        for lane in range(LANES):
+            mine[lane] = 0.0
+        for j in range(step[WIDTH]):
+            for lane in range(LANES):
+                mine[lane] += data[x + i * step[X_ROW] + j * LANES + lane]
+        for lane in range(LANES):
+            data[y + lane] += mine[lane]
+    pixels = np.float32(step[HEIGHT] * step[WIDTH])
+    for lane in range(LANES):
+        data[y + lane] /= pixels
+
+
+@kernel
+def scale(step, task, data, mine):
+    """Multiply 16 channels of one image by their numbers: Y = max(Y · X, least)."""
+    image, block = task // step[BLOCKS], task % step[BLOCKS]
+    x = step[X] + image * step[X_IMAGE] + block * step[X_PLANE]
+    y = step[Y] + image * step[Y_IMAGE] + block * step[Y_PLANE]
+    least = np.float32(0.0 if step[RELU] else -np.inf)
+    for lane in range(LANES):
+        mine[lane] = data[x + lane]
+    for i in range(step[HEIGHT]):
+        for j in range(step[WIDTH] * LANES):
+            at = y + i * step[Y_ROW] + j
+            value = data[at] * mine[j % LANES]
+            data[at] = least if value < least else value
+
+
 # --- Threads --------------------------------------------------------------------------------------
 
 
@@ -266,8 +305,12 @@ def run(program, tables, weights, data, v, scratch, state):
                 direct(step, task, tables, weights, data)
             elif step[KIND] == GATHER:
                 gather(step, task, data, v)
-            else:
+            elif step[KIND] == SCATTER:
                 scatter(step, task, tables, weights, data, v, mine)
+            elif step[KIND] == SQUEEZE:
+                squeeze(step, task, data, mine)
+            else:
+                scale(step, task, data, mine)
             add(state, done, 1)
             task = add(state, begun, 1)
         looks = 0
