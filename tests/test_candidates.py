@@ -187,7 +187,8 @@ BAD = {
     "json-deep": (b'{"a": ' + b"[" * 100_000, "nesting"),
     "json-cut": (b'{"a": [1, 2', "JSON"),
     "json-empty": (b"{}", "at least one"),
-    "empty": (b"", "10 to"),
+    "empty": (b"", "empty file"),
+    "text": (b"hello there, this is no weights file", "unknown format"),
 }  # fmt: skip
 
 
@@ -198,6 +199,7 @@ def test_what_is_not_named_arrays_of_numbers_is_one_error(tmp_path, name):
     with pytest.raises(WeightsError) as caught:
         candidates.read(tmp_path / "theirs")
     assert str(caught.value).startswith(f"{tmp_path / 'theirs'}: ")
+    assert str(caught.value).count(str(tmp_path)) == 1
     assert message in str(caught.value)
 
 
@@ -213,12 +215,14 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     ("files", "message"),
     [
         ({}, "at least one"),
-        ({"a.npy": GOOD, "b.raw": bytes(4)}, "both"),
+        ({"a.npy": GOOD, "b.raw": bytes(4)}, "of one kind, got .npy, .raw"),
+        ({"a.f32": bytes(4), "a.raw": bytes(4)}, "of one kind, got .f32, .raw"),
+        ({"a.raw": bytes(4), "shapes.json": b"{"}, "shapes.json: expected JSON"),
         ({"a.raw": bytes(5)}, "float32"),
         ({"a.raw": bytes(8), "shapes.json": b'{"a": [3]}'}, "12 bytes"),
         ({"a.raw": bytes(8), "shapes.json": b'{"b": [2]}'}, "one-sided"),
         ({"a.raw": bytes(8), "shapes.json": b'{"a": "2"}'}, "shape"),
-        ({"a.npy": b"\x93NUMPY"}, "a.npy"),
+        ({"a.npy": b"\x93NUMPY"}, ": a: expected"),
     ],
 )
 def test_folders_that_say_two_things_or_nothing(tmp_path, files, message):

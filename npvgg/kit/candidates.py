@@ -47,9 +47,12 @@ def read(path: str | os.PathLike[str]) -> Arrays:
     """
     with blaming(path):
         arrays = _folder(Path(path)) if os.path.isdir(path) else _file(Path(path))
-        if not arrays:
+        if arrays == {}:
             raise WeightsError("expected at least one array, got none")
-    return arrays
+    if arrays is not None:
+        return arrays
+    tensors = checkpoint.load(path)
+    return {name: tensors[name] for name in sorted(tensors, key=natural)}
 
 
 def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -62,7 +65,8 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
     return table
 
 
-def _file(path: Path) -> Arrays:
+def _file(path: Path) -> Arrays | None:
+    """The arrays of a file of NumPy's or of JSON; None for others, which may be weights."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(512)
@@ -73,24 +77,26 @@ def _file(path: Path) -> Arrays:
             return npyfile.read_npz(file)
         if b"\0" not in head and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
             return dict(_from_json(_json(file, size)))
-    tensors = checkpoint.load(path)
-    return {name: tensors[name] for name in sorted(tensors, key=natural)}
+    return None
 
 
 def _folder(path: Path) -> Arrays:
     """The arrays of a folder: all npy files in it, or all raw files and the list of shapes."""
     files = sorted(_files(path), key=lambda file: natural(_name(path, file)))
-    if not any(file.suffix in RAW for file in files):
-        return {_name(path, file): _file_named(file) for file in files if file.suffix == ".npy"}
-    if any(file.suffix == ".npy" for file in files):
-        raise WeightsError("expected .npy files or raw ones, got both")
+    named = {_name(path, file): file for file in files}
+    kinds = {file.suffix for file in files}
+    total = sum(file.stat().st_size for file in files)
+    if len(kinds) > 1:
+        raise WeightsError(f"expected files of one kind, got {', '.join(sorted(kinds))}")
+    if total > MAX_BYTES:
+        raise WeightsError(f"expected files of at most {MAX_BYTES} bytes together, got {total}")
+    if kinds <= {".npy"}:
+        return {name: _npy(file, name) for name, file in named.items()}
     shapes = _shapes(path / SHAPES)
-    raw = {_name(path, file): file for file in files if file.suffix in RAW}
-    if shapes and shapes.keys() != raw.keys():
-        odd = sorted(shapes.keys() ^ raw.keys())[0]
+    if shapes and shapes.keys() != named.keys():
+        odd = sorted(shapes.keys() ^ named.keys())[0]
         raise WeightsError(f"{SHAPES}: expected the names of the files, {shown(odd)} is one-sided")
-    names = list(shapes or raw)
-    return {name: _raw(raw[name], shapes.get(name), shown(name)) for name in names}
+    return {name: _raw(named[name], name, shapes.get(name)) for name in shapes or named}
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -118,23 +124,21 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else (0, p) for i, p in enumerate(parts)]
 
 
-def _file_named(path: Path) -> Array:
-    with blaming(path), open_regular(path) as file:
+def _npy(path: Path, name: str) -> Array:
+    with blaming(name), open_regular(path) as file:
         return npyfile.read_npy(file, os.fstat(file.fileno()).st_size)
 
 
-def _raw(path: Path, shape: tuple[int, ...] | None, what: str) -> Array:
+def _raw(path: Path, name: str, shape: tuple[int, ...] | None) -> Array:
     """Raw little-endian float32 of a known shape, or flat."""
-    with open_regular(path) as file:
+    with blaming(name), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES or size % 4:
-            raise WeightsError(f"{what}: expected up to {MAX_BYTES} bytes of float32, got {size}")
+            raise WeightsError(f"expected up to {MAX_BYTES} bytes of float32, got {size}")
         shape = (size // 4,) if shape is None else shape
-        if 4 * checked_numel(shape, 4, what) != size:
-            raise WeightsError(
-                f"{what}: expected {4 * checked_numel(shape, 4, what)} bytes for {list(shape)}, "
-                f"got {size}"
-            )
+        expected = 4 * checked_numel(shape, 4, "shape")
+        if expected != size:
+            raise WeightsError(f"expected {expected} bytes for {list(shape)}, got {size}")
         data = np.empty(size // 4, "<f4")
         read_into(file, data.view(np.uint8).data)
     return data.reshape(shape).astype(np.float32)
@@ -146,7 +150,7 @@ def _raw(path: Path, shape: tuple[int, ...] | None, what: str) -> Array:
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     if not path.exists():
         return {}
-    with open_regular(path) as file:
+    with blaming(SHAPES), open_regular(path) as file:
         table = _json(file, os.fstat(file.fileno()).st_size)
     return {name: _shape(value, f"{SHAPES}: {shown(name)}") for name, value in table.items()}
 
