@@ -21,7 +21,7 @@ strip from its first float to its last. U, of a slice of the channels and one pa
 (panel, product, vector, tile of the group, lanes), are in memory that is a thread's own.
 
 What must already hold: the tables are for these maps; margins are zero; each step's tasks write to
-distinct places, none of which the step reads.
+distinct places, none of which another task reads.
 """
 
 from __future__ import annotations
