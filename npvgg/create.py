@@ -25,7 +25,7 @@ from npvgg.variants import VARIANTS
 from npvgg.weights import build_network, infer_config, random_tensors
 
 Tensors = Mapping[str, NDArray[Any]]
-Source = str | PathLike[str] | Tensors
+Source = str | PathLike[str] | Checkpoint | Tensors
 
 MAX_METADATA = 2**20
 """Longest entry of a file's metadata, in characters."""
@@ -63,9 +63,9 @@ def create_model(
         of the table
     pretrained: load the weights of the tag or repository: from the package, from the local Hugging
         Face cache, or, where they are in neither, from the hub (`pip install 'npvgg[hub]'`)
-    weights: a file, a folder, or a dict of name → array, in timm's or the original's naming, train
-        or deploy form. Without weights and pretrained they are random (`seed`), for trying and
-        testing
+    weights: a file, a folder, a `Checkpoint` of either, or a dict of name → array, in timm's or the
+        original's naming, train or deploy form. Without weights and pretrained they are random
+        (`seed`), for trying and testing
     wrapper: which weights of a training checkpoint to take, as in `checkpoint.load`;
         `model.origin.choice` tells which were taken
     reparameterize: fold train-form weights into one convolution per block; False runs the branches
@@ -145,13 +145,14 @@ def _read(
     source: Source | None, wrapper: str | None
 ) -> tuple[Tensors | None, Checkpoint | None, Description | None]:
     """Read what the caller gave as weights: tensors; the file without them; the folder's config."""
-    if not isinstance(source, str | PathLike):
-        if wrapper is not None:
-            raise ArgumentError("wrapper: expected a weights file with it")
+    if isinstance(source, str | PathLike):
+        source = checkpoint.load_with_metadata(source, wrapper=wrapper)
+    elif wrapper is not None:
+        raise ArgumentError("wrapper: expected a weights file with it")
+    if not isinstance(source, Checkpoint):
         return source, None, None
-    file = checkpoint.load_with_metadata(source, wrapper=wrapper)
-    description = timmconfig.read(file.config) if file.config else None
-    return file.tensors, replace(file, tensors={}), description
+    description = timmconfig.read(source.config) if source.config else None
+    return source.tensors, replace(source, tensors={}), description
 
 
 def _identify(

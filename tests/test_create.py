@@ -58,6 +58,10 @@ def test_the_weights_of_a_checkpoint_are_chosen_and_named(tmp_path, rng):
         np.testing.assert_array_equal(got(x), want(x))
         assert (got.origin.path, got.origin.choice, got.origin.tensors) == (path, choice, {})
         assert want.origin is None
+        read = checkpoint.load_with_metadata(path, wrapper=wrapper)
+        again = create_model("repvgg_a0", weights=read, **options)
+        np.testing.assert_array_equal(again(x), want(x))
+        assert again.origin == got.origin
     with pytest.raises(WeightsError, match="expected weights under 'model', found 'state_dict'"):
         create_model("repvgg_a0", weights=path, wrapper="model")
 
