@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from npvgg import __version__, commands, filecommands, kitcommands, progress
+from npvgg import __version__, commands, filecommands, kitcommands, onnxwrite, progress
 from npvgg.errors import NpvggError
 from npvgg.pretrained import BUNDLED
 
@@ -161,11 +161,12 @@ def _add_convert(verbs: Any) -> None:
     parser = verbs.add_parser(
         "convert",
         help="write weights in another form, naming, precision or file format",
-        description="Reads .safetensors, .pth and their like; writes .safetensors or .pth, by the "
-        "suffix of OUT. Without --form and --naming every tensor is copied as it is.",
+        description="Reads .safetensors, .pth and their like; writes .safetensors, .pth or .onnx, "
+        "by the suffix of OUT. Without --form and --naming every tensor is copied as it is. An "
+        "ONNX file (opset 13, float32) holds the network in deploy form, for any number of images.",
     )
-    parser.add_argument("source", metavar="IN", help="any weights file, or a sharded index")
-    parser.add_argument("target", metavar="OUT", help="FILE.safetensors or FILE.pth")
+    parser.add_argument("source", metavar="IN", help="any weights file, sharded index or folder")
+    parser.add_argument("target", metavar="OUT", help="FILE.safetensors, FILE.pth or FILE.onnx")
     parser.add_argument("--form", choices=("deploy", "train"), help="deploy folds the branches")
     parser.add_argument("--naming", choices=("timm", "original"), help="of the tensors")
     parser.add_argument("--dtype", choices=("f32", "f16", "bf16"), help="the file's own by default")
@@ -179,6 +180,14 @@ def _add_convert(verbs: Any) -> None:
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
     parser.add_argument("--force", action="store_true", help="replace OUT")
     parser.add_argument("--quiet", action="store_true", help="no word on standard error")
+    onnx = parser.add_argument_group("what an ONNX file holds beside the network")
+    onnx.add_argument("--dynamic-size", action="store_true", help="leave height and width open")
+    onnx.add_argument("--softmax", action="store_true", help="probabilities, not logits")
+    onnx.add_argument(
+        "--preprocess",
+        choices=onnxwrite.PREPROCESSINGS,
+        help="take pixels of 0 … 255, resized and cropped already, and normalise them",
+    )
     parser.set_defaults(run=filecommands.convert)
 
 

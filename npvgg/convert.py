@@ -84,7 +84,10 @@ def convert(
     """
     suffix = Path(target).suffix.lower()
     if suffix not in WRITERS:
-        raise ArgumentError(f"target: expected a name in {', '.join(WRITERS)}, got {suffix!r}")
+        hint = " (for .onnx: onnxwrite.convert_to_onnx)" if suffix == ".onnx" else ""
+        raise ArgumentError(
+            f"target: expected a name in {', '.join(WRITERS)}, got {suffix!r}{hint}"
+        )
     for what, value, allowed in (
         ("form", form, (None, *FORMS)), ("naming", naming, (None, *NAMINGS)),
         ("fold_dtype", fold_dtype, tuple(FOLD_DTYPES)),
@@ -101,7 +104,7 @@ def convert(
         if form or naming or model:
             tensors, described = _rebound(loaded, model, form, naming, fold_dtype)
             metadata |= described
-    metadata |= _origin(loaded.path)
+    metadata |= origin(loaded.path)
     dtype = dtype or _common_dtype(loaded)
     WRITERS[suffix](target, tensors, metadata, dtype=dtype, overwrite=overwrite)
     return Converted(loaded, tensors, metadata)
@@ -117,12 +120,13 @@ def _folder_metadata(loaded: Checkpoint) -> dict[str, str]:
         return {}
     return {
         "npvgg.model": described.name,
-        "npvgg.config": _as_json(described.config),
+        "npvgg.config": config_as_json(described.config),
         "npvgg.pretrained_cfg": json.dumps(described.pretrained_cfg),
     }
 
 
-def _as_json(config: RepVGGConfig) -> str:
+def config_as_json(config: RepVGGConfig) -> str:
+    """A configuration as the metadata of a file have it; `create.config_from` reads it."""
     return json.dumps({**vars(config), "attn_kwargs": dict(config.attn_kwargs)})
 
 
@@ -169,7 +173,7 @@ def _rebound(
     metadata = {
         "format": "pt",  # loaders of the PyTorch world ask for this key
         "npvgg.model": name,
-        "npvgg.config": _as_json(config),
+        "npvgg.config": config_as_json(config),
     }
     if form == "deploy" and network.form == "train":
         network = folded(network, FOLD_DTYPES[fold_dtype])
@@ -240,9 +244,12 @@ def _fuse_float32(weight: Array, bn: BatchNorm) -> tuple[Array, Array]:
     return weight.astype(np.float32) * t[:, None, None, None], beta - mean * gamma / std
 
 
-def _origin(source: str | os.PathLike[str]) -> dict[str, str]:
+def origin(source: str | os.PathLike[str] | None) -> dict[str, str]:
+    """What a written file says of where it comes from: this version, the source and its SHA-256."""
     from npvgg import __version__
 
+    if source is None:
+        return {"npvgg.version": __version__}
     return {
         "npvgg.version": __version__,
         "npvgg.source": Path(source).name.encode(errors="backslashreplace").decode(),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from npvgg import checkpoint, inspection, progress
+from npvgg import checkpoint, inspection, onnxwrite, progress
 from npvgg.certificate import Subject, certify, probes, subject
 from npvgg.commands import OK
 from npvgg.convert import convert as convert_file
@@ -27,7 +28,10 @@ FOUND = 1
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Write a weights file anew."""
+    """Write a weights file anew, or as ONNX."""
+    if Path(args.target).suffix.lower() == ".onnx":
+        return _convert_to_onnx(args)
+    _refuse_options(args, {"dynamic_size": False, "softmax": False, "preprocess": None}, ".onnx")
     done = convert_file(
         args.source,
         args.target,
@@ -50,6 +54,44 @@ def convert(args: argparse.Namespace) -> int:
         quiet=args.quiet,
     )
     return OK
+
+
+def _convert_to_onnx(args: argparse.Namespace) -> int:
+    _refuse_options(args, {"naming": None}, ".safetensors and .pth")
+    for option, only in (("form", "deploy"), ("dtype", "f32")):
+        if (value := getattr(args, option)) not in (None, only):
+            raise ArgumentError(f"--{option}: expected {only} for .onnx, got {value}")
+    source, done = onnxwrite.convert_to_onnx(
+        args.source,
+        args.target,
+        model=args.model,
+        fold_dtype=args.fold_dtype,
+        wrapper=args.wrapper,
+        dynamic_size=args.dynamic_size,
+        softmax=args.softmax,
+        preprocess=args.preprocess,
+        overwrite=args.force,
+    )
+    if source.choice:
+        progress.say(f"took {source.choice}", quiet=args.quiet)
+    fold = done.metadata.get("npvgg.fold")
+    progress.say(
+        f"{args.target}: {done.metadata['npvgg.model']}, ONNX opset {onnxwrite.OPSET}, "
+        f"{_end(*done.source)} → {_end(*done.result)}, {done.nodes} nodes, {done.numbers:,} numbers"
+        + (f", folded in {fold}" if fold else ""),
+        quiet=args.quiet,
+    )
+    return OK
+
+
+def _end(name: str, dtype: str, shape: Sequence[int | str]) -> str:
+    return f"{name} {dtype} {'×'.join(map(str, shape))}"
+
+
+def _refuse_options(args: argparse.Namespace, unused: Mapping[str, Any], where: str) -> None:
+    for option, default in unused.items():
+        if getattr(args, option) != default:
+            raise ArgumentError(f"--{option.replace('_', '-')}: only for {where}")
 
 
 def inspect(args: argparse.Namespace) -> int:

@@ -22,15 +22,15 @@ FLOORS = [
     "config untrusted ops keymap images jit threads engines.cook_toom",
     "variants attention reparam safetensorsfile labels transform pickled ziparchive kit.npyfile "
     "engines.microkernel",
-    "pretrained network data torchtensor sharded engines.transforms engines.layout",
-    "torchfile engines.reference engines.packing engines.program folder timmconfig",
+    "pretrained network data torchtensor sharded onnxgraph engines.transforms engines.layout",
+    "torchfile onnxlayers engines.reference engines.packing engines.program folder timmconfig",
     "torchwrite engines.plan download",
     "checkpoint engines.compiled",
     "hub weights engines engines.im2col engines.winograd predict kit.candidates",
     "model embeddings",
     "info create",
     "npvgg commands convert",
-    "inspection certificate kit kit.reference kit.steady kit.seeded kit.tiny",
+    "inspection certificate onnxwrite kit kit.reference kit.steady kit.seeded kit.tiny",
     "sameness kit.rounding kit.trace kit.recipe",
     "filecommands kit.gates kit.tiles kit.manifest kit.mistake",
     "kit.bounds kit.mistaken_norms kit.mistaken_kernels kit.mistaken_windows "
@@ -58,7 +58,7 @@ GUESTS = {
     "llvmlite": "engines. jit",
     "huggingface_hub": "download",
     "torch": "kit.runners kit.factories",  # whose modules are run to be compared
-    "onnx": "kit.runners",
+    "onnx": "onnxgraph kit.runners",
     "onnxruntime": "kit.runners",
 }
 """Packages from outside, and the modules that may have them in (a dot at the end: all below it)."""
@@ -329,7 +329,9 @@ model = npvgg.create_model("repvgg_a0", width_factor=0.1, engine="reference")
 model(np.zeros((1, 3, 9, 9), np.float32))
 npvgg.info("repvgg_a2"), npvgg.list_models()
 """
-HEAVY = {"numba", "llvmlite", "scipy", "PIL", "torch", "timm", "safetensors", "huggingface_hub"}
+HEAVY = {
+    "numba", "llvmlite", "scipy", "PIL", "torch", "timm", "safetensors", "huggingface_hub", "onnx",
+}  # fmt: skip
 
 
 def brought_in(code: str) -> set[str]:
