@@ -87,6 +87,7 @@ ORACLES = {
     "naive": set(), "pack_reader": set(),
     "bounds": {"numpy"}, "judge": {"numpy"}, "formula": {"numpy"},
     "porter": {"numpy"}, "plants": {"numpy", "porter"},
+    "onnxbounds": {"numpy", "scipy", "onnx", "bounds"},
 }  # fmt: skip
 """Files that judge, and what they may import beside the standard library."""
 
