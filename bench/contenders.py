@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 import npvgg
-from bench.exports import write_ncnn, write_onnx
+from bench.exports import write_ncnn
+from npvgg.onnxwrite import export_onnx
 
 Run = Callable[[Any], Any]
 
@@ -35,8 +36,11 @@ def exported(name: str, suffix: str) -> Path:
         model: Any = npvgg.create_model(name, seed=0, engine="reference")
         temporary = folder / secrets.token_hex(8)
         temporary.mkdir()
-        write = {".safetensors": model.save, ".onnx": lambda p: write_onnx(model, p),
-                 ".param": lambda p: write_ncnn(model, p)}[suffix]  # fmt: skip
+        write = {
+            ".safetensors": model.save,
+            ".onnx": lambda p: export_onnx(model, p, dynamic_size=True),
+            ".param": lambda p: write_ncnn(model, p),
+        }[suffix]
         write(temporary / path.name)
         for file in sorted(temporary.iterdir()):  # .bin before .param, which is the sign
             file.replace(folder / file.name)

@@ -1,4 +1,4 @@
-"""The deploy network as files that the rivals read: ONNX, and ncnn's pair of text and numbers.
+"""The deploy network as ncnn's pair of files, text and numbers; `npvgg.onnxwrite` writes ONNX.
 
 Only what the published variants need: 3×3 convolutions with ReLU, squeeze-excite between or behind
 them, average pooling, one linear layer.
@@ -11,64 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-
-def write_onnx(model: Any, path: Path) -> None:
-    """Write a model as ONNX, opset 17, input `x` (N, C, H, W) and output `logits`."""
-    from onnx import TensorProto, checker, helper, numpy_helper, save
-
-    nodes, constants = [], []
-
-    def constant(name: str, array: Any) -> str:
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
-        return name
-
-    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    at = "x"
-    for block in model.network.reparameterized().blocks:
-        spec, name = block.spec, block.spec.name
-        weights = [constant(f"{name}.w", block.form.weight), constant(f"{name}.b", block.form.bias)]
-        pad = spec.dilation
-        at = node(
-            "Conv", [at, *weights], f"{name}.conv", kernel_shape=[3, 3], pads=[pad] * 4,
-            strides=[spec.stride] * 2, dilations=[spec.dilation] * 2, group=spec.groups,
-        )  # fmt: skip
-        if spec.attn_after_act:
-            at = node("Relu", [at], f"{name}.relu")
-        if spec.attn_layer == "se":
-            a = block.attention
-            squeezed = node("GlobalAveragePool", [at], f"{name}.mean")
-            for layer, act in (("fc1", "Relu"), ("fc2", "Sigmoid")):
-                weights = [
-                    constant(f"{name}.{layer}.{k}", a[f"{layer}.{k}"]) for k in ("weight", "bias")
-                ]
-                squeezed = node(
-                    "Conv", [squeezed, *weights], f"{name}.{layer}", kernel_shape=[1, 1]
-                )
-                squeezed = node(act, [squeezed], f"{name}.{layer}.act")
-            at = node("Mul", [at, squeezed], f"{name}.scaled")
-        elif spec.attn_layer is not None:
-            raise NotImplementedError(f"attn_layer {spec.attn_layer}")
-        if not spec.attn_after_act:
-            at = node("Relu", [at], f"{name}.relu")
-    at = node("GlobalAveragePool", [at], "pooled")
-    at = node("Flatten", [at], "features", axis=1)
-    head = model.network.head
-    weights = [constant("head.w", head.weight), constant("head.b", head.bias)]
-    node("Gemm", [at, *weights], "logits", transB=1)
-    shape = ["N", model.config.in_chans, "H", "W"]
-    graph = helper.make_graph(
-        nodes, model.name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", model.num_classes])],
-        constants,
-    )  # fmt: skip
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    checker.check_model(proto)
-    save(proto, str(path))
 
 
 def write_ncnn(model: Any, path: Path) -> None:

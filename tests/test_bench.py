@@ -215,6 +215,16 @@ def test_the_command_line_races_and_writes(small, tmp_path, monkeypatch, capsys)
     assert "| ms per image | npvgg winograd |" in capsys.readouterr().out
 
 
+def test_the_onnx_file_of_the_rivals_is_npvggs_own(small):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    model = onnx.load(contenders.exported(small, ".onnx"))
+    assert model.producer_name == "npvgg"
+    ends = model.graph.input[0], model.graph.output[0]
+    assert [end.name for end in ends] == ["x", "logits"]
+    sizes = [[d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim] for end in ends]
+    assert sizes == [["N", 3, "H", "W"], ["N", 10]]
+
+
 def test_ncnns_file_has_every_layer_and_every_number(tmp_path):
     model = npvgg.create_model("repvgg_nano", seed=0, engine="reference")
     exports.write_ncnn(model, tmp_path / "net.param")
