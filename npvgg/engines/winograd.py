@@ -9,8 +9,8 @@ back, so per tile the transforms are paid once and the products are C·K each:
 Every product is a matrix product (tiles × C) · (C × K): the micro-kernel's.
 
 A large m saves more multiplications, and costs more: n² values are made of the 9 of every kernel,
-once per group of tiles, and there are fewer tiles to share them; the last tiles reach over the map's
-edge; rounding errors grow.
+once per group of tiles, and there are fewer tiles to share them; the last tiles reach over the
+map's edge; rounding errors grow.
 """
 
 from __future__ import annotations
