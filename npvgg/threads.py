@@ -180,21 +180,19 @@ def share(task: Callable[[int], None], count: int, threads: int) -> None:
 
 
 class Lock:
-    """A lock that is free in the child of a fork, whoever held it in the parent."""
+    """A lock that is free in the child of a fork, whoever held it in the parent.
+
+    Taken by `with lock.now:`. A method of ours around it could be interrupted when the lock is taken
+    already and its holder does not know yet: nobody would give it back.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.now = threading.Lock()
         _locks.add(self)
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
 
     def renew(self) -> None:
         """Forget who holds it."""
-        self._lock = threading.Lock()
+        self.now = threading.Lock()
 
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()

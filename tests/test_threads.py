@@ -199,7 +199,7 @@ def test_a_lock_is_free_in_the_child_of_a_fork():
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with lock:
+        with lock.now:
             held.set()
             release.wait(30)
 
@@ -208,10 +208,10 @@ def test_a_lock_is_free_in_the_child_of_a_fork():
     held.wait(10)
     child = os.fork()
     if not child:
-        with lock:
+        with lock.now:
             os._exit(0 if threads._crew.hired == 0 else 3)
     assert os.waitpid(child, 0)[1] == 0
     release.set()
     thread.join()
-    with lock:
+    with lock.now:
         pass

@@ -65,7 +65,7 @@ class CompiledNetwork:
     @property
     def network(self) -> Network:
         """The network as data. Kernels that are kept in packed form only are unpacked."""
-        with self._lock:
+        with self._lock.now:
             network, packed = self._network, self._weights
         if packed is None or network.form == "train":
             return network
@@ -94,7 +94,7 @@ class CompiledNetwork:
     def _run(self, x: Array, taps: tuple[int, ...]) -> list[Array]:
         """Run a batch through its plan: the maps of `taps`, or the network's output without any."""
         threads = workers.resolve(self._threads)
-        with self._lock:
+        with self._lock.now:
             plan = self._plan(x.shape, taps, threads)
         work = plan.take(threads)
         plan.image.write(work.data, x)
