@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from npvgg import cli, commands
+from npvgg.engines import ENGINES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -61,3 +62,17 @@ def test_every_module_has_its_place_in_the_house():
     listed = set(re.findall(r"`([a-z0-9_]+)/?`", house))
     modules = {path.stem for path in (ROOT / "npvgg").glob("*.py")} - {"__init__", "__main__"}
     assert modules - listed == {"errors"}
+
+
+def test_the_measured_errors_are_those_of_the_report():
+    report = (ROOT / "weights_tools" / "validation.md").read_text("utf-8")
+    assert "## Failures\n\n- none\n" in report
+    rows = [line.strip("| ").split(" | ") for line in report.splitlines() if line.startswith("|")]
+    found = {row[0]: row[1:] for row in rows if row[0] in ("PyTorch", "reference, float64")}
+    shares = {row[0]: row[3].split()[0] for row in rows if row[0] in ENGINES}
+    assert shares.keys() == ENGINES.keys()
+    text = " ".join(README.split())
+    assert f"Measured on {found['PyTorch'][0]} networks" in text
+    assert f"at most {max(shares.values(), key=float)} of what its derived tolerance" in text
+    assert f"(PyTorch itself: {found['PyTorch'][2]})" in text
+    assert f"within {found['reference, float64'][3]} of the largest number" in text
