@@ -182,8 +182,8 @@ def share(task: Callable[[int], None], count: int, threads: int) -> None:
 class Lock:
     """A lock that is free in the child of a fork, whoever held it in the parent.
 
-    Taken by `with lock.now:`. A method of ours around it could be interrupted when the lock is taken
-    already and its holder does not know yet: nobody would give it back.
+    Taken by `with lock.now:`. A method of ours around it could be interrupted when the lock is
+    taken already and its holder does not know yet: nobody would give it back.
     """
 
     def __init__(self) -> None:

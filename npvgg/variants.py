@@ -23,7 +23,7 @@ _D = (8, 14, 24, 1)
 # SE squeezes to a 16th before the activation in D2se, to a quarter after it in RepVGGplus ("pse").
 VARIANTS: Mapping[str, RepVGGConfig] = MappingProxyType({
     "repvgg_nano": RepVGGConfig(
-        (1, 2, 2, 1), (48, 128, 192, 256), (1, 2, 2, 2), stem_chs=32, stem_stride=1, num_classes=10
+        (2, 4, 6, 1), (32, 64, 128, 256), (1, 2, 2, 2), stem_chs=32, stem_stride=1, num_classes=10
     ),
     "repvgg_a0": RepVGGConfig(_A, (48, 96, 192, 1280), stem_chs=48),
     "repvgg_a1": RepVGGConfig(_A, (64, 128, 256, 1280)),

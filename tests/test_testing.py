@@ -11,7 +11,9 @@ from npvgg.engines.reference import ReferenceNetwork
 
 
 def example():
-    code = re.search(r"(    from npvgg.testing import.*?)\n\nThe port takes", testing.__doc__, re.DOTALL)
+    code = re.search(
+        r"(    from npvgg.testing import.*?)\n\nThe port takes", testing.__doc__, re.DOTALL
+    )
     return textwrap.dedent(code[1])
 
 

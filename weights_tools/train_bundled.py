@@ -1,6 +1,6 @@
 """Train the network that ships in the package: repvgg_nano on CIFAR-10, with PyTorch on a CPU.
 
-    python weights_tools/train_bundled.py --data cifar10.zip --out repvgg_nano.cifar10.safetensors
+    python weights_tools/train_bundled.py --data DATA.zip --checkpoint RUN.pt --out OUT.safetensors
 
 The archive holds JPEG files as train/<class>/<name>.jpg and test/<class>/<name>.jpg. The test
 images are only counted right or wrong once, after the last epoch; settings are chosen with
@@ -9,10 +9,9 @@ checkpoint.
 
 The recipe: Muon (orthogonalised momentum, Jordan et al. 2024) for the kernels, whose norms are kept
 fixed because a batch norm follows each; AdamW for batch norms and classifier; both rates rise
-linearly for one epoch and then fall linearly to zero. Crops of 24, then 28, then 32 pixels, random
-flips, one square blanked out of each image, label smoothing. Then a second cycle: the rates rise
-again to a share of their highest values, stay there for half of its epochs and fall to zero in the
-other half, on mixtures of two images (mixup, Zhang et al. 2018). No augmentation at evaluation.
+linearly for one epoch and then fall linearly to zero. Crops of 24, then 28, then 32 pixels, a third
+of the epochs each, random flips, one square blanked out of each image, label smoothing. No
+augmentation at evaluation.
 """
 
 from __future__ import annotations
@@ -183,9 +182,8 @@ def train(args: argparse.Namespace) -> None:
     adam = torch.optim.AdamW(others, args.lr_other, betas=(0.9, 0.99), weight_decay=0.0)
     steps_per_epoch = len(kept) // args.batch_size
     total = args.epochs * steps_per_epoch
-    end = total + args.second * steps_per_epoch
-    beta = torch.distributions.Beta(args.mixup, args.mixup)
     warmup = steps_per_epoch  # one epoch
+    forward = torch.compile(net) if args.compile else net
     start = 0
     if args.checkpoint and args.checkpoint.exists():
         state = torch.load(args.checkpoint, weights_only=True)
@@ -195,7 +193,7 @@ def train(args: argparse.Namespace) -> None:
         torch.set_rng_state(state["rng"])
         start = state["epoch"]
 
-    for epoch in range(start, args.epochs + args.second):
+    for epoch in range(start, args.until or args.epochs):
         began, losses = time.monotonic(), []
         crop = (24, 28, 32)[min(2, 3 * epoch // args.epochs)] if args.progressive else 32
         edge = pad if crop < 28 else pad // 2 if crop < 32 else 0  # small windows stay inside
@@ -206,27 +204,19 @@ def train(args: argparse.Namespace) -> None:
                 continue
             step = epoch * steps_per_epoch + i
             rate = min((step + 1) / warmup, (total - step) / (total - warmup))
-            if step >= total:
-                rate = args.second_rate * min(1, 2 * (end - step) / (end - total))
             muon.param_groups[0]["lr"] = args.lr * rate
             adam.param_groups[0]["lr"] = args.lr_other * rate
             x = augmented(window[batch], crop, args.cutout)
-            labels = F.one_hot(classes[batch], CFG["num_classes"]).float()
-            if step >= (total + end) / 2:
-                share = float(beta.sample())
-                x = share * x + (1 - share) * x.flip(0)
-                labels = share * labels + (1 - share) * labels.flip(0)
             with torch.autocast("cpu", torch.bfloat16):
-                logits = net(x.contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.smoothing)
+                logits = forward(x.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), classes[batch], label_smoothing=args.smoothing)
             net.zero_grad()
             loss.backward()
             muon.step()
             adam.step()
             losses.append(loss.item())
         seconds = time.monotonic() - began
-        line = f"epoch {epoch + 1}/{args.epochs + args.second}: crop {crop}"
-        line += f", loss {np.mean(losses):.4f}"
+        line = f"epoch {epoch + 1}/{args.epochs}: crop {crop}, loss {np.mean(losses):.4f}"
         if args.holdout:
             line += f", hold-out {evaluate(net, pixels[held], classes[held]):.2%}"
         print(f"{line}, {seconds:.1f} s, {len(kept) / seconds:.0f} images/s", flush=True)
@@ -235,6 +225,8 @@ def train(args: argparse.Namespace) -> None:
             state |= {"rng": torch.get_rng_state()}
             save_checkpoint(args.checkpoint, {**state, "epoch": epoch + 1})
 
+    if args.until:
+        return
     if not args.holdout:
         test = evaluate(net, *read_images(args.data, "test"))
         print(f"train {evaluate(net, pixels, classes):.2%}, test {test:.2%}", flush=True)
@@ -276,10 +268,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="zip archive of the images")
     parser.add_argument("--out", type=Path, help="safetensors file to write")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--second", type=int, default=24, help="epochs of the second cycle")
-    parser.add_argument("--second-rate", type=float, default=0.4, help="of the highest rates")
-    parser.add_argument("--mixup", type=float, default=0.3, help="both parameters of the beta law")
+    parser.add_argument("--epochs", type=int, default=32)
+    parser.add_argument("--until", type=int, help="stop after this epoch, with its checkpoint")
     parser.add_argument("--batch-size", type=int, default=500)
     parser.add_argument("--lr", type=float, default=0.12, help="of Muon")
     parser.add_argument("--lr-other", type=float, default=4e-3, help="of AdamW")
@@ -288,6 +278,9 @@ def main() -> None:
         "--cutout", type=float, default=0.375, help="side, as a share of the crop's"
     )
     parser.add_argument("--holdout", type=int, default=0, help="training images to set aside")
+    parser.add_argument(
+        "--compile", action="store_true", help="by torch.compile; needs a C++ compiler"
+    )
     parser.add_argument("--progressive", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -16,8 +16,8 @@ from timm.utils.model import reparameterize_model
 
 OWN = {
     "repvgg_nano": {
-        "depths": (1, 2, 2, 1),
-        "widths": (48, 128, 192, 256),
+        "depths": (2, 4, 6, 1),
+        "widths": (32, 64, 128, 256),
         "strides": (1, 2, 2, 2),
         "stem_chs": 32,
         "stem_stride": 1,
