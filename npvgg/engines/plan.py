@@ -31,6 +31,12 @@ SLICE = 192
 CACHE_FLOATS = 96 * 1024
 """Of U and of M that a core's cache is meant to hold: a third of a megabyte each."""
 
+GROUP_PIXELS = 12 * MR
+"""Pixels that are multiplied by the same panel while it is in a core's cache."""
+
+MANY_TASKS = 32
+"""So many that threads end a step at nearly the same time."""
+
 GROUP_TILES = 4 * SIDE_BY_SIDE
 """Tiles that are multiplied by the same U, at least where there are so many."""
 
@@ -272,7 +278,9 @@ class Plan:
         outs = y.pixels(y.height, y.width, 1, 0)
         step[p.ROWS] = self._table(x.pixels(y.height, y.width, f.stride, f.padding))
         step[p.OUTS] = self._table(outs)
-        _divide(step, f, len(outs), 12 * MR)
+        groups = _ceil(len(outs), 2 * GROUP_PIXELS)  # the larger ones, where that leaves many tasks
+        most = 2 * GROUP_PIXELS if groups * f.panels >= MANY_TASKS else GROUP_PIXELS
+        _divide(step, f, len(outs), most)
         self._rows.append(step)
 
     def _winograd(self, f: Filter, m: int, x: MapLayout, y: MapLayout, step: Table) -> None:
