@@ -60,10 +60,11 @@ def child_checks():
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
-def run(code, *, size=32, w=20, script=None, notice=None, **environment):
+def run(code, *, size=32, w=20, script=None, notice=None, quiet=True, **environment):
     """Play a scene in a process of its own; it must end well and without a word of complaint.
 
     notice: what it says of compiling; by default it may say it, or not
+    quiet: False where other packages may complain
     """
     code = SCENE.format(size=size, w=w) + code
     how = ["-c", code]
@@ -76,7 +77,8 @@ def run(code, *, size=32, w=20, script=None, notice=None, **environment):
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr == notice if notice is not None else done.stderr in ("", NOTICE)
+    if quiet:
+        assert done.stderr in (("", NOTICE) if notice is None else (notice,))
     return done.stdout
 
 
@@ -350,7 +352,7 @@ def test_interrupted_compiling_can_be_done_again(tmp_path):
     run(
         "from npvgg import jit\n" + kernel + "main = threading.get_ident()\n"
         "timers = [threading.Timer(t, signal.pthread_kill, (main, signal.SIGINT))\n"
-        "          for t in (0.05, 0.3, 0.5)]\n"
+        "          for t in (0.05, 0.2, 0.3, 0.4, 0.5)]\n"
         "for timer in timers: timer.start()\n"
         "done = 0\n"
         "while any(timer.is_alive() for timer in timers):\n"
@@ -361,6 +363,7 @@ def test_interrupted_compiling_can_be_done_again(tmp_path):
         "assert np.array_equal(f(x[0, 0, 0]), np.sort(x[0, 0, 0])[::-1])\n"
         "check()\n",
         script=tmp_path / "script.py",
+        quiet=False,  # an interrupt amid a callback of llvmlite's is reported there, and lost
     )
 
 

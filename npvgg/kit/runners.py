@@ -142,6 +142,10 @@ def run_onnx(path: str | os.PathLike[str], x: Array) -> Run:
     onnx and onnxruntime are not installed.
     """
     try:
+        open_regular(path).close()
+    except OSError as error:
+        raise ArgumentError(f"{path_text(path)}: expected an ONNX model, got {error}") from error
+    try:
         import onnx
         import onnxruntime  # noqa: F401 - before a large file is read
     except ImportError:
@@ -149,7 +153,6 @@ def run_onnx(path: str | os.PathLike[str], x: Array) -> Run:
             "onnx: expected onnx and onnxruntime to be installed: pip install 'npvgg[onnx]'"
         ) from None
     try:
-        open_regular(path).close()
         model = onnx.load(path)
     except Exception as error:
         raise ArgumentError(f"{path_text(path)}: expected an ONNX model, got {error}") from error
