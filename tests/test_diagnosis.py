@@ -1,6 +1,7 @@
 """Every mistake of the catalogue, planted in a port that knows nothing of it, is named."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import plants
@@ -203,3 +204,22 @@ def test_a_mistake_is_found_in_its_own_step(mistake, hooks, where, level):
         where = where.replace("conv_kxk.conv", "conv_kxk.bn")
     assert first_wrong(one, theirs) == where
     assert mistake in {f.mistake for f in diagnose(one, where, theirs)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "mistake"),
+    [
+        (lambda u, mean, std: (u[:, ::-1] - mean) / std, "rgb-bgr"),
+        (lambda u, mean, std: u, "normalisation"),
+        (lambda u, mean, std: ((u - mean) / std - mean) / std, "normalisation"),
+    ],
+    ids=["bgr", "not-normalised", "normalised-twice"],
+)
+def test_a_photo_is_explained_by_the_packs_own_mean_and_std(wrong, mistake):
+    photo = Path(__file__).parent / "photos/chelsea.png"
+    pack = conformance_pack("repvgg_nano", image=photo, size=32)
+    how = pack.manifest["input"]["transform"]
+    mean, std = (np.array(how[key])[:, None, None] for key in ("mean", "std"))
+    pixels = pack.tensor("input").astype(np.float64) * std + mean
+    theirs = {"input": wrong(pixels, mean, std).astype(np.float32)}
+    assert [f.mistake for f in diagnose(pack, "input", theirs)] == [mistake]

@@ -4,9 +4,11 @@ last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
@@ -26,17 +28,21 @@ IMAGES: list[Mistake[Step]] = []
 image_mistake = collector(IMAGES)
 
 ADVICE = (
-    "the network wants RGB, values 0 … 1, minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, "
-    "0.225), and all of that once"
+    "the network wants RGB, values 0 … 1, minus its mean, divided by its std (a photo's pack has "
+    "them under input.transform in its manifest), and all of that once"
 )
+
+Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
+
+STATISTICS: ContextVar[Statistics] = ContextVar(
+    "STATISTICS", default=(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+)
+"""Mean and standard deviation by which the image was normalised; ImageNet's where nobody says."""
 
 
 def constants(x: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of ImageNet's channels, (3, 1, 1), in the dtype of x."""
-    mean, std = (
-        np.array(values, x.dtype)[:, None, None]
-        for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    )
+    """Mean and standard deviation of the channels, (3, 1, 1), in the dtype of x."""
+    mean, std = (np.array(values, x.dtype)[:, None, None] for values in STATISTICS.get())
     return mean, std
 
 
