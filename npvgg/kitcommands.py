@@ -50,6 +50,8 @@ def conformance(args: argparse.Namespace) -> int:
 def compare(args: argparse.Namespace) -> int:
     """Hold someone's numbers against a pack; status 1 where they are wrong."""
     pack = Pack.read(args.pack)
+    if args.onnx and not args.onnx.endswith(".onnx"):
+        raise ArgumentError(f"--onnx: expected a file in .onnx, got {args.onnx}")
     candidate: Any = args.theirs or args.onnx
     name = candidate or args.torch
     if args.torch:

@@ -5,6 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -402,3 +403,15 @@ def test_a_pack_read_back_judges_alike(folder):
     theirs = spoiled("stages.1.1")
     read, made = quick(theirs, Pack.read(folder)), quick(theirs, PACK)
     assert read.as_dict() == made.as_dict()
+
+
+def test_weights_are_no_tensors_of_a_run(run, folder):
+    status, out, err = run("compare", folder, Path(folder) / "weights.train.safetensors")
+    assert (status, out) == (2, "")
+    assert "expected tensors of a run, got weights" in err
+
+
+def test_what_is_no_onnx_file_is_not_run(run, folder):
+    status, _, err = run("compare", folder, "--onnx", Path(folder) / "weights.deploy.safetensors")
+    assert status == 2
+    assert "--onnx: expected a file in .onnx" in err

@@ -64,6 +64,12 @@ def compare(
     run = _run(candidate, pack, layout)
     if not run.arrays:
         raise ArgumentError("candidate: expected at least one array, got none")
+    weights = [name for name in run.arrays if name.endswith(PARAMETERS)]
+    if 2 * len(weights) > len(run.arrays):
+        raise ArgumentError(
+            f"candidate: expected tensors of a run, got weights ({weights[0]!r} …); two files of "
+            "weights are compared by `npvgg verify`"
+        )
     found = match(run.arrays, pack.probes, pack.tensor, by=by, layout=layout)
     if set(found.arrays) <= {"input"}:
         raise ArgumentError("candidate: the only tensor of ours that was found is the input")
@@ -74,6 +80,10 @@ def compare(
         _name(candidate), pack, rows, found, notes=run.notes, complete=complete, alone=alone
     )
     return _explained(report, diagnosis)
+
+
+PARAMETERS = (".weight", ".bias", ".running_mean", ".running_var")
+"""How the names of weights end."""
 
 
 def assert_matches(candidate: Any, reference: Any, **options: Any) -> Report:

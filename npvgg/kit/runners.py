@@ -190,11 +190,13 @@ def _feed(graph: Any, x: Array) -> Arrays:
     if len(sizes) != 4 or any(a not in (0, b) for a, b in zip(sizes, x.shape, strict=True)):
         raise ArgumentError(
             f"onnx: the graph takes {sizes} (0 is any), the pack's input is {list(x.shape)}: make "
-            "a pack of that size, or export with free axes"
+            "the pack with `--size`, or export with `npvgg convert --dynamic-size`"
         )
     types = {1: np.float32, 10: np.float16, 11: np.float64}  # TensorProto's numbers
     if kind.elem_type not in types:
-        raise ArgumentError("onnx: expected a graph whose input is floating-point")
+        raise ArgumentError(
+            "onnx: expected a graph whose input is floating-point: export without --preprocess"
+        )
     return {inputs[0].name: x.astype(types[kind.elem_type])}
 
 
