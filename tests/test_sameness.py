@@ -182,3 +182,13 @@ def test_the_command(files, tmp_path, capfd):
     assert "different: b.safetensors: the same but for the eps of its batch norms: 0.001" in out
     assert cli.main([*arguments, "--format", "json"]) == 1
     assert json.loads(capfd.readouterr().out)["verdict"] == "different"
+
+
+def test_one_layer_that_is_a_little_off_is_no_coarse_fold(files):
+    train, write = files
+    folded = deployed()
+    name = next(n for n in folded if n.startswith("stages.1") and n.endswith("weight"))
+    other = write("b.safetensors", {**folded, name: folded[name] * np.float32(1.002)})
+    report = judged(train, other)
+    assert report["verdict"] == "different"
+    assert report["says"] == f"other weights in 1 of {sum(CONFIG.depths) + 2} layers"
