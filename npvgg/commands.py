@@ -98,7 +98,7 @@ def features(args: argparse.Namespace) -> int:
 
 def info(args: argparse.Namespace) -> int:
     """Print parameters, MACs and activations."""
-    subject: Any = args.model
+    subject: Any = args.model or (None if args.weights else BUNDLED)
     if args.weights or set(args.model or "") & set(":/\\"):
         source = {"weights": args.weights} if args.weights else {"pretrained": True}
         subject = create_model(args.model, **source, wrapper=args.wrapper, reparameterize=False)

@@ -207,6 +207,7 @@ def test_info_and_list_print_the_same_counts_for_programs_and_people(run):
     assert counts["train"]["parameters"] == 28_210_600
     assert counts["deploy"]["parameters"] == 25_499_944
     assert b"28.2 M parameters, 5.7 GMACs, 6.3 M activations" in run("info", "RepVGG-A2")[1]
+    assert run("info")[1] == run("info", "repvgg_nano.cifar10")[1] != b""
     rows = {row["name"]: row for row in json.loads(run("list", "--format", "json")[1])}
     assert rows["repvgg_a2"]["parameters"] == counts["deploy"]["parameters"]
     assert list(rows) == npvgg.list_models()
