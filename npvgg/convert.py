@@ -84,9 +84,9 @@ def convert(
     """
     suffix = Path(target).suffix.lower()
     if suffix not in WRITERS:
-        hint = " (for .onnx: onnxwrite.convert_to_onnx)" if suffix == ".onnx" else ""
         raise ArgumentError(
-            f"target: expected a name in {', '.join(WRITERS)}, got {suffix!r}{hint}"
+            f"target: expected a name in {', '.join(WRITERS)} (or .onnx: `npvgg convert`, "
+            f"npvgg.onnxwrite), got {suffix!r}"
         )
     for what, value, allowed in (
         ("form", form, (None, *FORMS)), ("naming", naming, (None, *NAMINGS)),
