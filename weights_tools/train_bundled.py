@@ -3,7 +3,7 @@
     python weights_tools/train_bundled.py --data DATA.zip --checkpoint RUN.pt --out OUT.safetensors
 
 The archive holds JPEG files as train/<class>/<name>.jpg and test/<class>/<name>.jpg. The test
-images are only counted right or wrong once, after the last epoch; settings are chosen with
+images are only counted right or wrong once, after the last epoch; choose settings with
 `--holdout 5000`, which sets training images aside. A run that was stopped goes on from its
 checkpoint.
 
