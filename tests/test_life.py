@@ -240,7 +240,7 @@ def test_the_child_of_a_fork_works_that_came_amid_runs():
         "check()\n"
         "stop = threading.Event()\n"
         "sizes = iter(range(8, 10_000))\n"
-        "def loop():  # new shapes: plans and packings are always being made\n"
+        "def loop():  # new shapes: plans are always being made\n"
         "    while not stop.is_set():\n"
         "        side = next(sizes) % 64 + 1\n"
         "        for model in models: model(np.zeros((1, 3, side, side), np.float32))\n"

@@ -17,7 +17,7 @@ interpolate. With V_k the matrix of the powers 0 … k−1 of the points,
 The filter is the transpose of that product as a linear map of h, and a product's transpose takes
 its factors in reverse:  Aᵀ = V_mᵀ,  G = V_r,  Bᵀ = V_n⁻ᵀ.  Row i of V_n⁻ᵀ holds the coefficients of
 Lagrange's polynomial  Π_{j≠i} (x − a_j) / (a_i − a_j); its denominator is moved from there into
-row i of G, which is transformed once and in float64. The last point is ∞, where a polynomial's
+row i of G, so that Bᵀ and Aᵀ can be exact in float32. The last point is ∞, where a polynomial's
 value is its leading coefficient.
 
 In two dimensions the same matrices act on rows and on columns: Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A.

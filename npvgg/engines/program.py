@@ -48,7 +48,7 @@ DIRECT, GATHER, SCATTER, SQUEEZE, SCALE = range(5)
     Y, Y_IMAGE, Y_PLANE, Y_ROW,  # output
     W, BIAS, RELU,  # start of the panels and of the bias among the weights; 1 or 0
     COLS, COLS_STEP, DEPTH, SLICE,  # table of input offsets, its step per panel, length, piece
-    ROWS, OUTS, COUNT, GROUP,  # tables of pixels (or tiles), how many, how many per task
+    ROWS, OUTS, COUNT, GROUP,  # tables of pixels; how many pixels or tiles, how many per task
     N, M, STEP, MATRIX, OUTPUT,  # tile: inputs, outputs, way to the next; Bᵀ or G, and Aᵀ
     PRODUCT, BLOCKS, STRIP,  # V: floats per product, 16-channel blocks, tiles per strip
     PANELS, BUNDLE,  # of output channels in all, and per task
