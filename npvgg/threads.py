@@ -101,13 +101,14 @@ Job = Callable[[], None]
 
 
 class _Crew:
-    """The helpers of one process. A caller who is interrupted, wherever that is, loses none."""
+    """The helpers of one process, and invitations to runs: a list with the job, empty when it is
+    over. A caller who is interrupted, wherever that is, loses no helper.
+    """
 
     def __init__(self) -> None:
-        self.jobs: SimpleQueue[Job] = SimpleQueue()
+        self.invitations: SimpleQueue[list[Job]] = SimpleQueue()
         self.lock = threading.Lock()
         self.hired = 0
-        self.idle = 0
 
     def hire(self, count: int) -> None:
         """See to it that there are so many helpers, if so many can be had."""
@@ -119,38 +120,39 @@ class _Crew:
                 except RuntimeError:  # no more to be had, or the interpreter is going down
                     return
                 self.hired += 1
-                self.idle += 1
 
     def _help(self) -> None:
         try:
             while True:
-                job = self.jobs.get()
-                with self.lock:
-                    self.idle -= 1
-                job()
-                del job  # and with it the arrays that it holds
-                with self.lock:
-                    self.idle += 1
+                self._follow()
         finally:  # a job failed: Python reports it, and the next run hires another helper
             with self.lock:
                 self.hired -= 1
+
+    def _follow(self) -> None:
+        """Wait for an invitation and follow it; the job's arrays are let go of at the return."""
+        for job in tuple(self.invitations.get()):
+            job()
 
 
 _crew = _Crew()
 
 
 def run(job: Job, threads: int) -> None:
-    """Call a function in this thread and in up to threads − 1 idle helpers; return when it returns
-    here.
+    """Call a function in this thread and in up to threads − 1 helpers; return when it returns here.
 
-    The function must return here only when the whole work is done, whoever did it. A helper may
-    come late, when nothing is left to do.
+    The function must return here only when the whole work is done, whoever did it. A helper that is
+    busy comes later, and not at all when the call has returned.
     """
     if _crew.hired < threads - 1:
         _crew.hire(threads - 1)
-    for _ in range(min(threads - 1, _crew.idle)):
-        _crew.jobs.put(job)
-    job()
+    invitation = [job]
+    for _ in range(min(threads - 1, _crew.hired)):
+        _crew.invitations.put(invitation)
+    try:
+        job()
+    finally:
+        invitation.clear()
 
 
 def share(task: Callable[[int], None], count: int, threads: int) -> None:

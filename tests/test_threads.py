@@ -108,7 +108,7 @@ def test_all_tickets_are_taken_once_even_where_helpers_are_busy():
     tickets, taken, gate = itertools.count(), [], threading.Event()
     threads.run(lambda: None, 3)
     for _ in range(2):
-        threads._crew.jobs.put(lambda: gate.wait(30))
+        threads._crew.invitations.put([lambda: gate.wait(30)])
 
     def work():
         while (ticket := next(tickets)) < 1000:
@@ -121,6 +121,40 @@ def test_all_tickets_are_taken_once_even_where_helpers_are_busy():
 
 def in_a_helper():
     return threading.current_thread().name == "npvgg"
+
+
+@pytest.fixture
+def one_helper(monkeypatch):
+    """Give a function that keeps the only helper busy after a run, and the event that ends it."""
+    monkeypatch.setattr(threads, "_crew", threads._Crew())
+    came, gate = threading.Event(), threading.Event()
+
+    def stay():
+        if in_a_helper():
+            came.set()
+            gate.wait(30)
+        else:
+            came.wait(30)
+
+    threads.run(stay, 2)
+    assert came.is_set()
+    yield gate
+    assert threads._crew.hired == 1
+
+
+def test_a_helper_that_is_not_back_yet_comes_to_the_next_run(one_helper):
+    threading.Timer(0.1, one_helper.set).start()
+    met = threading.Barrier(2)
+    threads.run(lambda: met.wait(30), 2)
+
+
+def test_a_helper_that_comes_too_late_finds_nothing_to_do(one_helper):
+    callers, met = [], threading.Barrier(2)
+    for _ in range(3):
+        threads.run(lambda: callers.append(threading.current_thread()), 2)
+    one_helper.set()
+    threads.run(lambda: met.wait(30), 2)  # the helper is here, past all that was asked before
+    assert callers == [threading.current_thread()] * 3
 
 
 def test_a_helper_that_fails_is_replaced(monkeypatch):
