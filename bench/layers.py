@@ -29,7 +29,8 @@ def peak() -> float:
     weights = aligned(PANEL + depth * PANEL)
     data = aligned((count + depth) * LANES + count * PANEL)
     step = np.zeros((1, p.FIELDS), np.int64)
-    step[0, [p.KIND, p.TASKS, p.DEPTH, p.SLICE]] = p.DIRECT, repeats, depth, depth
+    step[0, [p.KIND, p.DEPTH, p.SLICE]] = p.DIRECT, depth, depth
+    step[0, [p.TASKS, p.UNITS, p.UNIT]] = repeats, repeats, 1
     step[0, [p.COLS, p.COUNT, p.GROUP, p.W]] = len(pixels), len(pixels), count, PANEL
     step[0, [p.Y, p.Y_PLANE]] = (count + depth) * LANES, count * LANES
     seconds = _best(step, tables, weights, data, data[:0], np.zeros((1, LANES), np.float32))
@@ -50,7 +51,7 @@ def _best(program: Any, *arrays: Any) -> float:
     """Give the shortest of several runs, in seconds."""
     best = float("inf")
     for _ in range(REPEATS):
-        state = p.counters(len(program))
+        state = p.counters(len(program), 1)
         began = time.perf_counter()
         p.run(program, *arrays, state)
         best = min(best, time.perf_counter() - began)
@@ -97,7 +98,8 @@ def work(row: Any) -> tuple[float, float]:
     """Count a step's work on one image: GFLOP of its products; MB of weights, input and output."""
     row = [int(field) for field in row]
     groups = -(-row[p.COUNT] // max(1, row[p.GROUP]))
-    chs = row[p.TASKS] // groups * PANEL  # of the output
+    panels = row[p.PANELS] if row[p.KIND] == p.SCATTER else row[p.TASKS] // groups
+    chs = panels * PANEL  # of the output
     maps = {p.DIRECT: 1, p.GATHER: 0, p.SCATTER: row[p.N] ** 2}[row[p.KIND]]
     products = maps * row[p.DEPTH] * chs
     transformed = row[p.N] ** 2 * row[p.PRODUCT]

@@ -148,7 +148,7 @@ class CompiledNetwork:
 
 def _share(step: Table, plan: Plan, work: Workspace) -> Callable[[], None]:
     """Give the function that takes part in one run of some steps."""
-    state = program.counters(len(step))
+    state = program.counters(len(step), len(work.scratch))
     return lambda: program.run(
         step, plan.tables, plan.weights, work.data, work.v, work.scratch, state
     )

@@ -43,6 +43,7 @@ GROUP_TILES = 4 * SIDE_BY_SIDE
 
 READS = [p.X, p.X_IMAGE, p.X_PLANE, p.X_ROW]
 WRITES = [p.Y, p.Y_IMAGE, p.Y_PLANE, p.Y_ROW]
+SHARES = [p.TASKS, p.UNITS, p.UNIT, p.EACH]
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class Plan:
         corner = y.at + y.margin * (y.row + y.lanes)
         squeeze = np.zeros(p.FIELDS, np.int64)
         squeeze[[p.BLOCKS, p.HEIGHT, p.WIDTH]] = _ceil(y.chs, LANES), y.height, y.width
-        squeeze[p.TASKS] = squeeze[p.BLOCKS] * y.n
+        squeeze[SHARES] = _shares(squeeze[p.BLOCKS], y.n)
         scale = squeeze.copy()
         squeeze[p.KIND] = p.SQUEEZE
         squeeze[READS], squeeze[WRITES] = _ways(y, corner), _ways(means, means.at)
@@ -293,11 +294,6 @@ class Plan:
         step[[p.PRODUCT, p.BLOCKS, p.STRIP]] = product, blocks, strip
         step[[p.TILES_X, p.TILES_Y, p.COUNT]] = tiles_x, tiles_y, count
 
-        gather = step.copy()
-        gather[[p.KIND, p.MATRIX]] = p.GATHER, INPUT_OF[m, f.stride]
-        gather[p.X] = x.at + (x.margin - f.padding) * (x.row + x.lanes)
-        gather[p.TASKS] = blocks * y.n * tiles_y
-
         step[[p.KIND, p.MATRIX, p.OUTPUT]] = (
             p.SCATTER,
             KERNEL_OF[m, f.stride],
@@ -314,7 +310,12 @@ class Plan:
         step[[p.DEPTH, p.SLICE, p.GROUP]] = f.width, depth, group
         step[[p.PANELS, p.BUNDLE]] = panels, bundle
         step[[p.U_PLANE, p.M_PLANE]] = p.apart(depth * PANEL), p.apart(group * PANEL)
-        step[p.TASKS] = _ceil(panels, bundle) * _ceil(count, group)
+        step[SHARES] = _shares(_ceil(panels, bundle), _ceil(count, group))
+        gather = step.copy()
+        gather[[p.KIND, p.MATRIX]] = p.GATHER, INPUT_OF[m, f.stride]
+        gather[p.X] = x.at + (x.margin - f.padding) * (x.row + x.lanes)
+        gather[SHARES] = _shares(blocks, y.n * tiles_y, local=group < count)
+
         self._v_floats = max(self._v_floats, fast.n**2 * product)  # all convolutions use one V
         self._scratch_floats = max(self._scratch_floats, p.scratch_floats(step))
         self._rows += [gather, step]
@@ -334,6 +335,15 @@ def _ways(layout: MapLayout, at: int) -> tuple[int, int, int, int]:
     return at, layout.image, layout.plane, layout.row
 
 
+def _shares(chs: int, pixels: int, *, local: bool = True) -> tuple[int, int, int, int]:
+    """Divide chs × pixels tasks among threads: by pixels if `local` and there are any, else by
+    channels.
+    """
+    if local and pixels > 1:
+        return chs * pixels, pixels, 1, pixels
+    return chs * pixels, chs, pixels, 1
+
+
 def _reading(y: MapLayout) -> Function:
     return lambda data, results: results.append(y.read(data))
 
@@ -341,7 +351,8 @@ def _reading(y: MapLayout) -> Function:
 def _divide(step: Table, f: Filter, count: int, most: int) -> None:
     """Divide pixels or tiles into groups of whole micro-kernels, as equal as may be."""
     group = _ceil(_evenly(count, most), MR) * MR
-    step[[p.COUNT, p.GROUP, p.TASKS]] = count, group, f.panels * _ceil(count, group)
+    step[[p.COUNT, p.GROUP]] = count, group
+    step[SHARES] = _shares(f.panels, _ceil(count, group))
 
 
 def _segments(first: int, last: int, strip: int) -> Table:

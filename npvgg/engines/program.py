@@ -2,9 +2,11 @@
 
 A step is a row of int64 numbers; its fields have the names below. A step consists of independent
 tasks. `run` is called by any number of threads on the same program: each takes tasks one by one
-from a counter, and the next step begins when every task of this one is done. Which thread does what
-changes from run to run; what a task computes does not, so the bits of the result are always the
-same.
+from a counter, and the next step begins when every task of this one is done. Every thread has a
+share of the tasks that it begins with, the same part of the map in every step, so that it finds
+there what it has just written; when nothing is left of it, it helps with the others' shares. Which
+thread does what changes from run to run; what a task computes does not, so the bits of the result
+are always the same.
 
     DIRECT   convolution as a matrix product whose left side is gathered through tables ("im2col"
              without the columns); a task is one panel of output channels × one group of pixels
@@ -27,6 +29,7 @@ distinct places, none of which another task reads.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +46,7 @@ from npvgg.jit import kernel
 DIRECT, GATHER, SCATTER, SQUEEZE, SCALE = range(5)
 
 (
-    KIND, TASKS,
+    KIND, TASKS, UNITS, UNIT, EACH,  # units of tasks; way to the next unit, to the next of its own
     X, X_IMAGE, X_PLANE, X_ROW,  # input: start; floats from one image, 16 channels, row to the next
     Y, Y_IMAGE, Y_PLANE, Y_ROW,  # output
     W, BIAS, RELU,  # start of the panels and of the bias among the weights; 1 or 0
@@ -55,7 +58,7 @@ DIRECT, GATHER, SCATTER, SQUEEZE, SCALE = range(5)
     U_PLANE, M_PLANE,  # floats from one product to the next
     TILES_X, TILES_Y, HEIGHT, WIDTH,  # tiles per row and column, size of the output map
     FIELDS,
-) = range(38)  # fmt: skip
+) = range(41)  # fmt: skip
 
 TAPS = 9
 """Values of a kernel that Winograd transforms."""
@@ -64,9 +67,11 @@ LINE = 8
 """int64 numbers per cache line: every counter has one of its own."""
 
 
-def counters(steps: int) -> Any:
-    """Give the counters of one run: of threads, and of tasks begun and done in each step."""
-    return np.zeros((2 * steps + 1) * LINE, np.int64)
+def counters(steps: int, threads: int) -> Any:
+    """Give the counters of one run: of threads; in each step of tasks done, and of tasks begun of
+    each thread's share.
+    """
+    return np.zeros((steps * (threads + 1) + 1) * LINE, np.int64)
 
 
 def apart(floats: int) -> int:
@@ -271,9 +276,13 @@ def _give_way(typing: Any) -> Any:
     return types.void(), emit
 
 
+_adding = threading.Lock()
+
+
 def _add_plainly(array: Any, index: int, amount: int) -> Any:
-    before = array[index]
-    array[index] += amount
+    with _adding:
+        before = array[index]
+        array[index] += amount
     return before
 
 
@@ -292,27 +301,36 @@ def run(program, tables, weights, data, v, scratch, state):
     program (steps, FIELDS) int64, tables int64, weights, data, v float32, scratch (threads, floats)
     float32, state: `counters`, fresh for each run. More threads than rows of scratch go home.
     """
+    crew = scratch.shape[0]
     me = add(state, 0, 1)
-    if me >= scratch.shape[0]:
+    if me >= crew:
         return
     mine = scratch[me]
     for s in range(program.shape[0]):
         step = program[s]
-        begun, done = (2 * s + 1) * LINE, (2 * s + 2) * LINE
-        task = add(state, begun, 1)
-        while task < step[TASKS]:
-            if step[KIND] == DIRECT:
-                direct(step, task, tables, weights, data)
-            elif step[KIND] == GATHER:
-                gather(step, task, data, v)
-            elif step[KIND] == SCATTER:
-                scatter(step, task, tables, weights, data, v, mine)
-            elif step[KIND] == SQUEEZE:
-                squeeze(step, task, data, mine)
-            else:
-                scale(step, task, data, mine)
-            add(state, done, 1)
-            task = add(state, begun, 1)
+        done = (s * (crew + 1) + 1) * LINE
+        units, shares = step[UNITS], min(crew, step[UNITS])
+        for turn in range(shares):
+            share = (me + turn) % shares
+            begun = done + (share + 1) * LINE
+            first, last = share * units // shares, (share + 1) * units // shares
+            tasks = step[TASKS] // units * (last - first)
+            ticket = add(state, begun, 1)
+            while ticket < tasks:
+                unit, each = first + ticket % (last - first), ticket // (last - first)
+                task = unit * step[UNIT] + each * step[EACH]
+                if step[KIND] == DIRECT:
+                    direct(step, task, tables, weights, data)
+                elif step[KIND] == GATHER:
+                    gather(step, task, data, v)
+                elif step[KIND] == SCATTER:
+                    scatter(step, task, tables, weights, data, v, mine)
+                elif step[KIND] == SQUEEZE:
+                    squeeze(step, task, data, mine)
+                else:
+                    scale(step, task, data, mine)
+                add(state, done, 1)
+                ticket = add(state, begun, 1)
         looks = 0
         while add(state, done, 0) < step[TASKS]:
             looks += 1

@@ -1,0 +1,56 @@
+"""The tasks of a step: each done once, whoever comes, however they are divided into shares."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from npvgg.engines import program as p
+from npvgg.engines.microkernel import LANES
+
+
+def doubling(channels, images, by_images):
+    """A SCALE step that multiplies maps of one pixel, twos behind them, in their place by two."""
+    step = np.zeros((1, p.FIELDS), np.int64)
+    maps = channels * images * LANES
+    step[0, [p.KIND, p.TASKS, p.BLOCKS]] = p.SCALE, channels * images, channels
+    step[0, [p.HEIGHT, p.WIDTH]] = 1
+    step[0, [p.X, p.X_IMAGE, p.X_PLANE]] = maps, channels * LANES, LANES
+    step[0, [p.Y, p.Y_IMAGE, p.Y_PLANE]] = 0, channels * LANES, LANES
+    shares = (images, channels, 1) if by_images else (channels, 1, channels)
+    step[0, [p.UNITS, p.UNIT, p.EACH]] = shares
+    data = np.arange(2 * maps, dtype=np.float32)
+    data[maps:] = 2
+    return step, data, maps
+
+
+@pytest.mark.parametrize("come", [1, 3])
+@pytest.mark.parametrize("expected", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("by_images", [True, False])
+@pytest.mark.parametrize(("channels", "images"), [(1, 1), (7, 1), (1, 6), (3, 5)])
+def test_every_task_is_done_once(channels, images, by_images, expected, come):
+    step, data, maps = doubling(channels, images, by_images)
+    program = np.concatenate([step, step])
+    empty = np.zeros(LANES, np.float32)
+    scratch, state = np.zeros((expected, LANES), np.float32), p.counters(2, expected)
+    arguments = program, np.zeros(1, np.int64), empty, data, empty, scratch, state
+    crew = [threading.Thread(target=p.run, args=arguments) for _ in range(come)]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    np.testing.assert_array_equal(data[:maps], 4 * np.arange(maps))
+
+
+@pytest.mark.parametrize(("by_images", "mine"), [(True, {0, 1}), (False, {0})])
+def test_a_thread_begins_with_its_share(by_images, mine):
+    """Of two threads, when the other has taken and done its share: half the images or channels."""
+    step, data, maps = doubling(2, 4, by_images)
+    state, empty = p.counters(1, 2), np.zeros(LANES, np.float32)
+    done, begun = 1, (2, 3)
+    state[done * p.LINE], state[begun[1] * p.LINE] = 4, 4
+    scratch = np.zeros((2, LANES), np.float32)
+    p.run(step, np.zeros(1, np.int64), empty, data, empty, scratch, state)
+    changed = (data[:maps] != np.arange(maps)).reshape(4, 2, LANES).any(axis=2)
+    assert set(np.nonzero(changed)[0 if by_images else 1]) == mine
+    assert changed.sum() == 4
