@@ -221,42 +221,51 @@ class Plan:
         """Plan an attention layer that is a gate per channel: means, gate, product."""
         spec, weights = block.spec, block.attention
         means, gates = (self._map((y.n, y.chs, 1, 1), [], turn=turn) for turn in (-2, -3))
-        corner = y.at + y.margin * (y.row + y.lanes)
-        squeeze = np.zeros(p.FIELDS, np.int64)
-        squeeze[[p.BLOCKS, p.HEIGHT, p.WIDTH]] = _ceil(y.chs, LANES), y.height, y.width
-        squeeze[SHARES] = _shares(squeeze[p.BLOCKS], y.n)
-        scale = squeeze.copy()
-        squeeze[p.KIND] = p.SQUEEZE
-        squeeze[READS], squeeze[WRITES] = _ways(y, corner), _ways(means, means.at)
+        scale = self._squeeze(y, means).copy()
         scale[[p.KIND, p.RELU]] = p.SCALE, relu
-        scale[READS], scale[WRITES] = _ways(gates, gates.at), _ways(y, corner)
+        scale[READS], scale[WRITES] = _ways(gates, gates.at), scale[READS]
 
         def gate(data: Array, _: list[Array]) -> None:
             layer = spec.attn_layer or ""
             gates.write(data, attention.gate(means.read(data), layer, weights, spec.attn_kwargs))
 
-        self._rows.append(squeeze)
         self._then(gate)
         self._rows.append(scale)
+
+    def _squeeze(self, x: MapLayout, means: MapLayout) -> Table:
+        """Plan the mean of every channel, and give that step."""
+        step = np.zeros(p.FIELDS, np.int64)
+        step[[p.KIND, p.BLOCKS]] = p.SQUEEZE, _ceil(x.chs, LANES)
+        step[[p.HEIGHT, p.WIDTH]] = x.height, x.width
+        step[SHARES] = _shares(step[p.BLOCKS], x.n)
+        step[READS] = _ways(x, x.at + x.margin * (x.row + x.lanes))
+        step[WRITES] = _ways(means, means.at)
+        self._rows.append(step)
+        return step
 
     def _head(
         self, network: Network, readers: Sequence[tuple[Filter, Algorithm]], x: MapLayout
     ) -> None:
         """Plan pooling and classifier."""
         head = network.head
-        if head.weight is None:
+        mean = head.global_pool == "avg"
+        if head.weight is None and not mean:
             self._then(lambda data, results: results.append(forward_head(head, x.read(data))))
             return
-        classes, features = head.weight.shape
-        pooled = self._map((x.n, features, 1, 1), [], turn=-1, lanes=1)
-        logits = self._map((x.n, classes, 1, 1), [], turn=-2)
+        features = x.chs if head.weight is None else head.weight.shape[1]
+        result = pooled = self._map((x.n, features, 1, 1), [], turn=-2)
 
         def pool(data: Array, _: list[Array]) -> None:
             pooled.write(data, ops.global_pool(x.read(data), head.global_pool)[:, :, None, None])
 
-        self._then(pool)
-        self._convolve(*readers[0], pooled, logits, relu=False)
-        self._then(lambda data, results: results.append(logits.read(data)[:, :, 0, 0]))
+        if mean:
+            self._squeeze(x, pooled)
+        else:
+            self._then(pool)
+        if head.weight is not None:
+            result = self._map((x.n, len(head.weight), 1, 1), [], turn=-3)
+            self._convolve(*readers[0], pooled, result, relu=False)
+        self._then(lambda data, results: results.append(result.read(data)[:, :, 0, 0]))
 
     def _convolve(
         self, f: Filter, algorithm: Algorithm, x: MapLayout, y: MapLayout, *, relu: bool
