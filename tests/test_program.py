@@ -9,11 +9,11 @@ from npvgg.engines import program as p
 from npvgg.engines.microkernel import LANES
 
 
-def doubling(channels, images, by_images):
+def doubling(channels, images, by_images, near=0):
     """A SCALE step that multiplies maps of one pixel, twos behind them, in their place by two."""
     step = np.zeros((1, p.FIELDS), np.int64)
     maps = channels * images * LANES
-    step[0, [p.KIND, p.TASKS, p.BLOCKS]] = p.SCALE, channels * images, channels
+    step[0, [p.KIND, p.NEAR, p.TASKS, p.BLOCKS]] = p.SCALE, near, channels * images, channels
     step[0, [p.HEIGHT, p.WIDTH]] = 1
     step[0, [p.X, p.X_IMAGE, p.X_PLANE]] = maps, channels * LANES, LANES
     step[0, [p.Y, p.Y_IMAGE, p.Y_PLANE]] = 0, channels * LANES, LANES
@@ -30,7 +30,7 @@ def doubling(channels, images, by_images):
 @pytest.mark.parametrize(("channels", "images"), [(1, 1), (7, 1), (1, 6), (3, 5)])
 def test_every_task_is_done_once(channels, images, by_images, expected, come):
     step, data, maps = doubling(channels, images, by_images)
-    program = np.concatenate([step, step])
+    program = np.concatenate([step, doubling(channels, images, by_images, near=1)[0]])
     empty = np.zeros(LANES, np.float32)
     scratch, state = np.zeros((expected, LANES), np.float32), p.counters(2, expected)
     arguments = program, np.zeros(1, np.int64), empty, data, empty, scratch, state
@@ -42,10 +42,11 @@ def test_every_task_is_done_once(channels, images, by_images, expected, come):
     np.testing.assert_array_equal(data[:maps], 4 * np.arange(maps))
 
 
+@pytest.mark.parametrize("near", [0, 1])
 @pytest.mark.parametrize(("by_images", "mine"), [(True, {0, 1}), (False, {0})])
-def test_a_thread_begins_with_its_share(by_images, mine):
+def test_a_thread_begins_with_its_share(by_images, mine, near):
     """Of two threads, when the other has taken and done its share: half the images or channels."""
-    step, data, maps = doubling(2, 4, by_images)
+    step, data, maps = doubling(2, 4, by_images, near)
     state, empty = p.counters(1, 2), np.zeros(LANES, np.float32)
     done, begun = 1, (2, 3)
     state[done * p.LINE], state[begun[1] * p.LINE] = 4, 4
@@ -54,3 +55,16 @@ def test_a_thread_begins_with_its_share(by_images, mine):
     changed = (data[:maps] != np.arange(maps)).reshape(4, 2, LANES).any(axis=2)
     assert set(np.nonzero(changed)[0 if by_images else 1]) == mine
     assert changed.sum() == 4
+
+
+@pytest.mark.parametrize(("near", "last"), [(0, {(0, 1), (1, 1)}), (1, {(1, 0), (1, 1)})])
+def test_the_tasks_of_a_unit_come_one_after_another_where_it_is_to_stay_near(near, last):
+    """A thread comes when two of its share's tasks, of 2 images × 2 channels, are done."""
+    step, data, maps = doubling(2, 4, True, near)
+    state, empty = p.counters(1, 2), np.zeros(LANES, np.float32)
+    done, begun = 1, (2, 3)
+    state[done * p.LINE], state[begun[0] * p.LINE], state[begun[1] * p.LINE] = 6, 2, 4
+    scratch = np.zeros((2, LANES), np.float32)
+    p.run(step, np.zeros(1, np.int64), empty, data, empty, scratch, state)
+    changed = (data[:maps] != np.arange(maps)).reshape(4, 2, LANES).any(axis=2)
+    assert set(zip(*np.nonzero(changed), strict=True)) == last

@@ -207,7 +207,7 @@ def _tile(
         floor = spread(builder, least)
         operands = (
             _at(builder, tables, col), depth, _at(builder, w, w_at), _at(builder, weights, ahead),
-            ahead_step, TILE.vectors,
+            ahead_step,
         )  # fmt: skip
 
         def block(rows: int) -> None:
@@ -254,7 +254,7 @@ def _accumulate(
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
         operands = (
             _at(builder, tables, col), depth, _at(builder, w, w_at), _at(builder, weights, ahead),
-            ahead_step, 1,
+            ahead_step,
         )  # fmt: skip
 
         def block(rows: int) -> None:
@@ -288,9 +288,9 @@ def _emit_heights(builder: Any, height: Any, most: int, block: Callable[[int], N
 
 def _emit_sums(
     builder: Any, height: int, element: Element, cols: Any, depth: Any, w: Any, ahead: Any,
-    ahead_step: Any, lines: int,
+    ahead_step: Any,
 ) -> list[list[Any]]:  # fmt: skip
-    """Emit the loop over k; give the sums, (height, vectors). lines: asked for ahead per k."""
+    """Emit the loop over k; give the sums, (height, vectors)."""
     vectors = range(TILE.vectors)
     byte = ir.IntType(8).as_pointer()
     fma = cgutils.get_or_insert_function(
@@ -309,11 +309,10 @@ def _emit_sums(
         way = builder.load(_at(builder, cols, loop.index))
         panel = _at(builder, w, builder.mul(loop.index, _INT64(PANEL)))
         factors = [load(builder, _at(builder, panel, v * LANES)) for v in vectors]
-        for v in range(lines):
-            line = _at(builder, ahead, builder.mul(loop.index, ahead_step), v * LANES)
-            hints = [_INT32(0), _INT32(2), _INT32(1)]  # to read, into the second-level cache, data
-            # "convergent" is how LLVM is told not to unroll the loop: it would run out of registers
-            builder.call(prefetch, [builder.bitcast(line, byte), *hints], attrs=("convergent",))
+        line = _at(builder, ahead, builder.mul(loop.index, ahead_step))
+        hints = [_INT32(0), _INT32(2), _INT32(1)]  # to read, into the second-level cache, data
+        # "convergent" is how LLVM is told not to unroll the loop: it would run out of registers
+        builder.call(prefetch, [builder.bitcast(line, byte), *hints], attrs=("convergent",))
         for i in range(height):
             value = spread(builder, builder.load(element(i, way)))
             for v in vectors:

@@ -34,6 +34,11 @@ CACHE_FLOATS = 96 * 1024
 GROUP_PIXELS = 12 * MR
 """Pixels that are multiplied by the same panel while it is in a core's cache."""
 
+NEAR_FLOATS = 256 * 1024
+"""Of weights that a core's cache holds beside the maps: a megabyte. So many at most are all gone
+through for one group of pixels after the other; of more, one panel after the other for all groups.
+"""
+
 MANY_TASKS = 32
 """So many that threads end a step at nearly the same time."""
 
@@ -275,6 +280,7 @@ class Plan:
         step[READS], step[WRITES] = _ways(x, x.at), _ways(y, y.at)
         step[[p.BIAS, p.W]] = algorithm.at, algorithm.at + f.panels * PANEL
         step[[p.RELU, p.HEIGHT, p.WIDTH, p.SLICE]] = relu, y.height, y.width, SLICE
+        step[p.NEAR] = f.panels * f.width * f.size**2 * PANEL <= NEAR_FLOATS
         if algorithm.m:
             self._winograd(f, algorithm.m, x, y, step)
         else:

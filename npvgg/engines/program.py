@@ -39,14 +39,16 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
-from npvgg.engines.microkernel import LANES, PANEL, accumulate, multiply
+from npvgg.engines.microkernel import LANES, MR, PANEL, accumulate, multiply
 from npvgg.engines.transforms import finish, transform
 from npvgg.jit import kernel
 
 DIRECT, GATHER, SCATTER, SQUEEZE, SCALE = range(5)
 
 (
-    KIND, TASKS, UNITS, UNIT, EACH,  # units of tasks; way to the next unit, to the next of its own
+    KIND, TASKS,
+    UNITS, UNIT, EACH,  # units of tasks that are shared out; way to the next, to a unit's next task
+    NEAR,  # 1: a unit's tasks one after another; 0: the first of every unit, then the second …
     X, X_IMAGE, X_PLANE, X_ROW,  # input: start; floats from one image, 16 channels, row to the next
     Y, Y_IMAGE, Y_PLANE, Y_ROW,  # output
     W, BIAS, RELU,  # start of the panels and of the bias among the weights; 1 or 0
@@ -58,7 +60,7 @@ DIRECT, GATHER, SCATTER, SQUEEZE, SCALE = range(5)
     U_PLANE, M_PLANE,  # floats from one product to the next
     TILES_X, TILES_Y, HEIGHT, WIDTH,  # tiles per row and column, size of the output map
     FIELDS,
-) = range(41)  # fmt: skip
+) = range(42)  # fmt: skip
 
 TAPS = 9
 """Values of a kernel that Winograd transforms."""
@@ -100,6 +102,10 @@ def direct(step, task, tables, weights, data):
     depth = step[DEPTH]
     w = step[W] + panel * depth * PANEL
     y = step[Y] + panel * (PANEL // LANES) * step[Y_PLANE]
+    tiles = (count + MR - 1) // MR
+    ahead_step = (
+        PANEL + tiles - 1
+    ) // tiles  # the next slice is asked for evenly in this one's time
     for k in range(0, depth, step[SLICE]):
         length = min(step[SLICE], depth - k)
         multiply(
@@ -107,7 +113,8 @@ def direct(step, task, tables, weights, data):
             step[COLS] + panel * step[COLS_STEP] + k, length, data, step[X], weights,
             w + k * PANEL, data, y, step[Y_PLANE], weights,
             step[BIAS] + panel * PANEL if k == 0 else -1,
-            0.0 if step[RELU] and k + length == depth else -np.inf, w + (k + length) * PANEL, 16,
+            0.0 if step[RELU] and k + length == depth else -np.inf,
+            w + (k + length) * PANEL, ahead_step,
         )  # fmt: skip
 
 
@@ -310,15 +317,19 @@ def run(program, tables, weights, data, v, scratch, state):
         step = program[s]
         done = (s * (crew + 1) + 1) * LINE
         units, shares = step[UNITS], min(crew, step[UNITS])
+        own = step[TASKS] // units
         for turn in range(shares):
             share = (me + turn) % shares
             begun = done + (share + 1) * LINE
-            first, last = share * units // shares, (share + 1) * units // shares
-            tasks = step[TASKS] // units * (last - first)
+            first = share * units // shares
+            wide = (share + 1) * units // shares - first
             ticket = add(state, begun, 1)
-            while ticket < tasks:
-                unit, each = first + ticket % (last - first), ticket // (last - first)
-                task = unit * step[UNIT] + each * step[EACH]
+            while ticket < wide * own:
+                if step[NEAR]:
+                    unit, each = ticket // own, ticket % own
+                else:
+                    unit, each = ticket % wide, ticket // wide
+                task = (first + unit) * step[UNIT] + each * step[EACH]
                 if step[KIND] == DIRECT:
                     direct(step, task, tables, weights, data)
                 elif step[KIND] == GATHER:
