@@ -79,7 +79,7 @@ def profile(name: str, size: int) -> list[dict[str, Any]]:
 
 
 def _row(row: Any, seconds: float, top: float, stream: float) -> dict[str, Any]:
-    kind = ("im2col", "Bᵀ d B", "products, Aᵀ M A")[row[p.KIND]]
+    kind = ("im2col", "Bᵀ d B", "products, Aᵀ M A", "mean", "scale")[row[p.KIND]]
     tile = f"F({row[p.M]}) " if row[p.M] else ""
     gflop, megabytes = work(row)
     return {
@@ -97,15 +97,17 @@ def _row(row: Any, seconds: float, top: float, stream: float) -> dict[str, Any]:
 def work(row: Any) -> tuple[float, float]:
     """Count a step's work on one image: GFLOP of its products; MB of weights, input and output."""
     row = [int(field) for field in row]
-    groups = -(-row[p.COUNT] // max(1, row[p.GROUP]))
+    groups = max(1, -(-row[p.COUNT] // max(1, row[p.GROUP])))
     panels = row[p.PANELS] if row[p.KIND] == p.SCATTER else row[p.TASKS] // groups
     chs = panels * PANEL  # of the output
-    maps = {p.DIRECT: 1, p.GATHER: 0, p.SCATTER: row[p.N] ** 2}[row[p.KIND]]
+    maps = {p.DIRECT: 1, p.SCATTER: row[p.N] ** 2}.get(row[p.KIND], 0)
     products = maps * row[p.DEPTH] * chs
     transformed = row[p.N] ** 2 * row[p.PRODUCT]
     floats = {
         p.DIRECT: row[p.X_IMAGE] + products + chs * row[p.HEIGHT] * row[p.WIDTH],
         p.GATHER: row[p.X_IMAGE] + transformed,
         p.SCATTER: transformed + products + chs * row[p.HEIGHT] * row[p.WIDTH],
+        p.SQUEEZE: row[p.X_IMAGE],
+        p.SCALE: 2 * row[p.Y_IMAGE],
     }[row[p.KIND]]
     return 2e-9 * products * row[p.COUNT], 4e-6 * floats

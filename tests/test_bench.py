@@ -146,10 +146,12 @@ def test_the_work_of_a_step_is_counted_by_hand():
     assert megabytes == pytest.approx(4e-6 * (1000 + 90 * 3 * PANEL + 35 * 3 * PANEL))
     tiles = {"N": 4, "PRODUCT": 320, "COUNT": 12, **common}
     assert work(step(p.GATHER, **tiles)) == (0, pytest.approx(4e-6 * (1000 + 16 * 320)))
-    gflop, megabytes = work(step(p.SCATTER, GROUP=12, TASKS=3, DEPTH=90, **tiles))
+    panels = {"PANELS": 3, "BUNDLE": 2, "TASKS": 2}
+    gflop, megabytes = work(step(p.SCATTER, GROUP=12, DEPTH=90, **panels, **tiles))
     assert gflop == pytest.approx(2e-9 * 12 * 90 * 3 * PANEL * 16)
     floats = 16 * 320 + 16 * 90 * 3 * PANEL + 35 * 3 * PANEL
     assert megabytes == pytest.approx(4e-6 * floats)
+    assert work(step(p.SQUEEZE, TASKS=6, **common)) == (0, pytest.approx(4e-6 * 1000))
 
 
 # --- Races ----------------------------------------------------------------------------------------
