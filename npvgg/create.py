@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -20,7 +21,7 @@ from npvgg.folder import CONFIG
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.pretrained import default_tag, pretrained_cfg, split_tag
 from npvgg.timmconfig import Description
-from npvgg.untrusted import json_object, shown
+from npvgg.untrusted import blaming, json_object, shown
 from npvgg.variants import VARIANTS
 from npvgg.weights import build_network, infer_config, random_tensors
 
@@ -94,16 +95,18 @@ def create_model(
         weights = hub.locate(f"{architecture}.{tag}")
     tensors, origin, description = _read(weights, wrapper)
     metadata = origin.metadata if origin else {}
-    architecture, row, cfg = _identify(architecture, tag, tensors, metadata, description)
+    with blaming(origin.path) if origin else nullcontext():
+        architecture, row, cfg = _identify(architecture, tag, tensors, metadata, description)
     tag = tag or (description.tag if description else None)
     row = row.with_changes(**config)
     cfg |= {"num_classes": row.num_classes, "input_size": (row.in_chans, *cfg["input_size"][1:])}
     if len(cfg.get("label_names", ())) not in (0, row.num_classes):  # names of other classes
-        cfg = {key: value for key, value in cfg.items() if not key.startswith("label_")}
+        cfg = _without_labels(cfg)
     if tensors is None:
         tensors = random_tensors(row, _checked_seed(seed))
 
-    network = build_network(tensors, row, resolved_dtype)
+    with blaming(origin.path) if origin else nullcontext():
+        network = build_network(tensors, row, resolved_dtype)
     del tensors  # a file's worth of memory, before the engine asks for its own
     model = RepVGG(
         f"{architecture}.{tag}" if tag else architecture,
@@ -175,6 +178,7 @@ def _identify(
             )
         own = pretrained_cfg(description.architecture, tag) if tag else description.pretrained_cfg
         return description.architecture, description.config, own
+    named = architecture is not None
     if architecture is not None:
         row = VARIANTS[architecture]
     elif "npvgg.config" in metadata:
@@ -187,8 +191,14 @@ def _identify(
     if tag or "npvgg.pretrained_cfg" not in metadata:
         return architecture, row, usual
     own = _json_object(metadata, "npvgg.pretrained_cfg")
-    unnamed = {key: value for key, value in usual.items() if not key.startswith("label_")}
-    return architecture, row, timmconfig.checked(unnamed | own, row.num_classes)
+    if named and len(own.get("label_names", ())) != row.num_classes:  # of another network's file:
+        own = _without_labels(own)  # that is for the tensors to say
+    cfg = _without_labels(usual) | own
+    return architecture, row, timmconfig.checked(cfg, row.num_classes)
+
+
+def _without_labels(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cfg.items() if not key.startswith("label_")}
 
 
 def config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:

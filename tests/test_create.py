@@ -226,7 +226,11 @@ def lying_file(tmp_path):
         ("config", '{"depths": [1], "widths": [4], "__class__": 1}', "not a configuration"),
         ("config", '{"depths": [1], "widths": [0]}', "not a configuration: widths"),
         ("config", '{"depths": [1000000000], "widths": [4]}', "not a configuration"),
-        ("config", '{"depths": [1, 2, 3, 1], "widths": [4, 8, 8, 16]}', "file has 5 classes"),
+        (
+            "config",
+            '{"depths": [1, 2, 3, 1], "widths": [4, 8, 8, 16]}',
+            "not a deploy-form file of this network",
+        ),
         (
             "config",
             '{"depths": [1], "widths": [4], "strides": [1], "attn_layer": "se", '
@@ -251,6 +255,19 @@ def lying_file(tmp_path):
 def test_metadata_is_checked_like_weights(key, text, message, lying_file):
     with pytest.raises(WeightsError, match=message):
         create_model(weights=lying_file(**{key: text}))
+
+
+def test_a_file_of_another_network_is_named_with_its_path(tmp_path):
+    """Its labels, ten and not a thousand, are not what is wrong with it."""
+    path = tmp_path / "nano.safetensors"
+    npvgg.create_model("repvgg_nano", pretrained=True).save(path)
+    with pytest.raises(
+        WeightsError, match=r"(?s)nano\.safetensors: .*stem.*\(48, 3, 3, 3\)"
+    ) as caught:
+        npvgg.create_model("repvgg_a0", weights=path)
+    assert "label" not in str(caught.value)
+    with pytest.raises(WeightsError, match=r"nano\.safetensors: .*10 classes, the network 7"):
+        npvgg.create_model("repvgg_nano", weights=path, num_classes=7)
 
 
 def test_the_names_of_other_classes_are_forgotten(tmp_path):
