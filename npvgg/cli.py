@@ -23,6 +23,7 @@ ABORTED, INTERRUPTED = 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit status."""
     args = _parser().parse_args(argv)
+    progress.notices = not getattr(args, "quiet", False)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # odd file names
     try:
@@ -71,7 +72,11 @@ def _add_classify(verbs: Any) -> None:
     parser.add_argument(
         "--labels", metavar="FILE", help="names of the classes: .txt, a line each, or .json"
     )
-    parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
+    parser.add_argument(
+        "--format",
+        choices=("table", "json", "jsonl", "csv"),
+        help="by the suffix of --output, or table",
+    )
     parser.set_defaults(run=commands.classify)
 
 

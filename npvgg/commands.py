@@ -34,6 +34,7 @@ OK, SOME_FAILED = 0, 1
 
 def classify(args: argparse.Namespace) -> int:
     """Name what is in photos: a row each, with its top classes."""
+    format = _format(args, FORMATS, "table")
     model, transform = _ready(args)
     k = _checked_topk(args.topk, model.num_classes)
     names = _class_names(args.labels, model)
@@ -52,7 +53,7 @@ def classify(args: argparse.Namespace) -> int:
     )
     columns = ["path", "status", "error", "notes"]
     columns += [f"{name}_{n + 1}" for n in range(k) for name in _class_entry(names, 0, 0.0)]
-    _emit(_encoded(FORMATS[args.format](rows, columns)), args.output, args.force)
+    _emit(_encoded(FORMATS[format](rows, columns)), args.output, args.force)
     return tally.report()
 
 
@@ -256,9 +257,15 @@ def _maps_table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Itera
         yield "\n".join(lines) + "\n"
 
 
-def _embedding_format(args: argparse.Namespace) -> str:
+def _format(args: argparse.Namespace, known: Iterable[str], otherwise: str) -> str:
+    """Take the format that was asked for, or the one that the suffix of the output means."""
     suffix = os.path.splitext(args.output or "")[1].lstrip(".")
-    format: str = args.format or (suffix if suffix in ("npy", "npz", "jsonl") else "jsonl")
+    asked: str = args.format or (suffix if suffix in known else otherwise)
+    return asked
+
+
+def _embedding_format(args: argparse.Namespace) -> str:
+    format = _format(args, ("npy", "npz", "jsonl"), "jsonl")
     if format != "jsonl" and not args.output and sys.stdout.isatty():
         raise ArgumentError(
             f"--output: expected a file for {format}, which is not for reading; got none"

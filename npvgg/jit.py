@@ -202,7 +202,7 @@ class _Clock:
 
     def _say(self) -> None:
         self.left = 0
-        progress.say("compiling the kernels for this processor, once")
+        progress.notice("compiling the kernels for this processor, once")
 
 
 _clock = _Clock()

@@ -18,6 +18,15 @@ TERMINAL_SECONDS = 0.2
 LOG_SECONDS = 10.0
 
 
+notices = True
+"""Whether things are said that no function was told to keep to itself: --quiet is for them, too."""
+
+
+def notice(message: str) -> None:
+    """Tell what goes on deep inside, as compiling does, unless notices are off."""
+    say(message, quiet=not notices)
+
+
 def say(message: str, *, quiet: bool = False) -> None:
     """Tell the person at the terminal what is going on."""
     if not quiet:

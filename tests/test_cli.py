@@ -14,7 +14,7 @@ import torchwriter
 from PIL import Image
 
 import npvgg
-from npvgg import cli
+from npvgg import cli, commands, progress
 
 CAT = Path(__file__).parent / "photos" / "chelsea.png"
 
@@ -124,6 +124,27 @@ def test_output_goes_into_a_file_and_never_over_another_unasked(run, tmp_path):
     assert target.read_bytes() == before
     assert run("classify", CAT, "--format", "csv", "--output", target, "--force")[0] == 0
     assert target.read_bytes().startswith(b"path,")
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("rows.csv", b"path,"), ("rows.jsonl", b'{"path"'), ("rows.json", b"[")]
+)
+def test_the_suffix_of_the_output_is_its_format(run, tmp_path, name, start):
+    assert run("classify", CAT, "--output", tmp_path / name)[:2] == (0, b"")
+    assert (tmp_path / name).read_bytes().lstrip().startswith(start)
+    assert run("classify", CAT, "--output", tmp_path / "rows.txt")[0] == 0
+    assert (tmp_path / "rows.txt").read_text().startswith(str(CAT))
+
+
+def test_quiet_is_for_what_is_said_deep_inside_as_well(run, monkeypatch):
+    def answer(args):
+        progress.notice("compiling")
+        return 0
+
+    monkeypatch.setattr(commands, "classify", answer)
+    assert "compiling" in run("classify", CAT)[2]
+    assert run("classify", CAT, "--quiet")[2] == ""
+    assert "compiling" in run("classify", CAT)[2]
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_compiling_that_takes_over_a_second_in_all_is_said_once(monkeypatch, sec
     timers = []
     monkeypatch.setattr(jit.threading, "Timer", Timer)
     monkeypatch.setattr(jit.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(jit.progress, "say", lines.append)
+    monkeypatch.setattr(jit.progress, "notice", lines.append)
     clock = jit._Clock()
     for pause in seconds:
         clock.start()
