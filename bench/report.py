@@ -67,13 +67,15 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Give the commit that is measured, and whether files were changed since."""
+    """Give the commit that is measured, and whether files but results were changed since."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run(
             [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         )
-        changed = subprocess.run([*git, "status", "--short"], capture_output=True, text=True)
+        changed = subprocess.run(
+            [*git, "status", "--short", "..", ":!results"], capture_output=True, text=True
+        )
     except OSError:  # no git here
         return "unknown"
     return (commit.stdout.strip() or "unknown") + " with changes" * bool(changed.stdout.strip())

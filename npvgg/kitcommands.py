@@ -78,6 +78,11 @@ def compare(args: argparse.Namespace) -> int:
     else:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         sys.stdout.writelines(report.as_text(colour=colour))
+    if args.torch and not args.load_weights and not report.ok:
+        progress.say(
+            f"{args.torch} ran with weights of its own; --load-weights gives it the pack's",
+            quiet=args.quiet,
+        )
     return OK if report.ok else FOUND
 
 

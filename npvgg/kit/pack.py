@@ -151,11 +151,13 @@ class Pack:
         written.
         """
         folder = Path(path)
-        if os.path.lexists(folder) and not (overwrite and _is_pack(folder)):
-            what = (
-                "no pack, and is not replaced" if overwrite else "there, and is not to be replaced"
-            )
-            raise ArgumentError(f"path: {folder} is {what}")
+        if os.path.lexists(folder):
+            if not _is_pack(folder):
+                raise ArgumentError(f"path: {folder} is there and no pack; it is not replaced")
+            if not overwrite:
+                raise ArgumentError(
+                    f"path: {folder} is there; overwrite=True (--force) replaces a pack"
+                )
         contents = self._contents()
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
         manifest = {**self.manifest, "files": sums}

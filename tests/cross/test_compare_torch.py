@@ -113,7 +113,9 @@ def test_the_command_gives_timm_the_packs_weights(tmp_path, capfd):
     assert "given the pack's weights, in train form" in err
     assert "right: each of 25 tensors" in out
     assert cli.main([*arguments, "--no-diagnosis"]) == 1  # timm's own random weights
-    assert "wrong from stem on" in capfd.readouterr().out
+    out, err = capfd.readouterr()
+    assert "wrong from stem on" in out
+    assert "--load-weights" in err
 
 
 def test_a_factory_in_the_current_folder(tmp_path, monkeypatch, capfd):
