@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -94,8 +93,8 @@ def create_model(
         tag = tag or default_tag(architecture)
         weights = hub.locate(f"{architecture}.{tag}")
     tensors, origin, description = _read(weights, wrapper)
-    metadata = origin.metadata if origin else {}
-    with blaming(origin.path) if origin else nullcontext():
+    path, metadata = (origin.path, origin.metadata) if origin else (None, {})
+    with blaming(path):
         architecture, row, cfg = _identify(architecture, tag, tensors, metadata, description)
     tag = tag or (description.tag if description else None)
     row = row.with_changes(**config)
@@ -105,7 +104,7 @@ def create_model(
     if tensors is None:
         tensors = random_tensors(row, _checked_seed(seed))
 
-    with blaming(origin.path) if origin else nullcontext():
+    with blaming(path):
         network = build_network(tensors, row, resolved_dtype)
     del tensors  # a file's worth of memory, before the engine asks for its own
     model = RepVGG(
@@ -178,7 +177,7 @@ def _identify(
             )
         own = pretrained_cfg(description.architecture, tag) if tag else description.pretrained_cfg
         return description.architecture, description.config, own
-    named = architecture is not None
+    named = architecture  # by the caller
     if architecture is not None:
         row = VARIANTS[architecture]
     elif "npvgg.config" in metadata:

@@ -54,8 +54,11 @@ def path_text(path: str | PathLike[str]) -> str:
 
 
 @contextmanager
-def blaming(path: str | PathLike[str]) -> Iterator[None]:
-    """Whatever goes wrong inside leaves as a `WeightsError` that begins with the path."""
+def blaming(path: str | PathLike[str] | None) -> Iterator[None]:
+    """Whatever goes wrong inside leaves as a `WeightsError` that begins with the path, if any."""
+    if path is None:
+        yield
+        return
     name = path_text(path)
     try:
         yield
