@@ -103,9 +103,7 @@ def direct(step, task, tables, weights, data):
     w = step[W] + panel * depth * PANEL
     y = step[Y] + panel * (PANEL // LANES) * step[Y_PLANE]
     tiles = (count + MR - 1) // MR
-    ahead_step = (
-        PANEL + tiles - 1
-    ) // tiles  # the next slice is asked for evenly in this one's time
+    ahead_step = (PANEL + tiles - 1) // tiles  # the next slice's weights, evenly in this one's time
     for k in range(0, depth, step[SLICE]):
         length = min(step[SLICE], depth - k)
         multiply(
