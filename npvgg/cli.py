@@ -23,7 +23,7 @@ ABORTED, INTERRUPTED = 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit status."""
     args = _parser().parse_args(argv)
-    progress.notices = not getattr(args, "quiet", False)
+    progress.quiet = getattr(args, "quiet", False)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # odd file names
     try:
@@ -184,7 +184,7 @@ def _add_convert(verbs: Any) -> None:
     parser.add_argument("--model", metavar="NAME", help="the network, where IN does not tell")
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
     parser.add_argument("--force", action="store_true", help="replace OUT")
-    parser.add_argument("--quiet", action="store_true", help="no word on standard error")
+    _add_quiet(parser)
     onnx = parser.add_argument_group("what an ONNX file holds beside the network")
     onnx.add_argument("--dynamic-size", action="store_true", help="leave height and width open")
     onnx.add_argument("--softmax", action="store_true", help="probabilities, not logits")
@@ -260,7 +260,7 @@ def _add_conformance(verbs: Any) -> None:
         help="wider bounds, within which Winograd's tiles up to M × M stay for every input, too",
     )
     parser.add_argument("--force", action="store_true", help="replace a pack")
-    parser.add_argument("--quiet", action="store_true", help="no word on standard error")
+    _add_quiet(parser)
     parser.set_defaults(run=kitcommands.conformance)
 
 
@@ -316,7 +316,7 @@ def _add_compare(verbs: Any) -> None:
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument("--html", metavar="FILE", help="write a page with maps of the errors")
     parser.add_argument("--force", action="store_true", help="replace FILE")
-    parser.add_argument("--quiet", action="store_true", help="no word on standard error")
+    _add_quiet(parser)
     parser.set_defaults(run=kitcommands.compare)
 
 
@@ -351,7 +351,7 @@ def _run_options() -> argparse.ArgumentParser:
         "--output", metavar="PATH", help="write there instead of to standard output"
     )
     parser.add_argument("--force", action="store_true", help="replace existing output")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    _add_quiet(parser)
     photo = parser.add_argument_group("what a photo brings")
     photo.add_argument(
         "--exif-transpose", action="store_true", help="turn photos upright (timm does not)"
@@ -364,6 +364,12 @@ def _run_options() -> argparse.ArgumentParser:
     )
     photo.add_argument("--max-pixels", type=_positive, metavar="N", help="refuse larger photos")
     return parser
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quiet", action="store_true", help="not a word on standard error but of what fails"
+    )
 
 
 def _natural(text: str) -> int:

@@ -121,7 +121,7 @@ def warm_up(args: argparse.Namespace) -> int:
     for engine in ("im2col", "winograd"):
         create_model("repvgg_nano", engine=engine)(x)
     kept = kernel_cache() or "nowhere: no folder can be written"
-    progress.say(f"ready after {time.monotonic() - began:.1f} s; kept in {kept}")
+    progress.notice(f"ready after {time.monotonic() - began:.1f} s; kept in {kept}")
     return OK
 
 
@@ -191,7 +191,7 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     )
     origin = (model.model if isinstance(model, FeatureNet) else model).origin
     if origin and origin.choice:
-        progress.say(f"took {origin.choice}", quiet=args.quiet)
+        progress.notice(f"took {origin.choice}")
     opening = {
         "exif_transpose": args.exif_transpose,
         "alpha": args.alpha,
@@ -203,13 +203,13 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     args.photos = expand(args.paths, sys.stdin.buffer)
     default = "" if args.model or args.weights else " (bundled; --model or --weights for another)"
     count = f"{len(args.photos):,} photo{'s' * (len(args.photos) != 1)}"
-    progress.say(f"{count} through {model!r}{default}", quiet=args.quiet)
+    progress.notice(f"{count} through {model!r}{default}")
     return model, transform
 
 
 def _outcomes(args: argparse.Namespace, transform: Transform, forward: Any) -> Iterator[Outcome]:
     outcomes = predict(args.photos, transform, forward, args.batch_size)
-    return progress.counted(outcomes, len(args.photos), "photos", quiet=args.quiet)
+    return progress.counted(outcomes, len(args.photos), "photos")
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def fetch(repository: str, revision: str, cache: Path, *, config: bool) -> Path:
     """
     client = _client(repository)
     quiet = client.utils.are_progress_bars_disabled()  # $HF_HUB_DISABLE_PROGRESS_BARS
-    progress.say(f"fetching {repository} from the Hugging Face hub", quiet=quiet)
+    if not quiet:
+        progress.notice(f"fetching {repository} from the Hugging Face hub")
     ferry = _Ferry(client, repository, revision, cache)
     watch = _Watch(repository, PATIENCE * float(client.constants.HF_HUB_DOWNLOAD_TIMEOUT), quiet)
     return watch.over(lambda: ferry.bring_all(config), ferry.measure)
@@ -176,8 +177,9 @@ class _Watch:
                 )
             if size - begin > 2 * MAX_BYTES:
                 raise WeightsError(f"{self.what}: expected at most {MAX_BYTES} bytes, got more")
-            if now - said > progress.LOG_SECONDS and not progress.on_terminal():
-                progress.say(f"fetched {(size - begin) / 1e6:.1f} MB so far", quiet=self.quiet)
+            silent = self.quiet or progress.on_terminal()  # there the client draws bars
+            if now - said > progress.LOG_SECONDS and not silent:
+                progress.notice(f"fetched {(size - begin) / 1e6:.1f} MB so far")
                 said = now
 
 

@@ -44,14 +44,13 @@ def convert(args: argparse.Namespace) -> int:
         overwrite=args.force,
     )
     if done.source.choice:
-        progress.say(f"took {done.source.choice}", quiet=args.quiet)
+        progress.notice(f"took {done.source.choice}")
     count = sum(array.size for array in done.tensors.values())
     kind = " ".join(done.metadata.get(key, "") for key in ("npvgg.model", "npvgg.form")).strip()
     fold = done.metadata.get("npvgg.fold")
-    progress.say(
+    progress.notice(
         f"{args.target}: {kind + ' form, ' if kind else ''}{len(done.tensors)} tensors, "
-        f"{count:,} numbers" + (f", folded in {fold}" if fold not in (None, "none") else ""),
-        quiet=args.quiet,
+        f"{count:,} numbers" + (f", folded in {fold}" if fold not in (None, "none") else "")
     )
     return OK
 
@@ -73,13 +72,12 @@ def _convert_to_onnx(args: argparse.Namespace) -> int:
         overwrite=args.force,
     )
     if source.choice:
-        progress.say(f"took {source.choice}", quiet=args.quiet)
+        progress.notice(f"took {source.choice}")
     fold = done.metadata.get("npvgg.fold")
-    progress.say(
+    progress.notice(
         f"{args.target}: {done.metadata['npvgg.model']}, ONNX opset {onnxwrite.OPSET}, "
         f"{_end(*done.source)} → {_end(*done.result)}, {done.nodes} nodes, {done.numbers:,} numbers"
-        + (f", folded in {fold}" if fold else ""),
-        quiet=args.quiet,
+        + (f", folded in {fold}" if fold else "")
     )
     return OK
 

@@ -38,11 +38,10 @@ def conformance(args: argparse.Namespace) -> int:
     pack.write(args.out, overwrite=args.force)
     numbers = sum(pack.tensor(probe.name).size for probe in pack.probes)
     megabytes = sum(file.stat().st_size for file in Path(args.out).iterdir()) / 1e6
-    progress.say(
+    progress.notice(
         f"{args.out}: {pack.manifest['model']} in {pack.manifest['form']} form, "
         f"{len(pack.probes)} tensors of level {pack.manifest['level']}, {numbers:,} numbers, "
-        f"{megabytes:.1f} MB; its README.md says how to use it",
-        quiet=args.quiet,
+        f"{megabytes:.1f} MB; its README.md says how to use it"
     )
     return OK
 
@@ -58,9 +57,7 @@ def compare(args: argparse.Namespace) -> int:
         candidate = factories.build(args.torch)
         if args.load_weights:
             form = factories.give_weights(candidate, pack)
-            progress.say(
-                f"{args.torch}: given the pack's weights, in {form} form", quiet=args.quiet
-            )
+            progress.notice(f"{args.torch}: given the pack's weights, in {form} form")
     report = hold_against(
         candidate,
         pack,
@@ -79,9 +76,8 @@ def compare(args: argparse.Namespace) -> int:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         sys.stdout.writelines(report.as_text(colour=colour))
     if args.torch and not args.load_weights and not report.ok:
-        progress.say(
-            f"{args.torch} ran with weights of its own; --load-weights gives it the pack's",
-            quiet=args.quiet,
+        progress.notice(
+            f"{args.torch} ran with weights of its own; --load-weights gives it the pack's"
         )
     return OK if report.ok else FOUND
 

@@ -17,20 +17,19 @@ SILENT_SECONDS = 1.0
 TERMINAL_SECONDS = 0.2
 LOG_SECONDS = 10.0
 
+quiet = False
+"""Whether only what went wrong is said, as --quiet asks."""
 
-notices = True
-"""Whether things are said that no function was told to keep to itself: --quiet is for them, too."""
+
+def say(message: str) -> None:
+    """Tell the person at the terminal what went wrong."""
+    print(f"npvgg: {message}", file=sys.stderr, flush=True)
 
 
 def notice(message: str) -> None:
-    """Tell what goes on deep inside, as compiling does, unless notices are off."""
-    say(message, quiet=not notices)
-
-
-def say(message: str, *, quiet: bool = False) -> None:
-    """Tell the person at the terminal what is going on."""
+    """Tell what is going on, unless `quiet`."""
     if not quiet:
-        print(f"npvgg: {message}", file=sys.stderr, flush=True)
+        say(message)
 
 
 def on_terminal() -> bool:
@@ -38,8 +37,10 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def counted(items: Iterable[T], total: int, unit: str, *, quiet: bool = False) -> Iterator[T]:
-    """Pass items through, and count them on standard error once it takes over a second."""
+def counted(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
+    """Pass items through, and count them on standard error once it takes over a second, unless
+    `quiet`.
+    """
     if quiet:
         yield from items
         return
