@@ -300,7 +300,7 @@ class Plan:
         self._rows.append(step)
 
     def _winograd(self, f: Filter, m: int, x: MapLayout, y: MapLayout, step: Table) -> None:
-        fast, panels = FILTERS[m, f.stride], f.panels
+        fast = FILTERS[m, f.stride]
         tiles_y, tiles_x = _ceil(y.height, m), _ceil(y.width, m)
         count, blocks = y.n * tiles_y * tiles_x, _ceil(x.chs, LANES)
         strip = _evenly(count, SIDE_BY_SIDE)
@@ -308,32 +308,26 @@ class Plan:
         step[[p.N, p.M, p.STEP]] = fast.n, m, fast.step
         step[[p.PRODUCT, p.BLOCKS, p.STRIP]] = product, blocks, strip
         step[[p.TILES_X, p.TILES_Y, p.COUNT]] = tiles_x, tiles_y, count
+        depth, group, bundle = _fitting(fast.n**2, f.width, count, strip, f.panels)
+        step[[p.SLICE, p.GROUP, p.PANELS, p.BUNDLE]] = depth, group, f.panels, bundle
 
-        step[[p.KIND, p.MATRIX, p.OUTPUT]] = (
-            p.SCATTER,
-            KERNEL_OF[m, f.stride],
-            OUTPUT_OF[m, f.stride],
-        )
-        step[p.Y] = y.at + y.margin * (y.row + y.lanes)
-        step[[p.COLS, p.COLS_STEP]] = self._columns(
-            f, lambda first, last: _segments(first, last, strip), f.width
-        )
-        fits = CACHE_FLOATS // (fast.n**2 * PANEL)
-        depth = _evenly(f.width, max(LANES, fits))
-        group = strip * _evenly(_ceil(count, strip), max(1, min(fits, GROUP_TILES) // strip))
-        bundle = max(1, min(panels, fits // group)) if group < count else 1
-        step[[p.DEPTH, p.SLICE, p.GROUP]] = f.width, depth, group
-        step[[p.PANELS, p.BUNDLE]] = panels, bundle
-        step[[p.U_PLANE, p.M_PLANE]] = p.apart(depth * PANEL), p.apart(group * PANEL)
-        step[SHARES] = _shares(_ceil(panels, bundle), _ceil(count, group))
-        gather = step.copy()
+        gather, scatter = step.copy(), step
         gather[[p.KIND, p.MATRIX]] = p.GATHER, INPUT_OF[m, f.stride]
         gather[p.X] = x.at + (x.margin - f.padding) * (x.row + x.lanes)
         gather[SHARES] = _shares(blocks, y.n * tiles_y, local=group < count)
 
+        scatter[[p.KIND, p.MATRIX]] = p.SCATTER, KERNEL_OF[m, f.stride]
+        scatter[[p.OUTPUT, p.DEPTH]] = OUTPUT_OF[m, f.stride], f.width
+        scatter[p.Y] = y.at + y.margin * (y.row + y.lanes)
+        scatter[[p.COLS, p.COLS_STEP]] = self._columns(
+            f, lambda first, last: _segments(first, last, strip), f.width
+        )
+        scatter[[p.U_PLANE, p.M_PLANE]] = p.apart(depth * PANEL), p.apart(group * PANEL)
+        scatter[SHARES] = _shares(_ceil(f.panels, bundle), _ceil(count, group))
+
         self._v_floats = max(self._v_floats, fast.n**2 * product)  # all convolutions use one V
-        self._scratch_floats = max(self._scratch_floats, p.scratch_floats(step))
-        self._rows += [gather, step]
+        self._scratch_floats = max(self._scratch_floats, p.scratch_floats(scatter))
+        self._rows += [gather, scatter]
 
     def _columns(
         self, f: Filter, offsets: Callable[[int, int], Table], depth: int
@@ -368,6 +362,20 @@ def _divide(step: Table, f: Filter, count: int, most: int) -> None:
     group = _ceil(_evenly(count, most), MR) * MR
     step[[p.COUNT, p.GROUP]] = count, group
     step[SHARES] = _shares(f.panels, _ceil(count, group))
+
+
+def _fitting(
+    products: int, channels: int, count: int, strip: int, panels: int
+) -> tuple[int, int, int]:
+    """Divide Winograd's products so that U and M of a task fit a core's cache.
+
+    Gives channels per slice, tiles per group (whole strips of them), panels per task.
+    """
+    fits = CACHE_FLOATS // (products * PANEL)
+    depth = _evenly(channels, max(LANES, fits))
+    group = strip * _evenly(_ceil(count, strip), max(1, min(fits, GROUP_TILES) // strip))
+    bundle = max(1, min(panels, fits // group)) if group < count else 1
+    return depth, group, bundle
 
 
 def _segments(first: int, last: int, strip: int) -> Table:
