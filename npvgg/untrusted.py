@@ -55,7 +55,9 @@ def path_text(path: str | PathLike[str]) -> str:
 
 @contextmanager
 def blaming(path: str | PathLike[str] | None) -> Iterator[None]:
-    """Whatever goes wrong inside leaves as a `WeightsError` that begins with the path, if any."""
+    """Whatever goes wrong inside leaves as a `WeightsError` that begins with the path, once; None
+    for what came from no file.
+    """
     if path is None:
         yield
         return
@@ -63,7 +65,8 @@ def blaming(path: str | PathLike[str] | None) -> Iterator[None]:
     try:
         yield
     except WeightsError as error:
-        raise WeightsError(f"{name}: {error}") from None
+        said = str(error).startswith(f"{name}: ")
+        raise WeightsError(str(error) if said else f"{name}: {error}") from None
     except OSError as error:
         raise WeightsError(f"{name}: {error.strerror or error}") from error
 

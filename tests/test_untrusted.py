@@ -57,6 +57,11 @@ def test_blaming_names_the_file_once_for_each_kind_of_failure():
         raise WeightsError("expected this")
     with pytest.raises(WeightsError, match=r"^a/b\.bin: No space left$"), blaming("a/b.bin"):
         raise OSError(28, "No space left")
+    once = pytest.raises(WeightsError, match=r"^a/b\.bin: expected this$")
+    with once, blaming("a/b.bin"), blaming("a/b.bin"):
+        raise WeightsError("expected this")
+    with pytest.raises(WeightsError, match=r"^expected this$"), blaming(None):
+        raise WeightsError("expected this")
     with pytest.raises(KeyError), blaming("a/b.bin"):
         raise KeyError("a fault of ours stays what it is")
 
