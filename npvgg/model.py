@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeGuard, overload
 
 import numpy as np
 
-from npvgg import checkpoint, weights
+from npvgg import checkpoint, keymap, weights
 from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig, feature_info
 from npvgg.engines import prepare
@@ -223,15 +223,25 @@ class RepVGG:
         from npvgg import __version__
 
         config = {**vars(self.config), "attn_kwargs": dict(self.config.attn_kwargs)}
-        return {
+        metadata = {
             "format": "pt",  # loaders of the PyTorch world ask for this key
             "npvgg.version": __version__,
             "npvgg.model": self.name,
             "npvgg.form": form,
-            "npvgg.fold": "float64" if form == "deploy" else "none",
             "npvgg.config": json.dumps(config),
             "npvgg.pretrained_cfg": json.dumps(self.pretrained_cfg),
         }
+        fold = self._fold() if form == "deploy" else None
+        return {**metadata, "npvgg.fold": fold} if fold else metadata
+
+    def _fold(self) -> str | None:
+        """In which dtype the deploy form was folded, by us or as the file says; None: unknown."""
+        if self.form == "train":
+            return "float64"
+        if self.origin is None:
+            return None
+        held = keymap.form(map(keymap.strip_prefix, self.origin.stored))
+        return "float64" if held == "train" else self.origin.metadata.get("npvgg.fold")
 
     def _checked(self, x: Array, channels: int | None = None) -> Array:
         channels = channels or self.config.in_chans

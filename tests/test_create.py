@@ -10,6 +10,7 @@ import torchwriter
 import npvgg
 from npvgg import ArgumentError, WeightsError, checkpoint, create_model
 from npvgg.config import RepVGGConfig
+from npvgg.convert import convert
 from npvgg.weights import flatten
 
 
@@ -155,6 +156,23 @@ def test_a_saved_file_says_what_it_is(tmp_path):
     config = {k: tuple(v) if isinstance(v, list) else v
               for k, v in json.loads(metadata["npvgg.config"]).items()}  # fmt: skip
     assert RepVGGConfig(**config) == tiny.config("groups")
+
+
+def test_a_saved_file_says_how_it_was_folded_if_that_is_known(tmp_path):
+    def fold_of(model, form=None):
+        model.save(tmp_path / "again.safetensors", form)
+        return checkpoint.load_with_metadata(tmp_path / "again.safetensors").metadata.get(
+            "npvgg.fold"
+        )
+
+    train, deploy = tmp_path / "train.safetensors", tmp_path / "deploy.safetensors"
+    tiny.model(reparameterize=False).save(train)
+    assert fold_of(create_model(weights=train, reparameterize=False)) is None
+    assert fold_of(create_model(weights=train)) == "float64"
+    convert(train, deploy, form="deploy", fold_dtype="f32")
+    assert fold_of(create_model(weights=deploy)) == "float32"
+    tensors = checkpoint.load(deploy)
+    assert fold_of(create_model("repvgg_a0", weights=tensors, **tiny.keywords())) is None
 
 
 def test_a_saved_model_can_be_made_otherwise(tmp_path, rng):
