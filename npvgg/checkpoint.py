@@ -35,6 +35,7 @@ class Checkpoint:
     key: the entry of a training checkpoint that was taken (`state_dict_ema`, …), "" for the whole
     others: other entries that could have been taken      ignored: what else lay beside the weights
     config: the config.json of the folder, where one was loaded that has it
+    shards: the files that hold the tensors, where `path` is an index of several
     """
 
     path: Path
@@ -46,6 +47,12 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     config: Path | None = None
+    shards: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that was read: the file, or the index and its shards in alphabetical order."""
+        return (self.path, *self.shards)
 
     @property
     def choice(self) -> str:
@@ -115,6 +122,7 @@ def _joined(path: Path, index: bytes, wrapper: str | None) -> Checkpoint:
         {name: files[file].tensors[name] for name, file in places.items()},
         {name: files[file].stored[name] for name, file in places.items()},
         first.metadata if all(part.metadata == first.metadata for part in files.values()) else {},
+        shards=tuple(path.parent / name for name in files),
     )
 
 

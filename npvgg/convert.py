@@ -104,7 +104,7 @@ def convert(
         if form or naming or model:
             tensors, described = _rebound(loaded, model, form, naming, fold_dtype)
             metadata |= described
-    metadata |= origin(loaded.path)
+    metadata |= origin(*loaded.files)
     dtype = dtype or _common_dtype(loaded)
     WRITERS[suffix](target, tensors, metadata, dtype=dtype, overwrite=overwrite)
     return Converted(loaded, tensors, metadata)
@@ -244,20 +244,27 @@ def _fuse_float32(weight: Array, bn: BatchNorm) -> tuple[Array, Array]:
     return weight.astype(np.float32) * t[:, None, None, None], beta - mean * gamma / std
 
 
-def origin(source: str | os.PathLike[str] | None) -> dict[str, str]:
-    """What a written file says of where it comes from: this version, the source and its SHA-256."""
+def origin(*files: Path) -> dict[str, str]:
+    """What a written file says of where it comes from: this version, the source and its SHA-256.
+
+    files: the source's, `Checkpoint.files`; none for a model that came from no file
+    """
     from npvgg import __version__
 
-    if source is None:
+    if not files:
         return {"npvgg.version": __version__}
     return {
         "npvgg.version": __version__,
-        "npvgg.source": Path(source).name.encode(errors="backslashreplace").decode(),
-        "npvgg.source_sha256": sha256(source),
+        "npvgg.source": files[0].name.encode(errors="backslashreplace").decode(),
+        "npvgg.source_sha256": sha256(*files),
     }
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises WeightsError."""
-    with blaming(path), open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+def sha256(*paths: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file or of several one after another, hexadecimal. Raises WeightsError."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with blaming(path), open_regular(path) as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
+    return digest.hexdigest()

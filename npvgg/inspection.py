@@ -27,6 +27,7 @@ def inspect(
 ) -> dict[str, Any]:
     """Everything that can be said of a weights file, ready for JSON.
 
+    bytes, sha256: of the file; of sharded weights, of the index and its shards one after another
     findings: what looks wrong, a sentence each; empty for a sound network
     blocks: per block the range of the fused kernel, of gammas and of variances, and dead channels
 
@@ -36,8 +37,8 @@ def inspect(
     report: dict[str, Any] = {
         "path": os.fspath(loaded.path),
         "format": loaded.format,
-        "bytes": loaded.path.stat().st_size,
-        "sha256": sha256(loaded.path),
+        "bytes": sum(file.stat().st_size for file in loaded.files),
+        "sha256": sha256(*loaded.files),
         "wrapper": loaded.key,
         "other_wrappers": list(loaded.others),
         "ignored": list(loaded.ignored),

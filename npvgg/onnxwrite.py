@@ -71,7 +71,7 @@ def convert_to_onnx(
     with blaming(source):
         exact = _named(loaded, model)
     done = _write(
-        exact, target, np.dtype(np.float32), convert.origin(loaded.path),
+        exact, target, np.dtype(np.float32), convert.origin(*loaded.files),
         fold=convert.FOLD_DTYPES[fold_dtype], dynamic_size=dynamic_size, softmax=softmax,
         preprocess=preprocess, overwrite=overwrite,
     )  # fmt: skip
@@ -122,7 +122,7 @@ def export_onnx(
     file cannot be written.
     """
     return _write(
-        model, target, model.dtype, convert.origin(None), fold="float64",
+        model, target, model.dtype, convert.origin(), fold="float64",
         dynamic_size=dynamic_size, softmax=softmax, preprocess=preprocess, overwrite=overwrite,
     )  # fmt: skip
 

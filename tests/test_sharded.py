@@ -1,5 +1,6 @@
 """Weights in several files behind an index."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import torchwriter
 
 from npvgg import checkpoint, sharded
 from npvgg.errors import WeightsError
+from npvgg.inspection import inspect
 
 A, B, C = np.arange(3, dtype=np.float32), np.ones((2, 2), np.float16), np.array(7)
 NAMES = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -31,6 +33,13 @@ def test_the_files_become_one(index):
         assert got.tensors[name].dtype == array.dtype
     assert got.stored == {"a": "F32", "b": "F16", "c": "I64"}
     assert (got.format, got.metadata, got.path) == ("sharded safetensors", {"format": "pt"}, index)
+
+
+def test_the_sum_of_sharded_weights_is_of_all_the_files(index):
+    report = inspect(index)
+    files = [index, *(index.parent / name for name in NAMES)]
+    data = b"".join(file.read_bytes() for file in files)
+    assert (report["sha256"], report["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
 
 
 def test_pytorch_s_files_are_joined_as_well(tmp_path):
