@@ -78,7 +78,7 @@ def test_one_row_per_photo_in_order_and_the_bad_one_in_its_place(run, photos, fo
     }[format]()
     assert [Path(row["path"]).name for row in rows] == ["a.png", "b.png", "c.png"]
     assert [row["status"] for row in rows] == ["ok", "error", "ok"]
-    assert "b.png" in rows[1]["error"] or "image" in rows[1]["error"]
+    assert "b.png" in rows[1]["error"]
     assert not rows[1].get("topk")
     assert status == 1
     assert "1 of 3 photos could not be read" in err
@@ -88,10 +88,7 @@ def test_the_batch_changes_nothing_but_speed(run, photos):
     one, three = (
         run("classify", photos, CAT, "--format", "json", "--batch-size", n)[1] for n in (1, 3)
     )
-    for a, b in zip(json.loads(one), json.loads(three), strict=True):
-        assert [e["index"] for e in a["topk"]] == [e["index"] for e in b["topk"]]
-        for left, right in zip(a["topk"], b["topk"], strict=True):
-            assert left["prob"] == pytest.approx(right["prob"], rel=1e-4, abs=1e-7)
+    assert json.loads(one) == json.loads(three)
 
 
 def test_standard_input_and_patterns_are_photos_too(run, photos):
@@ -266,24 +263,37 @@ def test_quiet_is_quiet(run):
     assert run("classify", CAT, "--quiet")[2] == ""
 
 
-def test_a_reader_that_leaves_early_is_no_error():
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_reader_that_leaves_early_is_no_error(lines):
     code = "import sys; from npvgg.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "classify", *[str(CAT)] * 50, "--format", "jsonl"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.readline()
+        for _ in range(lines):
+            process.stdout.readline()
         process.stdout.close()
         err = process.stderr.read().decode()
+    assert lines or process.returncode == 2  # after a line, all may have been written in time
     assert "Traceback" not in err
     assert "Exception" not in err
 
 
-def test_odd_file_names_do_not_break_the_output(run, tmp_path):
+@pytest.mark.parametrize(
+    ("format", "path_of"),
+    [
+        ("table", lambda text: text.partition("\n  ")[0]),
+        ("json", lambda text: json.loads(text)[0]["path"]),
+        ("csv", lambda text: next(csv.DictReader(io.StringIO(text)))["path"]),
+    ],
+    ids=["table", "json", "csv"],
+)
+def test_odd_file_names_do_not_break_the_output(run, tmp_path, format, path_of):
     name = os.fsencode(tmp_path) + b"/\xff\nodd.png"
     Path(os.fsdecode(name)).write_bytes(CAT.read_bytes())
-    for format in ("table", "json", "csv"):
-        status, out, _ = run("classify", os.fsdecode(name), "--format", format)
-        assert status == 0
-        assert out
+    status, out, _ = run("classify", os.fsdecode(name), "--format", format)
+    path = path_of(out.decode())
+    assert status == 0
+    assert path.startswith(str(tmp_path))
+    assert path.endswith("odd.png")
 
 
 def test_python_dash_m_works_and_prints_the_version():

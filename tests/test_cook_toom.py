@@ -59,9 +59,8 @@ def test_more_products_than_points_are_refused():
 @pytest.mark.parametrize("m", [2, 3, 4, 5, 6])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_what_is_applied_at_run_time_is_exact_in_float32(m, stride):
-    if m + 2 - stride in POINTS:
-        for matrix in (cook_toom(m, stride).at, cook_toom(m, stride).bt):
-            assert all(Fraction(float(np.float32(v))) == v for row in matrix for v in row)
+    for matrix in (cook_toom(m, stride).at, cook_toom(m, stride).bt):
+        assert all(Fraction(float(np.float32(v))) == v for row in matrix for v in row)
 
 
 def test_the_points_of_f4_cut_its_error_by_a_third_per_dimension(monkeypatch):
