@@ -1,9 +1,8 @@
 """The attention layers that a block may carry: which weights each has, and what it does with them.
 
-Each layer scales a map by a gate in (0, 1) computed from the map itself. A layer is two functions,
-side by
-side: `<name>_shapes(channels, **options)` lists its weights under timm's names, `<name>(x, weights,
-…)` is the arithmetic. `shapes` and `attend` are the two doors.
+Each layer scales a map by a gate in (0, 1) computed from the map itself. A layer is two functions
+side by side: `<name>_shapes(channels, **options)` lists its weights under timm's names,
+`<name>(x, weights, …)` is the arithmetic. `shapes` and `attend` are the two doors.
 
 Sources: timm `layers/squeeze_excite.py`, `layers/eca.py`, `layers/cbam.py`,
 `layers/create_attn.py`, and the papers named at each function.
@@ -20,12 +19,10 @@ import numpy as np
 
 from npvgg.config import RepVGGConfig, expand, reduced_channels
 from npvgg.errors import ArgumentError
-from npvgg.ops import Array, activation, batch_norm, conv2d
+from npvgg.ops import BN_EPS, Array, activation, batch_norm, conv2d
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 Weights: TypeAlias = Mapping[str, Array]
-
-BN_EPS = 1e-5
 
 
 def shapes(layer: str, channels: int, options: Mapping[str, Any]) -> Shapes:
@@ -252,7 +249,7 @@ def cbam(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
 
 
 def lcbam(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
-    """Do as `cbam` with the half sum of mean and maximum in place of both; both gates are sigmoids,
+    """Like `cbam` with the half sum of mean and maximum in place of both; both gates are sigmoids,
     as in timm.
     """
     gate = activation("sigmoid")

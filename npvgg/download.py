@@ -18,7 +18,7 @@ from typing import Any
 
 from npvgg import progress
 from npvgg.errors import WeightsError
-from npvgg.folder import CONFIG, PREFERRED, parts
+from npvgg.folder import CONFIG, PREFERRED, cached_repository, parts
 from npvgg.untrusted import MAX_BYTES, shown
 
 PATIENCE = 3
@@ -66,7 +66,7 @@ class _Ferry:
     def __init__(self, client: Any, repository: str, revision: str, cache: Path) -> None:
         self.client, self.errors = client, client.utils
         self.repository, self.revision, self.cache = repository, revision, cache
-        self.folder = cache / f"models--{repository.replace('/', '--')}"
+        self.folder = cached_repository(cache, repository)
         self.answers = 0
 
     def measure(self) -> int:

@@ -30,6 +30,11 @@ SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".bin")
 INDEX_SUFFIX = ".index.json"
 
 
+def cached_repository(cache: Path, repository: str) -> Path:
+    """Where the Hugging Face cache keeps a repository, owner/name."""
+    return cache / f"models--{repository.replace('/', '--')}"
+
+
 def weights_in(folder: Path) -> Path:
     """The file of a folder that holds the weights, or the index of several.
 

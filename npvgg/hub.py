@@ -19,7 +19,7 @@ from pathlib import Path
 
 from npvgg.download import fetch, offline
 from npvgg.errors import ArgumentError, WeightsError
-from npvgg.folder import CONFIG, parts, weights_in
+from npvgg.folder import CONFIG, cached_repository, parts, weights_in
 from npvgg.pretrained import PRETRAINED
 
 ASSETS = Path(__file__).parent / "assets"
@@ -70,7 +70,7 @@ def obtain(repository: str, revision: str = "main", *, config: bool = True) -> P
 
 def find_cached(repository: str, revision: str = "main", *, config: bool = False) -> Path | None:
     """Find the folder of a cached commit that has all that is needed to load it, or None."""
-    folder = cache_folder() / f"models--{repository.replace('/', '--')}"
+    folder = cached_repository(cache_folder(), repository)
     commit = revision
     reference = folder / "refs" / revision
     try:

@@ -20,7 +20,7 @@ Sources: timm `byobnet.py`; DingXiaoH/RepVGG `repvgg.py`, `repvggplus.py`, `se_b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from npvgg.errors import WeightsError
 
@@ -67,6 +67,11 @@ def form(names: Iterable[str]) -> str:
     return (
         "deploy" if any(".reparam_conv." in n or ".rbr_reparam." in n for n in names) else "train"
     )
+
+
+def first_half(depths: Sequence[int]) -> int:
+    """Blocks before the place where RepVGGplus cuts its third stage in two."""
+    return depths[2] // 2 if len(depths) > 2 else 0
 
 
 def strip_prefix(name: str) -> str:

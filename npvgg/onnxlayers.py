@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from npvgg.attention import BN_EPS
 from npvgg.network import Block, Head
 from npvgg.onnxgraph import Graph, Module
-from npvgg.ops import Array
+from npvgg.ops import BN_EPS, Array
 from npvgg.reparam import BatchNorm, FusedConv, fuse_conv_bn, reparameterize
 
 Weights = Mapping[str, Array]
@@ -138,7 +137,7 @@ def eca(m: Module, x: str, block: Block, *, circular: bool = False) -> str:
 
 
 def ceca(m: Module, x: str, block: Block) -> str:
-    """Do as `eca` with the channels on a circle."""
+    """Like `eca` with the channels on a circle."""
     return eca(m, x, block, circular=True)
 
 
@@ -156,7 +155,7 @@ def cbam(m: Module, x: str, block: Block) -> str:
 
 
 def lcbam(m: Module, x: str, block: Block) -> str:
-    """Do as `cbam` with the half sum of mean and maximum; both gates are sigmoids, as in timm."""
+    """Like `cbam` with the half sum of mean and maximum; both gates are sigmoids, as in timm."""
     weights, channel, spatial = block.attention, m["channel"], m["spatial"]
     hidden = _bottleneck(channel, squeeze(channel, x, maximum=True), weights)
     x = channel.ends(channel("Mul", x, activate(channel["gate"], "sigmoid", hidden)))

@@ -1,8 +1,7 @@
 """What each operation means, in plain NumPy, for float32 and float64 alike.
 
 These functions are the text that every engine answers to. They are written to be read, and only
-then to be
-quick: a convolution is the matrix product of its windows with its kernel, nothing else.
+then to be quick: a convolution is the matrix product of its windows with its kernel, nothing else.
 
 Letters: a capital is a size, a small letter an index.
     N n image    C c input channel    K k output channel    G g group
@@ -23,6 +22,9 @@ from npvgg.errors import ArgumentError
 
 Array: TypeAlias = NDArray[Any]
 """float32 or float64; every function returns the dtype that it is given."""
+
+BN_EPS = 1e-5
+"""The eps of every batch norm, upstream's as well as ours (`torch.nn.BatchNorm2d` default)."""
 
 
 def conv2d(
@@ -180,7 +182,7 @@ def elu(x: Array, alpha: float = 1.0) -> Array:
 
 
 def selu(x: Array) -> Array:
-    """Scale · elu(x, alpha), with the two constants of arXiv:1706.02515, eq. 14."""
+    """scale · elu(x, alpha), with the two constants of arXiv:1706.02515, eq. 14."""
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 

@@ -15,6 +15,7 @@ from copy import deepcopy
 from types import MappingProxyType
 from typing import Any
 
+from npvgg.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from npvgg.errors import ArgumentError
 from npvgg.variants import VARIANTS, canonical_name
 
@@ -25,8 +26,8 @@ _IMAGENET: dict[str, Any] = {
     "crop_pct": 0.875,
     "crop_mode": "center",
     "interpolation": "bilinear",
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
     "first_conv": ("stem.conv_kxk.conv", "stem.conv_1x1.conv"),
     "classifier": "head.fc",
     "license": "mit",

@@ -26,10 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from npvgg.ops import Array, batch_norm, conv2d
-
-BN_EPS = 1e-5
-"""The eps of every batch norm, upstream's as well as ours (`torch.nn.BatchNorm2d` default)."""
+from npvgg.ops import BN_EPS, Array, batch_norm, conv2d
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,8 @@ from npvgg.config import RepVGGConfig
 from npvgg.convert import folded
 from npvgg.engines.reference import ReferenceNetwork
 from npvgg.network import Block, Network
-from npvgg.ops import Array
+from npvgg.ops import BN_EPS, Array
 from npvgg.reparam import (
-    BN_EPS,
     BatchNorm,
     Branches,
     ConvBN,
@@ -41,7 +40,7 @@ HALVES = {"F16": ("float16", 2.0**-11), "BF16": ("bfloat16", 2.0**-8)}
 """Unit roundoffs."""
 
 SMALLEST_NORMAL = 2.0**-14
-"""Of float16: below it, roundings no longer shrink with the number."""
+"""The smallest normal float16: below it, roundings no longer shrink with the number."""
 
 EPS_SEEN = (1e-3, 1e-6, 1e-4, 1e-8, 0.0, 1e-2)
 """The eps of batch norms elsewhere."""

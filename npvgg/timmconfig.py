@@ -21,7 +21,12 @@ from typing import Any, NamedTuple
 
 from npvgg import attention
 from npvgg.config import RepVGGConfig
-from npvgg.data import create_transform, resolve_data_config
+from npvgg.data import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    create_transform,
+    resolve_data_config,
+)
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import open_regular
 from npvgg.untrusted import blaming, json_object, shown
@@ -38,7 +43,7 @@ MAX_TEXT = 4000
 
 DEFAULTS: dict[str, Any] = {
     "input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875,
-    "crop_mode": "center", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
+    "crop_mode": "center", "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
 }  # fmt: skip
 """What timm takes for what is not said: bicubic, though RepVGG's authors use bilinear."""
 
@@ -146,7 +151,7 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
         whole = isinstance(size, tuple) and all(type(side) is int and side > 0 for side in size)
         if not whole or len(size) != 3 or size[1] * size[2] > MAX_PIXELS:
             raise WeightsError(
-                f"{key}: expected an {key} of three positive integers (C, H, W), at most "
+                f"{key}: expected three positive integers (C, H, W), at most "
                 f"{MAX_PIXELS} pixels, got {shown(size)}"
             )
 

@@ -2,8 +2,8 @@
 
 A file may hold timm's or the original's names, train or deploy form, any floating-point type, with
 or without a wrapper's prefix. Everything is brought to timm's names first, then every expected
-tensor must be
-there with its shape, and nothing else: a network that is half loaded would answer, and be wrong.
+tensor must be there with its shape, and nothing else: a network that is half loaded would answer,
+and be wrong.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def normalize_names(
     first_half = 0
     if keymap.naming(stripped.values()) == "original":
         depths = config.depths if config else VARIANTS["repvggplus_l2pse"].depths
-        first_half = depths[2] // 2 if len(depths) > 2 else 0
+        first_half = keymap.first_half(depths)
     renamed: dict[str, NDArray[Any]] = {}
     for name, short in stripped.items():
         ours = keymap.to_timm(short, first_half)
@@ -120,7 +120,7 @@ def infer_config(tensors: Tensors) -> tuple[str, RepVGGConfig]:
             if expected_shapes(config, form) == shapes:
                 return variant, config
     raise WeightsError(
-        f"weights: these {len(shapes)} tensors are no network of the table; "
+        f"weights: these {len(shapes)} tensors match no network of the table; "
         "give the name of the network (and the keywords it was made with) to create_model"
     )
 

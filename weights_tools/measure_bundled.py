@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import zipfile
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def main() -> None:
         for entry in sorted(archive.namelist()):
             folders = entry.split("/")
             if len(folders) >= 3 and folders[-3] == "test" and folders[-1]:
-                images.append(transform(io.BytesIO(archive.read(entry)).getvalue()))
+                images.append(transform(archive.read(entry)))
                 classes.append(names.index(folders[-2]))
     x, y = np.stack(images), np.array(classes)
 

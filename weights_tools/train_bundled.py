@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import random
 import time
 import zipfile
 from pathlib import Path
@@ -166,7 +165,6 @@ def orthogonalised(matrix: Tensor, steps: int = 3) -> Tensor:
 
 
 def train(args: argparse.Namespace) -> None:
-    random.seed(args.seed)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     pixels, classes = read_images(args.data, "train")

@@ -48,8 +48,7 @@ def give_weights(module: Any, pack: Pack) -> str:
     """
     import torch
 
-    depths = pack.config.depths
-    half = depths[2] // 2 if len(depths) > 2 else 0  # where RepVGGplus cuts its third stage
+    half = keymap.first_half(pack.config.depths)
     names = {
         keymap.to_timm(keymap.strip_prefix(name), half): name
         for name in module.state_dict()

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npvgg.attention import BN_EPS
 from npvgg.kit import steady
 from npvgg.kit.rounding import FLOOR, Rule
-from npvgg.ops import Array
+from npvgg.ops import BN_EPS, Array
 
 LIPSCHITZ = {
     "relu": 1.0, "relu6": 1.0, "leaky_relu": 1.0, "identity": 1.0, "elu": 1.0, "celu": 1.0,

@@ -5,7 +5,7 @@ activation, the pooling and the classifier, each with the names of the tensors t
 numbers that it needs. `run` computes them in order. `layer_by_layer` keeps those of a level:
 
     block    input, each block's output, pool, logits
-    branch   + each branch behind its batch norm, their sum, and what attention and activation make
+    branch   + each branch after its batch norm, their sum, and what attention and activation make
     op       + each convolution before its batch norm
 
 The last operation of a block makes the block's output and bears the block's name, "stem" or
@@ -141,16 +141,17 @@ def _conv(spec: BlockSpec, suffix: str, source: str, weights: Mapping[str, Array
     equation = "y[n,k,p,q] = {}Σ_{{c,r,s}} x[n, {}c, {}, {}] · w[k,c,r,s]{}".format(
         "b[k] + " if "bias" in weights else "",
         "g·C/G + " if spec.groups > 1 else "",
-        _tap("p", "r", **numbers),
-        _tap("q", "s", **numbers),
+        _tap("p", "r", numbers),
+        _tap("q", "s", numbers),
         f", g = k // (K/{spec.groups})" if spec.groups > 1 else "",
     )
     names = {n: f"{name}.{n}" for n in weights}
     return Operation(name, spec.name, "conv", (source,), equation, {**numbers, **names}, weights)
 
 
-def _tap(out: str, tap: str, *, stride: int, padding: int, dilation: int, groups: int) -> str:
+def _tap(out: str, tap: str, numbers: dict[str, int]) -> str:
     """Write a row or column of x:  p·stride + r·dilation − padding."""
+    stride, padding, dilation = (numbers[key] for key in ("stride", "padding", "dilation"))
     first = out if stride == 1 else f"{stride}{out}"
     second = tap if dilation == 1 else f"{dilation}{tap}"
     return f"{first} + {second}" + (f" − {padding}" if padding else "")
