@@ -1,4 +1,4 @@
-"""bfloat16, which NumPy has not: the upper half of a float32, kept as uint16."""
+"""bfloat16, which NumPy lacks: the upper half of a float32, kept as uint16."""
 
 from typing import Any
 

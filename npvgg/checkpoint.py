@@ -65,7 +65,7 @@ class Checkpoint:
 def load(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Tensors:
     """The tensors of a weights file by name. Raises WeightsError, which begins with the path.
 
-    float16 stays float16; bfloat16, which NumPy has not, becomes float32, exactly.
+    float16 stays float16; bfloat16, which NumPy lacks, becomes float32, exactly.
     wrapper: which weights of a training checkpoint to take: "model", "state_dict_ema", …; "" for
         those that lie outermost; None for the averaged ones (…_ema) if there are any, as timm does
     """

@@ -1,8 +1,8 @@
 """The command line: what can be asked, and how a run ends.
 
-Results go to standard output, all else to standard error. Exit status: 0 all done, 1 some photos
-could not be read or a weights file was found wanting, 2 the run was aborted (a wrong argument,
-weights that do not fit, a full disk), 130 interrupted.
+Results go to standard output, all else to standard error. Exit status: 0 done; 1 a photo could not
+be read, a file is suspicious, two files differ, or a tensor is wrong; 2 the run was aborted (a
+wrong argument, weights that do not fit, a full disk, a reader that left); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="npvgg",
         description="RepVGG in pure NumPy and Numba: classify photos, embed them, look inside.",
-        epilog="Exit status: 0 all done, 1 some photos could not be read or a weights file was "
-        "found wanting, 2 aborted.",
+        epilog="Exit status: 0 done; 1 a photo could not be read, a file is suspicious, two files "
+        "differ, or a tensor is wrong; 2 aborted; 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"npvgg {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -109,7 +109,9 @@ def _add_features(verbs: Any) -> None:
         metavar="I",
         help="which maps (all); negative from the end",
     )
-    parser.add_argument("--format", choices=("table", "jsonl"), default="table")
+    parser.add_argument(
+        "--format", choices=("table", "jsonl"), default="table", help="of what is printed (table)"
+    )
     parser.set_defaults(run=commands.features)
 
 
@@ -127,14 +129,18 @@ def _add_info(verbs: Any) -> None:
         metavar=("C", "H", "W"),
         help="the network's own by default",
     )
-    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
+    )
     parser.set_defaults(run=commands.info)
 
 
 def _add_list(verbs: Any) -> None:
     parser = verbs.add_parser("list", help="list the networks")
     parser.add_argument("pattern", nargs="?", default="", help="part of the name")
-    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
+    )
     parser.set_defaults(run=commands.list_networks)
 
 
@@ -158,7 +164,9 @@ def _add_inspect(verbs: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="any weights file")
     parser.add_argument("--model", metavar="NAME", help="the network, where FILE does not tell")
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
-    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
+    )
     parser.set_defaults(run=filecommands.inspect)
 
 
@@ -167,13 +175,16 @@ def _add_convert(verbs: Any) -> None:
         "convert",
         help="write weights in another form, naming, precision or file format",
         description="Reads .safetensors, .pth and their like; writes .safetensors, .pth or .onnx, "
-        "by the suffix of OUT. Without --form and --naming every tensor is copied as it is. An "
-        "ONNX file (opset 13, float32) holds the network in deploy form, for any number of images.",
+        "by the suffix of OUT. Without --form, --naming and --model every tensor is copied as it "
+        "is. An ONNX file (opset 13, float32) holds the network in deploy form, for any number of "
+        "images.",
     )
     parser.add_argument("source", metavar="IN", help="any weights file, sharded index or folder")
     parser.add_argument("target", metavar="OUT", help="FILE.safetensors, FILE.pth or FILE.onnx")
     parser.add_argument("--form", choices=("deploy", "train"), help="deploy folds the branches")
-    parser.add_argument("--naming", choices=("timm", "original"), help="of the tensors")
+    parser.add_argument(
+        "--naming", choices=("timm", "original"), help="whose names the tensors get"
+    )
     parser.add_argument("--dtype", choices=("f32", "f16", "bf16"), help="the file's own by default")
     parser.add_argument(
         "--fold-dtype",
@@ -209,21 +220,27 @@ def _add_verify(verbs: Any) -> None:
     parser.add_argument("b", metavar="B", nargs="?", help="a second one")
     parser.add_argument("--model", metavar="NAME", help="the network, where the files do not tell")
     parser.add_argument(
-        "--image", metavar="PHOTO", action="append", default=[], help="on that photo as well"
+        "--image",
+        metavar="PHOTO",
+        action="append",
+        default=[],
+        help="try it on this photo as well; may be repeated",
     )
     parser.add_argument(
         "--size", type=_positive, default=64, metavar="N", help="height and width of images (64)"
     )
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a checkpoint A")
     parser.add_argument("--wrapper-b", metavar="KEY", help="which weights of a checkpoint B")
-    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
+    )
     parser.set_defaults(run=filecommands.verify)
 
 
 def _add_conformance(verbs: Any) -> None:
     parser = verbs.add_parser(
         "conformance",
-        help="write what another implementation is tested with",
+        help="write a test pack for another implementation",
         description="Writes a folder with weights, an input, every tensor on the way, and for each "
         "of its numbers the largest error that a correct float32 implementation can make; with a "
         "README for people who have neither npvgg nor Python.",
@@ -235,9 +252,11 @@ def _add_conformance(verbs: Any) -> None:
         help="a network, with a pretrained tag for trained weights, or tiny, tiny_g2, tiny_se, "
         "tiny_plus, tiny_dilated (tiny)",
     )
-    parser.add_argument("--weights", metavar="FILE", help="weights; from the seed without them")
     parser.add_argument(
-        "--seed", type=_natural, default=0, metavar="N", help="of weights and noise (0)"
+        "--weights", metavar="FILE", help="weights file; without it they are random, by the seed"
+    )
+    parser.add_argument(
+        "--seed", type=_natural, default=0, metavar="N", help="seed of weights and noise (0)"
     )
     parser.add_argument("--input", default="noise", metavar="PHOTO", help="a photo, or noise")
     parser.add_argument(
@@ -250,7 +269,7 @@ def _add_conformance(verbs: Any) -> None:
         "--size", type=_positive, metavar="N", help="height and width of the input (64; tiny: 18)"
     )
     parser.add_argument(
-        "--form", choices=("train", "deploy"), help="of the tensors (train, where it is known)"
+        "--form", choices=("train", "deploy"), help="form of the tensors (train, where it is known)"
     )
     parser.add_argument(
         "--winograd",
@@ -297,8 +316,14 @@ def _add_compare(verbs: Any) -> None:
         default="auto",
         help="how their arrays are matched to the pack's (auto)",
     )
-    parser.add_argument("--map", metavar="FILE", help='or by JSON: {"their name": "the pack\'s"}')
-    parser.add_argument("--layout", choices=("auto", "NCHW", "NHWC"), default="auto")
+    parser.add_argument(
+        "--map",
+        metavar="FILE",
+        help='instead of --match, a JSON file: {"their name": "the pack\'s"}',
+    )
+    parser.add_argument(
+        "--layout", choices=("auto", "NCHW", "NHWC"), default="auto", help="of their maps (auto)"
+    )
     parser.add_argument(
         "--all", action="store_true", help="tensors that are missing are a failure, too"
     )
@@ -341,9 +366,17 @@ def _run_options() -> argparse.ArgumentParser:
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
     parser.add_argument("--engine", default="auto", help="auto or the name of an engine (auto)")
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="of the fast engines (all cores allowed)"
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="threads of the compiled engines (default: all cores that the process may use)",
     )
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="of weights and arithmetic",
+    )
     parser.add_argument(
         "--batch-size", type=_positive, default=1, metavar="N", help="photos at once (1)"
     )
@@ -357,10 +390,16 @@ def _run_options() -> argparse.ArgumentParser:
         "--exif-transpose", action="store_true", help="turn photos upright (timm does not)"
     )
     photo.add_argument(
-        "--alpha", default="drop", metavar="COLOUR", help="drop (timm), or a backdrop: white"
+        "--alpha",
+        default="drop",
+        metavar="COLOUR",
+        help="what happens to transparency: drop (as in timm), or a backdrop, such as white",
     )
     photo.add_argument(
-        "--on-16bit", choices=("clip", "scale", "error"), default="clip", help="clip (timm)"
+        "--on-16bit",
+        choices=("clip", "scale", "error"),
+        default="clip",
+        help="what happens to 16-bit values (clip, as in timm)",
     )
     photo.add_argument("--max-pixels", type=_positive, metavar="N", help="refuse larger photos")
     return parser

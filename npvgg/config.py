@@ -197,9 +197,9 @@ def expand(config: RepVGGConfig) -> tuple[BlockSpec, ...]:
     because every stage but the last has an even number of blocks in every published network.
 
     Dilation: a stage that would stride past `output_stride` keeps its size and multiplies the
-    dilation by its stride instead. Its first block still reads a map made for the old dilation, so
-    it keeps half of it, and has no identity branch (timm `create_byob_stages`,
-    `RepVggBlock.use_ident`).
+    dilation by its stride instead. Its first block takes dilation 1
+    where the stage's is 1 or 2, and 2 where it is more; where that is not the stage's, the block
+    has no identity branch (timm `create_byob_stages`, `RepVggBlock.use_ident`).
     """
     common = (config.act_layer, config.attn_layer, config.attn_kwargs, config.attn_after_act)
     in_chs, out_chs = config.in_chans, config.stem_chs

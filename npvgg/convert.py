@@ -4,8 +4,9 @@
                      float32 step by step, in the order of timm and the original
     timm ↔ original  is a change of names (`keymap`)
 
-Where neither form nor names are asked for, every tensor is copied as it is, whatever network it is
-of. The new file says where it comes from: the source's name and sha256, the fold, this version.
+Where neither form nor names nor a network are given, every tensor is copied as it is, whatever
+network it is of. The new file says where it comes from: the source's name and sha256, the fold,
+this version.
 """
 
 from __future__ import annotations
@@ -191,7 +192,8 @@ def _rebound(
 
 def _half(config: RepVGGConfig) -> int | None:
     """Where RepVGGplus, which squeezes after the activation, cuts its third stage; else None."""
-    return config.depths[2] // 2 if config.attn_layer and config.attn_after_act else None
+    plus = config.attn_layer and config.attn_after_act
+    return keymap.first_half(config.depths) if plus else None
 
 
 def folded(network: Network, dtype: str = "float64") -> Network:

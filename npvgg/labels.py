@@ -129,6 +129,6 @@ def _in_order(entries: Sequence[_Entry], where: str) -> list[Label]:
     missing = next((i for i in range(len(labels)) if i not in labels), None)
     if missing is not None:
         raise ArgumentError(
-            f"{where}: expected the indices 0 … {len(labels) - 1}, {missing} misses"
+            f"{where}: expected the indices 0 … {len(labels) - 1}, but {missing} is missing"
         )
     return [labels[i] for i in range(len(labels))]

@@ -37,7 +37,7 @@ class FeatureInfo(list[dict[str, Any]]):
         return [entry["reduction"] for entry in self]
 
     def module_name(self) -> list[str]:
-        """Timm's path of the module that each map comes from."""
+        """timm's path of the module that each map comes from."""
         return [entry["module"] for entry in self]
 
 

@@ -220,7 +220,7 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
         ({"a.raw": bytes(4), "shapes.json": b"{"}, "shapes.json: expected JSON"),
         ({"a.raw": bytes(5)}, "float32"),
         ({"a.raw": bytes(8), "shapes.json": b'{"a": [3]}'}, "12 bytes"),
-        ({"a.raw": bytes(8), "shapes.json": b'{"b": [2]}'}, "one-sided"),
+        ({"a.raw": bytes(8), "shapes.json": b'{"b": [2]}'}, "only one of the two"),
         ({"a.raw": bytes(8), "shapes.json": b'{"a": "2"}'}, "shape"),
         ({"a.npy": b"\x93NUMPY"}, ": a: expected"),
     ],

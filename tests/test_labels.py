@@ -56,7 +56,7 @@ def test_lists_are_read_as_people_write_them(tmp_path, text, expected):
         (b"", "at least one class"),
         (b"\xff\xfe", "UTF-8"),
         (b"0\tcat\n0\tdog\n", "0 twice"),
-        (b"0\tcat\n2\tdog\n", "1 misses"),
+        (b"0\tcat\n2\tdog\n", "1 is missing"),
         (b'["cat"', "JSON"),
         (b"[" * 100_000, "JSON"),
         (b'["cat", 3]', "as text"),

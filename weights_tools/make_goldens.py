@@ -52,7 +52,7 @@ ATTENTIONS = {
     "lcbam": [{}, {"rd_ratio": 0.25, "spatial_kernel_size": 5, "mlp_bias": True}],
 }
 GAINS = {"sigmoid": 20, "hard_sigmoid": 20, "eca": 3, "ceca": 3, "cbam": 3, "lcbam": 3, "se": 1.5}
-"""Of what damps; see formula.tensor."""
+"""By which factor the weights of what damps are larger; see formula.tensor."""
 
 
 def timm_cases():

@@ -27,7 +27,7 @@ algorithms. Where those are beyond it (npvgg's, ncnn's), they are held to their 
 (`npvgg/kit/tiles.py`, F(6 × 6, 3 × 3)), and listed. npvgg's float64 is held to 1e-12 of the
 tensor's largest number.
 
-Every tensor counts: each branch behind its batch norm, their sum, attention, the block, pooling,
+Every tensor counts: each branch after its batch norm, their sum, attention, the block, pooling,
 logits. Who folds or fuses those inside a block has the others. PyTorch folds by its own code, in
 float32. ONNX Runtime, OpenVINO and ncnn run what npvgg exports; ncnn in float32, not in the half
 precision of its defaults. Images are noise, weights are made by formula.

@@ -373,7 +373,7 @@ def _multiply(
     tables, row, count, out, col, depth, x, x_at, w, w_at, y, y_at, y_step, weights, bias_at, least,
     ahead, ahead_step,
 ):  # fmt: skip
-    """Do as `multiply_plain`, MR rows at a time and what is left at the end."""
+    """Like `multiply_plain`, MR rows at a time and what is left at the end."""
     for i in range(0, count, MR):
         _tile(
             tables, row + i, min(MR, count - i), out + i, col, depth, x, x_at, w, w_at, y, y_at,

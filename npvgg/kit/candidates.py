@@ -95,7 +95,9 @@ def _folder(path: Path) -> Arrays:
     shapes = _shapes(path / SHAPES)
     if shapes and shapes.keys() != named.keys():
         odd = sorted(shapes.keys() ^ named.keys())[0]
-        raise WeightsError(f"{SHAPES}: expected the names of the files, {shown(odd)} is one-sided")
+        raise WeightsError(
+            f"{SHAPES}: expected the names of the files, {shown(odd)} is in only one of the two"
+        )
     return {name: _raw(named[name], name, shapes.get(name)) for name in shapes or named}
 
 

@@ -53,7 +53,7 @@ def conformance_pack(
     Raises ArgumentError, WeightsError, ImageError.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ArgumentError(f"seed: expected an integer of 0 or more, got {seed!r}")
+        raise ArgumentError(f"seed: expected an integer of 0 … 2**63 − 1, got {seed!r}")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ArgumentError(f"size: expected a positive integer, got {size!r}")
     subject, weights_origin = _subject(model, weights, seed, config)

@@ -8,10 +8,9 @@ A mistake is named where its replay reproduces their numbers:
 y is the replay in float64; e = max |y − its replay in float32|, what rounding does to it in one
 implementation; u = 2⁻²⁴. The first line says that rounding explains what is left (32 times one
 implementation's; of A0, a plain loop was seen with 5 times the largest error of a blocked product,
-and Winograd with 3). The
-second says that the mistake explains what is wrong, and the third drops what is only near. Mistakes
-that make the same numbers on this layer are all named. (Of those that round to few bits the first
-is not asked: noise decides between neighbours there.)
+and Winograd with 3). The second says that the mistake explains what is wrong, and the third drops
+what is only near. Mistakes that make the same numbers on this layer are all named. (Of those that
+round to few bits the first is not asked: noise decides between neighbours there.)
 """
 
 from __future__ import annotations

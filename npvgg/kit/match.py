@@ -43,17 +43,18 @@ _ENDINGS = {
 }  # fmt: skip
 """The modules of a block: the original's → timm's; `keymap` knows the tensors in them."""
 
-MISSING, FOLDED = 2.0, 0.4
-"""What it costs not to match a tensor by shape: more than any difference of values does; and, of
-one inside a block, as much as a difference of two thirds (`_distance`).
-"""
+COST_MISSING = 2.0
+"""What it costs not to match a tensor by shape: more than any difference of values does."""
+
+COST_FOLDED = 0.4
+"""The same of a tensor inside a block: as much as a difference of two thirds (`_distance`)."""
 
 
 @dataclass(frozen=True)
 class Match:
     """Our name → their name and their array, the array as NCHW where its shape fits.
 
-    how: "name", "order", "shape" or "mapping"      unused: their names that are none of ours
+    how: "name", "order", "shape" or "mapping"      unused: their names that match none of ours
     """
 
     how: str
@@ -218,7 +219,7 @@ def _by_shape(
     cost[i, j] = min(cost[i−1, j] + without[i], cost[i, j−1], cost[i−1, j−1] + distance(i, j))
     """
     ours = {probe.name: probe.shape for probe in probes}
-    without = [MISSING if p.block in ("", p.name) else FOLDED for p in probes]
+    without = [COST_MISSING if p.block in ("", p.name) else COST_FOLDED for p in probes]
     a, b = list(ours), list(theirs)
     step = np.full((len(a), len(b)), np.inf)
     for i, our in enumerate(a):

@@ -1,4 +1,4 @@
-"""How far one tensor is off, and against what a correct implementation may be off by.
+"""How far one tensor is off, as a share of what a correct implementation may be off by.
 
     error[i] = |theirs[i] − ours[i]|       share[i] = error[i] / bound[i]       wrong:  share[i] > 1
 
@@ -26,7 +26,8 @@ class Measured:
     share: the largest share of the bound
     where: the index of that, or, if there are wrong elements, of the one that is the furthest
         beyond its bound; there it is `got`, and should be `want` within `bound`
-    wrong: how many elements, of `size`, are beyond their bounds      not_finite: and no numbers
+    wrong: how many elements, of `size`, are beyond their bounds
+    not_finite: how many of theirs are NaN or infinite
     """
 
     absolute: float
@@ -66,7 +67,7 @@ def measure(got: Array, want: Array, bound: Array) -> Measured:
 
 
 def errors(got: Array, want: Array) -> Array:
-    """|theirs − ours|, in float64; infinite where theirs is no finite number."""
+    """|theirs − ours|, in float64; infinite where theirs is not finite."""
     with np.errstate(invalid="ignore"):
         error = np.abs(got.astype(np.float64) - want)
     return np.where(np.isfinite(error), error, np.inf)

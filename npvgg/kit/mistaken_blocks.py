@@ -51,7 +51,7 @@ def branch_twice(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 
 @mistake(
-    "there is a skip connection around the block, which it has not",
+    "there is a skip connection around the block, which RepVGG does not have",
     "the only skip connection of a block is its identity branch, which has a batch norm",
 )
 def skip_connection(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
@@ -80,7 +80,7 @@ def branches_not_added(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "all branches are added before attention and activation",
 )
 def identity_after_the_activation(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """As in a ResNet turned inside out."""
+    """The identity is added after the activation instead of before it."""
     for branch in recipe.branches:
         if branch.name == "identity":
             yield "the activation", replace(without(recipe, "identity"), late=(branch,))
@@ -94,7 +94,7 @@ def identity_after_the_activation(recipe: Recipe) -> Iterator[tuple[str, Recipe]
     "add the branches first; there is one activation per block, after the sum",
 )
 def activation_before_the_sum(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Act(3×3) + act(1×1) + act(identity), with and without the activation after the sum."""
+    """act(3×3) + act(1×1) + act(identity), with and without the activation after the sum."""
     act = ops.activation(recipe.spec.act_layer)
     names = [branch.name for branch in recipe.branches]
     choices = [("every branch", names)] + [(BRANCHES[name], [name]) for name in names]
@@ -157,7 +157,7 @@ def another_activation(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 
 def leaky(slope: float, x: Array) -> Array:
-    """X where x > 0, else slope · x."""
+    """x where x > 0, else slope · x."""
     return np.where(x > 0, x, slope * x)
 
 

@@ -154,7 +154,6 @@ class Ending:
     pool: Step
     weight: Array | None
     bias: Array | None
-    kind: str
     before: Step = same
     after: Step = same
 
@@ -171,7 +170,7 @@ class Ending:
 def ending(head: Head) -> Ending:
     """The right one."""
     pool = partial(ops.global_pool, kind=head.global_pool)
-    return Ending(pool, head.weight, head.bias, head.global_pool)
+    return Ending(pool, head.weight, head.bias)
 
 
 ENDINGS: list[Mistake[Ending]] = []
@@ -181,7 +180,8 @@ rounding = collector(ENDINGS, rounds=True)
 
 @mistake(
     "the map is pooled by {}",
-    "pool by the mean over all pixels of the map, whatever its size (unless global_pool says else)",
+    "pool by the mean over all pixels of the map, whatever its size (unless global_pool says "
+    "otherwise)",
 )
 def another_pool(right: Ending) -> Iterator[tuple[str, Ending]]:
     """Another kind, or not over all pixels."""

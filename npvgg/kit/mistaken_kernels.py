@@ -148,7 +148,7 @@ def groups_interleaved(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 
 @mistake(
-    "the block is computed in groups, which it has not: {}",
+    "the block is computed in groups, though it has none: {}",
     "count the blocks of each stage from 0 and group the odd ones only (the original counts over "
     "the whole network from 1 after the stem, and groups the even ones)",
 )

@@ -70,7 +70,7 @@ def eps_outside_the_root(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "running_var is a variance: divide by sqrt(var + eps)",
 )
 def variance_for_standard_deviation(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Var + eps in place of its root."""
+    """var + eps in place of its root."""
 
     def normalize(bn: BatchNorm, y: Array) -> Array:
         mean, var, gamma, beta = cast(bn, y.dtype)
@@ -151,7 +151,7 @@ def mean_added(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "fold as b = beta - mean * gamma / sqrt(var + eps): the mean is scaled as the kernel is",
 )
 def mean_unscaled(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Scale · y + beta − mean."""
+    """scale · y + beta − mean."""
 
     def normalize(bn: BatchNorm, y: Array) -> Array:
         mean, _, _, beta = cast(bn, y.dtype)
@@ -165,7 +165,7 @@ def mean_unscaled(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "add beta last, after the scale: (x - mean) * gamma / sqrt(var + eps) + beta",
 )
 def beta_scaled(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Scale · (y − mean + beta)."""
+    """scale · (y − mean + beta)."""
 
     def normalize(bn: BatchNorm, y: Array) -> Array:
         mean, _, _, beta = cast(bn, y.dtype)
@@ -179,7 +179,7 @@ def beta_scaled(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "fold both: w' = w * gamma / sqrt(var + eps), b' = beta - mean * gamma / sqrt(var + eps)",
 )
 def kernel_unscaled(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Y + beta − scale · mean."""
+    """y + beta − scale · mean."""
 
     def normalize(bn: BatchNorm, y: Array) -> Array:
         mean, _, _, beta = cast(bn, y.dtype)
@@ -215,7 +215,7 @@ def bias_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "every branch has its batch norm, the identity branch as well: it is no plain skip connection",
 )
 def batch_norm_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """What comes in goes out."""
+    """The batch norm is skipped."""
     return in_normalizing(recipe, lambda bn, y: y)
 
 

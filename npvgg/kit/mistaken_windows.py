@@ -121,8 +121,8 @@ def dilation_ignored(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 @mistake(
     "the dilation is {}",
-    "the first block of a stage that dilates keeps half of the stage's dilation (1 for 2), and has "
-    "no identity branch; without output_stride nothing is dilated",
+    "the first block of a stage takes dilation 1 where the stage's is 1 or 2, and 2 where it is "
+    "more, and has no identity branch where that differs; without output_stride nothing is dilated",
 )
 def dilation_of_another_block(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Twice as much, or half."""

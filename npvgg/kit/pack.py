@@ -45,7 +45,7 @@ MANIFEST, README = "manifest.json", "README.md"
 TENSORS, BOUNDS = "tensors.safetensors", "bounds.safetensors"
 WEIGHTS = {form: f"weights.{form}.safetensors" for form in ("train", "deploy")}
 MAX_MANIFEST = 2**24
-"""Bytes; that of repvgg_d2se, operation by operation, has 3e5."""
+"""Bytes of a manifest at most; that of repvgg_d2se, operation by operation, has 3e5."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def share_colours(share: Array) -> Array:
 
 
 def value_colours(values: Array, scale: float) -> Array:
-    """Values from −scale to scale (…) → colours (…, 3) uint8; what is no finite number is black."""
+    """Values from −scale to scale (…) → colours (…, 3) uint8; what is not finite is black."""
     finite = np.isfinite(values)
     with np.errstate(over="ignore"):
         height = np.where(finite, values, 0.0) / (scale or 1.0)

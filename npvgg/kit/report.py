@@ -3,7 +3,7 @@
 A tensor is
 
     ok            every element is within its bound
-    wrong         at least one is not, or is no finite number
+    wrong         at least one is not, or is not finite
     wrong shape   it is there, and is not of our shape in the candidate's layout
     missing       it was not given
 
@@ -146,8 +146,8 @@ class Report:
         yield from self.notes
         if count := len(self.match.unused):
             names = ", ".join(shown(name) for name in self.match.unused[:5])
-            none = counted(count, "array of theirs is", "arrays of theirs are")
-            yield f"{none} none of ours: {names}{', …' if count > 5 else ''}"
+            arrays = counted(count, "array of theirs matches", "arrays of theirs match")
+            yield f"{arrays} none of ours: {names}{', …' if count > 5 else ''}"
 
     def explained(self) -> Iterator[str]:
         """What is known about the first wrong tensor, a line each."""
@@ -160,7 +160,7 @@ class Report:
             yield from wrap(mistake.advice, 96, initial_indent="  ", subsequent_indent="  ")
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the arrays, in JSON's types; what is no finite number is null."""
+        """Everything but the arrays, in JSON's types; what is not finite is null."""
         first = self.first_wrong
         return {
             "ok": self.ok,

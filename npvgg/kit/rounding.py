@@ -34,8 +34,7 @@ FLOOR = 2.0**-82
 smallest normal float32, 2⁻¹²⁶, that an implementation takes for zero."""
 
 LAMBDA = 8.5
-"""2·exp(−λ²/2) = 4e-16: of a pack of a thousand million numbers, one in some two million sets off
-a false alarm."""
+"""2·exp(−λ²/2) = 4e-16: a pack of 10⁹ numbers sets off a false alarm about once in 2.4 million."""
 
 
 @dataclass(frozen=True)

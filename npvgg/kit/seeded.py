@@ -29,7 +29,7 @@ RANGES = {
     "running_mean": (-0.4, 0.6),
     "running_var": (0.3, 1.7),
 }
-"""Of batch norms: far from 0 and 1, so that a wrong fold cannot hide."""
+"""Ranges of a batch norm's numbers: far from 0 and 1, so that a wrong fold cannot hide."""
 
 GAIN = 0.75
 """How a kernel changes the variance of what it reads: maps keep their size through 48 blocks."""

@@ -30,7 +30,7 @@ def conv2d(
     x: Array, weight: Array, bias: Array | None = None, *,
     stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
 ) -> Array:  # fmt: skip
-    """Do as `ops.conv2d`, the terms added in the order of (c, r, s), the bias last."""
+    """Like `ops.conv2d`, the terms added in the order of (c, r, s), the bias last."""
     k, c_group, r, s = weight.shape
     windows = sliding_windows(x, (r, s), stride=stride, padding=padding, dilation=dilation)
     n, _, p, q = windows.shape[:4]
@@ -47,7 +47,7 @@ def conv2d(
 
 
 def linear(x: Array, weight: Array, bias: Array) -> Array:
-    """Do as `ops.linear`, the terms added in order, the bias last."""
+    """Like `ops.linear`, the terms added in order, the bias last."""
     y: Array = conv2d(x[:, :, None, None], weight[:, :, None, None], bias)[:, :, 0, 0]
     return y
 
@@ -63,7 +63,7 @@ def mean(x: Array, axis: tuple[int, ...]) -> Array:
 
 
 def global_pool(x: Array, kind: str) -> Array:
-    """Do as `ops.global_pool`, each mean added in order."""
+    """Like `ops.global_pool`, each mean added in order."""
     y: Array = mean(x, (2, 3))[:, :, 0, 0]
     match kind:
         case "avg":

@@ -1,4 +1,4 @@
-"""What Winograd's algorithms may err: their matrices, taken absolutely.
+"""How far Winograd's algorithms may be off: their matrices, taken absolutely.
 
 F(m × m, 3 × 3) computes a tile of outputs as Y = Aᵀ [Σ_c (G w_c Gᵀ) ⊙ (Bᵀ x_c B)] A
 (`npvgg.engines.cook_toom`). Its roundings are relative to the numbers on this way, which may be
@@ -89,7 +89,7 @@ def _products(tiles: Array, weight: Array, bt: Array, g: Array, groups: int) -> 
 
 
 def _both_sides(matrix: Array, x: Array) -> Array:
-    """Matrix · x · matrixᵀ over the last two axes, added in order."""
+    """matrix · x · matrixᵀ over the last two axes, added in order."""
     for axis in (-2, -1):
         moved = np.moveaxis(x, axis, 0)
         rows = [
