@@ -28,6 +28,7 @@ from npvgg.engines.reference import ReferenceNetwork, forward_block
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.network import Network
 from npvgg.ops import Array, conv2d, topk
+from npvgg.untrusted import blaming
 
 U32 = 2.0**-24
 """The unit roundoff of float32."""
@@ -57,8 +58,10 @@ class Subject:
 
 def subject(file: Checkpoint, model: str | None = None) -> Subject:
     """What a file holds. Raises WeightsError where that is no RepVGG."""
-    name, config = identify(file, model)
-    return Subject(file, name, config, weights.build_network(file.tensors, config, np.float64))
+    with blaming(file.path):
+        name, config = identify(file, model)
+        network = weights.build_network(file.tensors, config, np.float64)
+    return Subject(file, name, config, network)
 
 
 def probes(config: RepVGGConfig, size: int, seed: int = 0) -> dict[str, Array]:
@@ -71,7 +74,7 @@ def probes(config: RepVGGConfig, size: int, seed: int = 0) -> dict[str, Array]:
     f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     f[0, 0] = np.inf
     pattern = np.fft.irfft2(np.fft.rfft2(noise) / f, s=(size, size))
-    pattern /= pattern.std()
+    pattern /= max(pattern.std(), 1e-30)  # a single pixel has only a mean, which is taken out
     return {"noise": noise.astype(np.float32), "pattern": pattern.astype(np.float32)}
 
 

@@ -40,9 +40,9 @@ class Checkpoint:
 
     path: Path
     format: str
-    tensors: Tensors
-    stored: dict[str, str]
-    metadata: dict[str, str] = field(default_factory=dict)
+    tensors: Tensors = field(repr=False)
+    stored: dict[str, str] = field(repr=False)
+    metadata: dict[str, str] = field(default_factory=dict, repr=False)
     key: str = ""
     others: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()

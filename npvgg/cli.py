@@ -151,6 +151,7 @@ def _add_warmup(verbs: Any) -> None:
         description="Compiles the kernels for this processor and keeps them for this user, so that "
         "the first photo does not have to wait.",
     )
+    _add_quiet(parser)
     parser.set_defaults(run=commands.warm_up)
 
 

@@ -28,6 +28,7 @@ from npvgg.ops import softmax, topk
 from npvgg.predict import Outcome, predict
 from npvgg.pretrained import BUNDLED, PRETRAINED, list_models
 from npvgg.rows import FORMATS, as_jsonl
+from npvgg.untrusted import printable
 
 OK, SOME_FAILED = 0, 1
 
@@ -249,7 +250,7 @@ def _numbers(outcome: Outcome) -> list[float] | None:
 
 def _maps_table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator[str]:
     for row in rows:
-        lines = [row["path"]] + [f"    error: {row['error']}"] * bool(row["error"])
+        lines = [printable(row["path"])] + [f"    error: {row['error']}"] * bool(row["error"])
         lines += [
             f"    {name:12} {'×'.join(map(str, shape))}" for name, shape in row["maps"].items()
         ]

@@ -53,11 +53,12 @@ WRITERS = {
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written: the tensors, the metadata, and what the source was."""
+    """What was written: tensors, before they are rounded to `dtype`; metadata; and its source."""
 
     source: Checkpoint
     tensors: dict[str, NDArray[Any]]
     metadata: dict[str, str]
+    dtype: str | None
 
 
 def convert(
@@ -108,7 +109,7 @@ def convert(
     metadata |= origin(*loaded.files)
     dtype = dtype or _common_dtype(loaded)
     WRITERS[suffix](target, tensors, metadata, dtype=dtype, overwrite=overwrite)
-    return Converted(loaded, tensors, metadata)
+    return Converted(loaded, tensors, metadata, dtype)
 
 
 def _folder_metadata(loaded: Checkpoint) -> dict[str, str]:

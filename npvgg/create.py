@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -18,7 +20,7 @@ from npvgg.config import RepVGGConfig
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.folder import CONFIG
 from npvgg.model import FeatureNet, RepVGG
-from npvgg.pretrained import default_tag, pretrained_cfg, split_tag
+from npvgg.pretrained import default_tag, is_network, pretrained_cfg, split_tag
 from npvgg.timmconfig import Description
 from npvgg.untrusted import blaming, json_object, shown
 from npvgg.variants import VARIANTS
@@ -62,7 +64,7 @@ def create_model(
         out where `weights` is such a folder, a file that npvgg wrote, or one that holds a network
         of the table
     pretrained: load the weights of the tag or repository: from the package, from the local Hugging
-        Face cache, or, where they are in neither, from the hub (`pip install 'npvgg[hub]'`)
+        Face cache, or, where they are in neither, from the hub (with the extra [hub])
     weights: a file, a folder, a `Checkpoint` of either, or a dict of name → array, in timm's or the
         original's naming, train or deploy form. Without weights and pretrained they are random
         (`seed`), for trying and testing
@@ -85,6 +87,7 @@ def create_model(
     if features_only:
         config["num_classes"] = 0
     resolved_dtype = _checked_dtype(dtype)
+    _check_keywords(config)
 
     if name is not None and (folder := _repository(name, pretrained)):
         name, pretrained, weights = None, False, folder
@@ -102,7 +105,7 @@ def create_model(
     if len(cfg.get("label_names", ())) not in (0, row.num_classes):  # names of other classes
         cfg = _without_labels(cfg)
     if tensors is None:
-        tensors = random_tensors(row, _checked_seed(seed))
+        tensors, tag = random_tensors(row, _checked_seed(seed)), None  # a tag stands for weights
 
     with blaming(path):
         network = build_network(tensors, row, resolved_dtype)
@@ -125,7 +128,9 @@ def _repository(name: object, pretrained: bool) -> Path | None:
 
     Raises ArgumentError, WeightsError.
     """
-    if not isinstance(name, str) or not (":" in name or "/" in name or "\\" in name):
+    if not isinstance(name, str) or is_network(name):
+        return None
+    if not (set(name) & set(":/\\") or os.path.isdir(name)):
         return None
     source, colon, place = name.partition(":")
     if not colon or len(source) == 1:  # C: is a drive
@@ -221,6 +226,16 @@ def _json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
         metadata.get(key, "{}"), f"weights: the file's metadata {key!r}", MAX_METADATA
     )
     return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+
+
+def _check_keywords(config: Mapping[str, Any]) -> None:
+    """Every keyword is one of a configuration, or ArgumentError names the nearest of all."""
+    fitting = {"width_factor", *RepVGGConfig.__dataclass_fields__}
+    own = signature(create_model).parameters.keys() - {"config"}
+    for name in config.keys() - fitting:
+        near = get_close_matches(name, sorted(own | fitting), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(own | fitting))}"
+        raise ArgumentError(f"{name}: not a keyword of create_model; {hint}")
 
 
 def _checked_seed(seed: object) -> int:

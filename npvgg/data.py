@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -107,7 +109,10 @@ def create_transform(
         raise ArgumentError("is_training: expected False (npvgg only infers), got True")
     channels, height, width = size = _shape(input_size)
     if channels not in (1, 3):
-        raise ArgumentError(f"input_size: expected 3 or 1 channels, got {input_size!r}")
+        raise ArgumentError(
+            "input_size: expected 3 channels or 1, as photos have them, of a network that takes "
+            f"such; got {input_size!r}"
+        )
     crop_pct = DEFAULT_CROP_PCT if crop_pct is None else crop_pct
     if not (isinstance(crop_pct, int | float) and 0 < crop_pct <= min(height, width)):
         raise ArgumentError(
@@ -212,6 +217,10 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
 
 def _opening(channels: int, options: Mapping[str, Any]) -> Opening:
     known = {field.name for field in fields(Opening)} - {"channels"}
+    every = sorted(known | set(signature(create_transform).parameters) - {"opening"})
     for name in options:
-        _one_of("option", name, tuple(sorted(known)))
+        if name not in known:
+            near = get_close_matches(name, every, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(every)}"
+            raise ArgumentError(f"{name}: not a keyword of create_transform; {hint}")
     return Opening(channels=channels, **options)

@@ -55,7 +55,8 @@ def _client(repository: str) -> Any:
     except ImportError:
         raise WeightsError(
             f"{repository}: not in the local cache, and there is no client to fetch it: "
-            "`pip install 'npvgg[hub]'`, or fetch it by other means and pass its folder as weights="
+            "`pip install huggingface_hub` (npvgg's extra [hub]), or fetch it by other means and "
+            "pass its folder as weights="
         ) from None
     return huggingface_hub
 

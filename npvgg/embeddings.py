@@ -56,6 +56,8 @@ def save_maps(
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(maps)
     np.savez(buffer, **arrays)
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise ArgumentError(f"--output: expected a folder, got the file {folder}")
     try:
         os.makedirs(folder, exist_ok=True)
         atomic_write(target, buffer.getvalue(), overwrite=overwrite)

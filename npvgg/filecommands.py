@@ -50,7 +50,9 @@ def convert(args: argparse.Namespace) -> int:
     fold = done.metadata.get("npvgg.fold")
     progress.notice(
         f"{args.target}: {kind + ' form, ' if kind else ''}{len(done.tensors)} tensors, "
-        f"{count:,} numbers" + (f", folded in {fold}" if fold not in (None, "none") else "")
+        f"{count:,} numbers"
+        + (f", folded in {fold}" if fold not in (None, "none") else "")
+        + (f", rounded to {done.dtype}" if done.dtype in ("f16", "bf16") else "")
     )
     return OK
 

@@ -78,10 +78,10 @@ def atomic_write(
 
 def _check_vacant(target: Path, overwrite: bool) -> None:
     """Fail early, before any byte is written, where the target cannot be (re)placed."""
-    if os.path.lexists(target) and not overwrite:
-        raise _in_the_way()
     if target.exists() and not target.is_file():
         raise OSError("expected a regular file to replace, got a directory or a device")
+    if os.path.lexists(target) and not overwrite:
+        raise _in_the_way()
 
 
 def _in_the_way() -> FileExistsError:

@@ -15,6 +15,7 @@ from npvgg.checkpoint import Checkpoint
 from npvgg.convert import fused, identify, sha256
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.network import Block, Network
+from npvgg.pretrained import split_tag
 from npvgg.reparam import BatchNorm, Branches
 from npvgg.untrusted import shown
 
@@ -79,6 +80,8 @@ def _names(tensors: Mapping[str, Any]) -> dict[str, Any]:
 def _network(loaded: Checkpoint, model: str | None) -> tuple[Network | None, dict[str, Any], str]:
     """The network that the file holds, its description, and why there is none."""
     nothing = {"network": None, "classes": None, "channels": None}
+    if model is not None:
+        split_tag(model)  # a wrong argument is no fault of the file
     try:
         name, config = identify(loaded, model)
     except (WeightsError, ArgumentError) as error:
@@ -88,7 +91,7 @@ def _network(loaded: Checkpoint, model: str | None) -> tuple[Network | None, dic
     try:
         return weights.build_network(loaded.tensors, config, precision), described, ""
     except WeightsError as error:
-        return None, described, str(error)
+        return None, nothing, str(error)
 
 
 def suspicious_values(tensors: Mapping[str, NDArray[Any]]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from npvgg.files import atomic_write
 from npvgg.kit import candidates, factories
 from npvgg.kit.compare import compare as hold_against
 from npvgg.kit.conformance import conformance_pack
-from npvgg.kit.pack import Pack
+from npvgg.kit.pack import MANIFEST, Pack
 from npvgg.kit.report import Report
 from npvgg.untrusted import path_text
 
@@ -48,8 +48,14 @@ def conformance(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Hold someone's numbers against a pack; status 1 where they are wrong."""
+    if not (Path(args.pack) / MANIFEST).is_file():
+        raise ArgumentError(f"PACK: expected a folder by `npvgg conformance`, got {args.pack}")
+    if args.load_weights and not args.torch:
+        raise ArgumentError("--load-weights: expected --torch with it")
+    if args.map and args.match != "auto":
+        raise ArgumentError("--map: expected it in place of --match, got both")
     pack = Pack.read(args.pack)
-    if args.onnx and not args.onnx.endswith(".onnx"):
+    if args.onnx and not args.onnx.lower().endswith(".onnx"):
         raise ArgumentError(f"--onnx: expected a file in .onnx, got {args.onnx}")
     candidate: Any = args.theirs or args.onnx
     name = candidate or args.torch

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from os import PathLike
+from os import PathLike, fspath
+from pathlib import PurePath
 from typing import Any, Literal, TypeGuard, overload
 
 import numpy as np
@@ -202,6 +203,11 @@ class RepVGG:
         Raises ArgumentError for an impossible form or a dtype that the weights overflow,
         WeightsError where the file cannot be written.
         """
+        if PurePath(path).suffix != ".safetensors":
+            raise ArgumentError(
+                f"path: expected a name in .safetensors, got {fspath(path)!r} "
+                "(npvgg.convert writes .pth, npvgg.onnxwrite .onnx)"
+            )
         if dtype not in (None, "float16", "float32", "float64"):
             raise ArgumentError(f"dtype: expected float16, float32 or float64, got {dtype!r}")
         if form not in (None, "train", "deploy"):
@@ -250,8 +256,10 @@ class RepVGG:
         except ValueError as error:  # lists of unequal length
             raise ArgumentError(f"x: expected (N, {channels}, H, W), got {error}") from None
         if x.ndim != 4 or x.shape[1] != channels or not np.issubdtype(x.dtype, np.floating):
+            last = x.ndim == 4 and x.shape[3] == channels
             raise ArgumentError(
-                f"x: expected (N, {channels}, H, W) {self.dtype}, got {x.shape} {x.dtype}"
+                f"x: expected (N, {channels}, H, W) of a floating-point type, got {x.shape} "
+                f"{x.dtype}" + ("; channels come first: x.transpose(0, 3, 1, 2)" if last else "")
             )
         if 0 in x.shape[2:]:
             raise ArgumentError(f"x: expected at least one pixel, got shape {x.shape}")

@@ -52,13 +52,16 @@ class Head:
     bias: Array | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Network:
     """The whole network in one floating-point type."""
 
     blocks: tuple[Block, ...]
     head: Head
     dtype: np.dtype[Any]
+
+    def __repr__(self) -> str:
+        return f"<Network: {len(self.blocks)} blocks in {self.form} form, {self.dtype}>"
 
     @property
     def form(self) -> str:

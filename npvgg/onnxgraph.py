@@ -191,6 +191,6 @@ def import_onnx() -> Any:
         import onnx.numpy_helper
     except ImportError:
         raise ArgumentError(
-            "target: expected the package onnx for .onnx: pip install 'npvgg[onnx]'"
+            "target: expected the package onnx for .onnx: `pip install onnx` (npvgg's extra [onnx])"
         ) from None
     return onnx

@@ -244,7 +244,9 @@ def _check_vacant(target: str | os.PathLike[str], overwrite: bool) -> None:
     if Path(target).suffix.lower() != ".onnx":
         raise ArgumentError(f"target: expected a name in .onnx, got {shown(os.fspath(target))}")
     if not overwrite and os.path.lexists(target):
-        raise ArgumentError(f"target: {os.fspath(target)} exists, and is not to be replaced")
+        raise ArgumentError(
+            f"target: {os.fspath(target)} exists; overwrite=True (--force) replaces it"
+        )
 
 
 __all__ = ["OPSET", "PREPROCESSINGS", "Exported", "convert_to_onnx", "export_onnx"]

@@ -222,7 +222,13 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
-    """Turn logits into probabilities: e^(x − max x) / Σ e^(x − max x) along an axis."""
+    """Turn logits into probabilities: e^(x − max x) / Σ e^(x − max x) along an axis.
+
+    x: any shape, floating point   →   the same shape and dtype; integers become float64
+    Raises ArgumentError unless there is such an axis.
+    """
+    x = np.asarray(x)
+    _check_axis(x, axis)
     shifted = np.exp(x - x.max(axis=axis, keepdims=True))
     y: Array = shifted / shifted.sum(axis=axis, keepdims=True)
     return y
@@ -237,8 +243,7 @@ def topk(x: Array, k: int, axis: int = -1) -> tuple[Array, NDArray[np.int64]]:
     Raises ArgumentError unless there is such an axis and 1 ≤ k ≤ its size.
     """
     x = np.asarray(x)
-    if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
-        raise ArgumentError(f"axis: expected an axis of x, whose shape is {x.shape}, got {axis!r}")
+    _check_axis(x, axis)
     size = x.shape[axis]
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= size:
         raise ArgumentError(f"k: expected 1 … {size} (the size of axis {axis}), got {k!r}")
@@ -247,3 +252,8 @@ def topk(x: Array, k: int, axis: int = -1) -> tuple[Array, NDArray[np.int64]]:
     order = np.flip(size - 1 - np.argsort(np.flip(x, axis), axis=axis, kind="stable"), axis)
     indices = np.take(order, np.arange(k), axis=axis).astype(np.int64)
     return np.take_along_axis(x, indices, axis=axis), indices
+
+
+def _check_axis(x: Array, axis: int) -> None:
+    if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
+        raise ArgumentError(f"axis: expected an axis of x, whose shape is {x.shape}, got {axis!r}")

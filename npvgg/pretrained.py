@@ -93,7 +93,7 @@ def split_tag(name: str) -> tuple[str, str | None]:
             f"name: expected the name of a network (str), got {type(name).__name__}"
         )
     architecture, _, tag = name.strip().partition(".")
-    architecture = canonical_name(architecture)
+    architecture = canonical_name(architecture if is_network(name) else name)
     tags = [cfg["tag"] for cfg in PRETRAINED.values() if cfg["architecture"] == architecture]
     if tag and tag not in tags:
         known = ", ".join(tags) or "none"
@@ -101,6 +101,11 @@ def split_tag(name: str) -> tuple[str, str | None]:
             f"name: expected a pretrained tag of {architecture} ({known}), got {tag!r}"
         )
     return architecture, tag or None
+
+
+def is_network(name: str) -> bool:
+    """Whether a name is a network of the table, with a tag or without, right or wrong."""
+    return name.strip().partition(".")[0].lower().replace("-", "_") in VARIANTS
 
 
 def pretrained_cfg(architecture: str, tag: str | None = None) -> dict[str, Any]:

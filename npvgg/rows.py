@@ -12,6 +12,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from npvgg.untrusted import printable
+
 Row = dict[str, Any]
 
 
@@ -55,7 +57,7 @@ def _flattened(row: Row) -> Row:
 def as_table(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
     """Write what people read: the photo, then a line per class with its probability."""
     for row in rows:
-        lines = [row["path"]]
+        lines = [printable(row["path"])]
         lines += [f"    error: {row['error']}"] if row["error"] else []
         lines += [
             f"  {100 * entry['prob']:6.2f} %  {entry['index']:>4}  {entry['label']}"

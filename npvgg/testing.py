@@ -3,7 +3,7 @@
     from npvgg.testing import assert_matches, conformance_pack
 
     def test_my_port():
-        pack = conformance_pack("tiny_g2")  # or the path of a folder by `npvgg conformance`
+        pack = conformance_pack("tiny_g2")  # or Pack.read(a folder by `npvgg conformance`)
         assert_matches(lambda x: my_port(x, weights=pack.network("deploy")), pack)
 
 The port takes the input, (N, C, H, W) float32, and gives the logits, or a dict with any tensors of

@@ -126,9 +126,11 @@ def _folder(archive: Archive) -> str:
         return folder
     if names and all(name.endswith(".npy") for name in names):
         raise WeightsError("expected PyTorch weights, got a NumPy archive: use numpy.load")
-    first = shown(names[0]) if names else "nothing"
+    if not names:
+        raise WeightsError("expected PyTorch weights, got an empty zip archive")
     raise WeightsError(
-        f"expected PyTorch weights, got a zip archive that begins with {first}: unpack it first"
+        f"expected PyTorch weights, got a zip archive that begins with {shown(names[0])}: "
+        "unpack it first"
     )
 
 

@@ -39,6 +39,13 @@ def shown(value: object, limit: int = 80) -> str:
     return repr(value) if _short(value) else f"a {type(value).__name__}"
 
 
+def printable(text: str) -> str:
+    """A text with escapes in place of what `str.isprintable` denies: control characters, line ends
+    and their like.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def _short(value: object) -> bool:
     if isinstance(value, int):
         return value.bit_length() <= 64

@@ -62,8 +62,7 @@ def canonical_name(name: str) -> str:
         )
     canonical = name.strip().lower().replace("-", "_")
     if canonical not in VARIANTS:
-        near = get_close_matches(canonical, VARIANTS, n=3) or VARIANTS
-        raise ArgumentError(
-            f"name: expected a known network, got {name!r}; nearest: {', '.join(near)}"
-        )
+        near = get_close_matches(canonical, VARIANTS, n=3)
+        hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(VARIANTS)}"
+        raise ArgumentError(f"name: expected a known network, got {name!r}; {hint}")
     return canonical

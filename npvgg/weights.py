@@ -149,6 +149,20 @@ def build_network(tensors: Tensors, config: RepVGGConfig, dtype: Any = np.float3
     return Network(blocks, head, np.dtype(dtype))
 
 
+def _other_network(named: Tensors, config: RepVGGConfig) -> str:
+    """What the tensors are of instead, ready to be appended; "" if they fit no network either."""
+    try:
+        name, other = infer_config(named)
+    except WeightsError:
+        return ""
+    same = (other.depths, other.widths, other.groups) == (
+        config.depths,
+        config.widths,
+        config.groups,
+    )
+    return "" if same else f", but of {name}"
+
+
 def _check_names_and_shapes(named: Tensors, config: RepVGGConfig, form: str) -> None:
     expected = expected_shapes(config, form)
     missing = [name for name in expected if name not in named]
@@ -158,7 +172,7 @@ def _check_names_and_shapes(named: Tensors, config: RepVGGConfig, form: str) -> 
         return
     if not missing and {*unexpected, *misshapen} <= _CLASSIFIER:
         _check_class_count(named, config)
-    lines = [f"weights: not a {form}-form file of this network"]
+    lines = [f"weights: not a {form}-form file of this network{_other_network(named, config)}"]
     lines += _listed(
         "missing", [_with_nearest(name, unexpected) for name in missing[:_SHOWN]], len(missing)
     )

@@ -25,7 +25,7 @@ def saved(path, name="plain", **options):
 
 @pytest.mark.parametrize("name", ["plain", "groups", "identities-everywhere", "se", "eca"])
 def test_a_right_fold_is_proved(tmp_path, name):
-    one = saved(tmp_path / "a", name)
+    one = saved(tmp_path / "a.safetensors", name)
     report = certify(one, probes(one.config, 24))
     assert report["verdict"] == "proved"
     assert 0 < report["worst_share_of_bound"] <= 1
@@ -56,7 +56,7 @@ def folded_in_half(form):
 
 @pytest.mark.parametrize("wrong", [wrong_bias, wrong_tap, folded_in_half])
 def test_a_wrong_fold_fails(tmp_path, monkeypatch, wrong):
-    one = saved(tmp_path / "a")
+    one = saved(tmp_path / "a.safetensors")
     right = network.Block.reparameterized
 
     def reparameterized(block):
@@ -68,8 +68,21 @@ def test_a_wrong_fold_fails(tmp_path, monkeypatch, wrong):
     assert certify(one, probes(one.config, 24))["verdict"] == "failed"
 
 
+def test_a_single_pixel_is_an_image_as_well():
+    for image in probes(tiny.config("identities-everywhere"), 1).values():
+        assert image.shape == (1, 4, 1, 1)
+        assert np.isfinite(image).all()
+
+
+def test_an_error_begins_with_the_file(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tiny.model(reparameterize=False).save(path)
+    with pytest.raises(WeightsError, match=rf"^{path}: weights: not a train-form file"):
+        subject(checkpoint.load_with_metadata(path), "repvgg_a0")
+
+
 def test_a_deploy_form_file_has_nothing_to_prove(tmp_path):
-    one = saved(tmp_path / "a", form="deploy")
+    one = saved(tmp_path / "a.safetensors", form="deploy")
     with pytest.raises(ArgumentError, match="expected train-form weights"):
         certify(one, probes(one.config, 24))
 
@@ -82,16 +95,16 @@ def test_weights_that_explode_are_refused(tmp_path):
     model = npvgg.create_model(
         "repvgg_a0", weights=tensors, **tiny.keywords(), reparameterize=False
     )
-    model.save(tmp_path / "a")
-    one = subject(checkpoint.load_with_metadata(tmp_path / "a"))
+    model.save(tmp_path / "a.safetensors")
+    one = subject(checkpoint.load_with_metadata(tmp_path / "a.safetensors"))
     with pytest.raises(WeightsError, match=r"stages\.\d\.\d: the activations overflow float32"):
         certify(one, probes(one.config, 24))
 
 
 def test_a_foreign_file_is_refused(tmp_path):
-    checkpoint.save_safetensors(tmp_path / "a", {"w": np.ones(3)})
+    checkpoint.save_safetensors(tmp_path / "a.safetensors", {"w": np.ones(3)})
     with pytest.raises(WeightsError, match="RepVGG"):
-        subject(checkpoint.load_with_metadata(tmp_path / "a"))
+        subject(checkpoint.load_with_metadata(tmp_path / "a.safetensors"))
 
 
 def test_the_probes_are_what_they_say():

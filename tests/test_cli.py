@@ -307,3 +307,27 @@ def test_warmup_compiles_and_says_where_the_kernels_are(capsys):
     assert not out
     assert "ready after" in err
     assert "kept in" in err
+
+
+def test_where_maps_cannot_go_is_said(run, tmp_path):
+    (tmp_path / "file").touch()
+    status, _, err = run("features", CAT, "--output", tmp_path / "file")
+    assert status == 2
+    assert "--output: expected a folder, got the file" in err
+
+
+def test_what_looks_like_a_command_to_a_terminal_is_printed_as_text(run, tmp_path):
+    name = tmp_path / "red\x1b[31m.png"
+    name.write_bytes(CAT.read_bytes())
+    out = run("classify", name)[1].decode()
+    assert "\x1b" not in out
+    assert "red\\x1b[31m.png" in out
+
+
+def test_a_wrong_network_is_no_fault_of_the_file(run, tmp_path):
+    path = tmp_path / "nano.safetensors"
+    npvgg.create_model("repvgg_nano", pretrained=True).save(path)
+    assert run("inspect", path, "--model", "bogus")[0] == 2
+    status, out, _ = run("inspect", path, "--model", "repvgg_a0", "--format", "json")
+    assert status == 1
+    assert json.loads(out)["network"] is None

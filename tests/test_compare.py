@@ -372,7 +372,7 @@ def test_without_onnxruntime_the_error_says_what_to_install(run, folder, tmp_pat
     (tmp_path / "a.onnx").write_bytes(b"")
     status, _, err = run("compare", folder, "--onnx", tmp_path / "a.onnx")
     assert status == 2
-    assert "pip install 'npvgg[onnx]'" in err
+    assert "pip install onnx onnxruntime" in err
 
 
 def test_a_folder_that_is_no_pack(run, tmp_path):
@@ -415,3 +415,15 @@ def test_what_is_no_onnx_file_is_not_run(run, folder):
     status, _, err = run("compare", folder, "--onnx", Path(folder) / "weights.deploy.safetensors")
     assert status == 2
     assert "--onnx: expected a file in .onnx" in err
+
+
+def test_a_pack_options_and_files_are_looked_at_first(run, folder, tmp_path):
+    for arguments, said in (
+        ((tmp_path, "a.npz"), "PACK: expected a folder by `npvgg conformance`"),
+        ((folder, "a.npz", "--load-weights"), "--load-weights: expected --torch with it"),
+        ((folder, "a.npz", "--map", "m", "--match", "name"), "--map: expected it in place of"),
+        ((folder, "--onnx", "a.ONNX"), "a.ONNX: No such file"),
+    ):
+        status, _, err = run("compare", *arguments)
+        assert status == 2
+        assert said in err

@@ -258,10 +258,10 @@ def lying_file(tmp_path):
         ("model", "\x1b[31mred", "'npvgg.model' is not a name"),
         ("model", "x" * 10_000, "'npvgg.model' is not a name"),
         ("pretrained_cfg", "1", "expected a JSON object"),
-        ("pretrained_cfg", '{"input_size": 3}', "input_size of three"),
-        ("pretrained_cfg", '{"input_size": [3, 224]}', "input_size of three"),
-        ("pretrained_cfg", '{"input_size": [3, "a", 2]}', "input_size of three"),
-        ("pretrained_cfg", '{"input_size": [3, 1, 0]}', "input_size of three"),
+        ("pretrained_cfg", '{"input_size": 3}', "input_size: expected three"),
+        ("pretrained_cfg", '{"input_size": [3, 224]}', "input_size: expected three"),
+        ("pretrained_cfg", '{"input_size": [3, "a", 2]}', "input_size: expected three"),
+        ("pretrained_cfg", '{"input_size": [3, 1, 0]}', "input_size: expected three"),
         ("pretrained_cfg", '{"input_size": [3, 99999, 99999]}', "at most 16777216 pixels"),
         ("pretrained_cfg", '{"label_names": 5}', "label_names: expected 5 names, got 5"),
         ("pretrained_cfg", '{"label_names": ["a"]}', "label_names: expected 5 names, got 1 names"),
@@ -302,3 +302,43 @@ def test_metadata_may_leave_things_out(lying_file):
     assert model.pretrained_cfg["crop_pct"] == 1.0
     assert model.pretrained_cfg["input_size"] == (3, 224, 224)
     assert "made for 3×224×224" in repr(model)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "hint"),
+    [
+        ("reparametrize", "did you mean reparameterize"),
+        ("width_facto", "did you mean width_factor"),
+        ("num_class", "did you mean num_classes"),
+        ("quantize", "known: act_layer, "),
+    ],
+)
+def test_an_unknown_keyword_is_refused_with_the_nearest_of_all(keyword, hint):
+    with pytest.raises(ArgumentError, match=f"^{keyword}: not a keyword of create_model; {hint}"):
+        create_model("repvgg_a0", **{keyword: 1})
+
+
+def test_a_folder_needs_no_slash_in_its_name_and_a_network_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    tiny.model(reparameterize=False).save(tmp_path / "mine" / "model.safetensors")
+    assert create_model("mine", pretrained=True).config == tiny.config()
+    (tmp_path / "repvgg_nano").mkdir()
+    assert create_model("repvgg_nano", pretrained=True).name == "repvgg_nano.cifar10"
+
+
+def test_weights_of_another_network_are_said_to_be_its(tmp_path):
+    create_model("repvgg_nano", pretrained=True, reparameterize=False).save(
+        tmp_path / "nano.safetensors"
+    )
+    with pytest.raises(WeightsError, match="file of this network, but of repvgg_nano"):
+        create_model("repvgg_a0", weights=tmp_path / "nano.safetensors")
+
+
+def test_random_weights_have_no_tag_and_a_file_needs_the_right_suffix(tmp_path):
+    model = create_model("repvgg_nano.cifar10")
+    assert model.name == "repvgg_nano"
+    for name in ("a.pth", "a.onnx", "a"):
+        with pytest.raises(ArgumentError, match=r"^path: expected a name in \.safetensors, got"):
+            model.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())

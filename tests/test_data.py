@@ -295,9 +295,17 @@ def test_arguments_are_checked(argument, value):
         create_transform(**{argument: value})
 
 
-@pytest.mark.parametrize("name", ["channels", "crop_percent"])
-def test_unknown_options_are_refused(name):
-    with pytest.raises(ArgumentError, match=f"^option: expected one of alpha, .* got '{name}'"):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("channels", "known: alpha, .*, std$"),
+        ("crop_percent", r"did you mean crop_pct\?"),
+        ("input_siz", r"did you mean input_size\?"),
+        ("exif", "known: "),
+    ],
+)
+def test_unknown_keywords_are_refused_with_the_nearest(name, hint):
+    with pytest.raises(ArgumentError, match=f"^{name}: not a keyword of create_transform; {hint}"):
         create_transform(**{name: 3})
 
 

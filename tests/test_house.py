@@ -18,12 +18,13 @@ import npvgg
 PACKAGE = Path(npvgg.__file__).parent
 
 FLOORS = [
-    "errors files inputs progress rows bfloat16 records",
+    "errors files inputs progress bfloat16 records",
     "config untrusted ops keymap images jit threads engines.cook_toom",
-    "variants attention reparam safetensorsfile labels transform pickled ziparchive kit.npyfile "
-    "engines.microkernel",
-    "pretrained network data torchtensor sharded onnxgraph engines.transforms engines.layout",
-    "torchfile onnxlayers engines.reference engines.packing engines.program folder timmconfig",
+    "rows variants attention reparam safetensorsfile labels transform pickled ziparchive "
+    "kit.npyfile engines.microkernel",
+    "network data torchtensor sharded onnxgraph engines.transforms engines.layout",
+    "pretrained torchfile onnxlayers engines.reference engines.packing engines.program folder "
+    "timmconfig",
     "torchwrite engines.plan download",
     "checkpoint engines.compiled",
     "hub weights engines engines.im2col engines.winograd predict kit.candidates",

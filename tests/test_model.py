@@ -191,8 +191,14 @@ def test_repr_tells_what_matters():
 
 GOOD = np.zeros((2, 3, 5, 4), np.float32)
 REFUSED = {
-    "three axes": (GOOD[0], r"expected \(N, 3, H, W\) float32, got \(3, 5, 4\) float32"),
-    "channels last": (GOOD.transpose(0, 2, 3, 1), r"got \(2, 5, 4, 3\) float32"),
+    "three axes": (
+        GOOD[0],
+        r"\(N, 3, H, W\) of a floating-point type, got \(3, 5, 4\) float32",
+    ),
+    "channels last": (
+        GOOD.transpose(0, 2, 3, 1),
+        r"got \(2, 5, 4, 3\) float32; channels",
+    ),
     "four channels": (np.zeros((1, 4, 5, 4), np.float32), r"got \(1, 4, 5, 4\)"),
     "no channels": (GOOD[:, :0], r"got \(2, 0, 5, 4\)"),
     "bytes": (GOOD.astype(np.uint8), r"got \(2, 3, 5, 4\) uint8"),
@@ -219,7 +225,9 @@ def test_what_is_no_batch_of_images_is_refused(case):
 
 def test_the_head_takes_maps_of_its_own_channels(rng):
     model = tiny.model()
-    with pytest.raises(ArgumentError, match=r"x: expected \(N, 12, H, W\) float32, got"):
+    with pytest.raises(
+        ArgumentError, match=r"x: expected \(N, 12, H, W\) of a floating-point type, got"
+    ):
         model.forward_head(tiny.photos(model, rng))
 
 

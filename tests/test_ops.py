@@ -227,3 +227,9 @@ def test_topk_refuses_an_impossible_k(k):
 def test_topk_refuses_an_axis_that_is_not_there():
     with pytest.raises(ArgumentError, match="axis"):
         ops.topk(np.zeros(3), 1, axis=1)
+
+
+def test_softmax_takes_lists_and_refuses_an_axis_that_is_not_there():
+    np.testing.assert_allclose(ops.softmax([1.0, 1.0]), [0.5, 0.5])
+    with pytest.raises(ArgumentError, match=r"^axis: expected an axis of x, whose shape is \(2,\)"):
+        ops.softmax(np.ones(2), axis=1)

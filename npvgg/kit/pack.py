@@ -48,7 +48,7 @@ MAX_MANIFEST = 2**24
 """Bytes of a manifest at most; that of repvgg_d2se, operation by operation, has 3e5."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pack:
     """A conformance pack; make one with `Pack.of` or `conformance_pack`, or `Pack.read` a folder.
 
@@ -62,6 +62,10 @@ class Pack:
     _local: Mapping[str, Array]
     _chain: Mapping[str, Array]
     _weights: Mapping[str, Mapping[str, Array]]
+
+    def __repr__(self) -> str:
+        model, form, level = (self.manifest[key] for key in ("model", "form", "level"))
+        return f"<Pack {model}: {form} form, {len(self.probes)} tensors of level {level}>"
 
     @classmethod
     def of(
@@ -84,6 +88,8 @@ class Pack:
         check_tile(winograd)
         networks = _forms(model)
         form = form or model.form
+        if form == "train" and form not in networks:
+            raise ArgumentError("form: expected deploy: these weights are folded, got 'train'")
         if form not in networks:
             raise ArgumentError(f"form: expected one of {', '.join(networks)}, got {form!r}")
         exact = networks[form].astype(np.float64)
@@ -212,7 +218,7 @@ class Pack:
 
         Raises ArgumentError for a form that the pack does not have.
         """
-        arrays = _named(self._weights, form or self.manifest["form"])
+        arrays = _named(self._weights, form or self.manifest["form"], "form")
         return weights.build_network(arrays, self.config, np.float64)
 
 
@@ -231,9 +237,9 @@ def _forms(model: RepVGG) -> dict[str, Network]:
     return {network.form: network, "deploy": network.reparameterized()}
 
 
-def _named(table: Mapping[str, Named], name: str) -> Named:
+def _named(table: Mapping[str, Named], name: str, argument: str = "name") -> Named:
     if name not in table:
-        raise ArgumentError(f"name: expected one of {', '.join(table)}, got {name!r}")
+        raise ArgumentError(f"{argument}: expected one of {', '.join(table)}, got {name!r}")
     return table[name]
 
 

@@ -144,13 +144,14 @@ def run_onnx(path: str | os.PathLike[str], x: Array) -> Run:
     try:
         open_regular(path).close()
     except OSError as error:
-        raise ArgumentError(f"{path_text(path)}: expected an ONNX model, got {error}") from error
+        why = error.strerror or error
+        raise ArgumentError(f"{path_text(path)}: expected an ONNX model: {why}") from error
     try:
         import onnx
         import onnxruntime  # noqa: F401 - before a large file is read
     except ImportError:
         raise ArgumentError(
-            "onnx: expected onnx and onnxruntime to be installed: pip install 'npvgg[onnx]'"
+            "onnx: expected both packages: `pip install onnx onnxruntime` (npvgg's extra [onnx])"
         ) from None
     try:
         model = onnx.load(path)
