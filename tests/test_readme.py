@@ -1,5 +1,6 @@
 """The README cannot rot: its code runs, its output is the real one."""
 
+import json
 import re
 import shlex
 from dataclasses import replace
@@ -76,3 +77,47 @@ def test_the_measured_errors_are_those_of_the_report():
     assert f"at most {max(shares.values(), key=float)} of what its derived tolerance" in text
     assert f"(PyTorch itself: {found['PyTorch'][2]})" in text
     assert f"within {found['reference, float64'][3]} of the largest number" in text
+
+
+def measured(name):
+    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text("utf-8"))["rows"]
+
+
+def test_the_table_of_speeds_is_what_was_measured():
+    lines = README.partition("## How fast is it?")[2].partition("\n## ")[0].splitlines()
+    (_, *names), _, *table = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
+    times, errors = {}, {}
+    for row in measured("headline") + measured("variants"):
+        network = row["model"].removeprefix("repvgg_").capitalize()
+        key = f"{network}, {row['size']}, {row['batch']}, {row['threads']}"
+        found = {entry["name"].replace(" ", ""): entry for entry in row["contenders"]}
+        entries = [found[name.replace(" ", "").lower()] for name in names]
+        times.setdefault(key, [f"{entry['ms']:.1f}" for entry in entries])
+        errors.setdefault(network, []).append([entry["error"] for entry in entries])
+    columns = zip(*errors["A2"], strict=True)
+    largest = [f"{max(column):.1e}".replace("e-0", "e-") for column in columns]
+    assert len(table) == 9
+    for key, *cells in table[:-1]:
+        assert cells == times[key], key
+    assert table[-1] == ["largest error, A2", *largest]
+
+
+def test_the_other_measurements_are_those_of_the_bench():
+    text = " ".join(README.split())
+    readable = {entry["name"]: entry["ms"] for entry in measured("readable")[0]["contenders"]}
+    seconds = {row["what"]: row["seconds"] for row in measured("startup")}
+    memory = {row["what"]: row["MB"] for row in measured("memory")}
+    assert (
+        f"The reference engine takes {readable['npvgg reference']:.0f} ms for A2, onnx's own "
+        f"evaluator {readable['onnx.reference']:.0f}"
+    ) in text
+    assert (
+        f"{seconds['npvgg, bundled network']:.2f} s with the network that ships, "
+        f"{seconds['npvgg, A2 from a file']:.2f} s with A2 from a file, "
+        f"{seconds['npvgg, bundled network, first run ever (compiles)']:.1f} s when the kernels"
+    ) in text
+    assert f"A2 takes {memory['npvgg winograd']:.0f} MB" in text
