@@ -123,6 +123,10 @@ class RepVGGConfig:
                     f"channels of {block.name}"
                 )
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields in JSON's types; `create.config_from` reads them back."""
+        return {**vars(self), "attn_kwargs": dict(self.attn_kwargs)}
+
     @property
     def num_features(self) -> int:
         """Channels of the last feature map, and of the embedding before any concatenating pool."""

@@ -122,14 +122,9 @@ def _folder_metadata(loaded: Checkpoint) -> dict[str, str]:
         return {}
     return {
         "npvgg.model": described.name,
-        "npvgg.config": config_as_json(described.config),
+        "npvgg.config": json.dumps(described.config.as_dict()),
         "npvgg.pretrained_cfg": json.dumps(described.pretrained_cfg),
     }
-
-
-def config_as_json(config: RepVGGConfig) -> str:
-    """A configuration as the metadata of a file have it; `create.config_from` reads it."""
-    return json.dumps({**vars(config), "attn_kwargs": dict(config.attn_kwargs)})
 
 
 def _common_dtype(loaded: Checkpoint) -> str | None:
@@ -175,7 +170,7 @@ def _rebound(
     metadata = {
         "format": "pt",  # loaders of the PyTorch world ask for this key
         "npvgg.model": name,
-        "npvgg.config": config_as_json(config),
+        "npvgg.config": json.dumps(config.as_dict()),
     }
     if form == "deploy" and network.form == "train":
         network = folded(network, FOLD_DTYPES[fold_dtype])

@@ -228,13 +228,12 @@ class RepVGG:
     def _metadata(self, form: str) -> dict[str, str]:
         from npvgg import __version__
 
-        config = {**vars(self.config), "attn_kwargs": dict(self.config.attn_kwargs)}
         metadata = {
             "format": "pt",  # loaders of the PyTorch world ask for this key
             "npvgg.version": __version__,
             "npvgg.model": self.name,
             "npvgg.form": form,
-            "npvgg.config": json.dumps(config),
+            "npvgg.config": json.dumps(self.config.as_dict()),
             "npvgg.pretrained_cfg": json.dumps(self.pretrained_cfg),
         }
         fold = self._fold() if form == "deploy" else None

@@ -228,7 +228,7 @@ def _described(model: RepVGG, fold: str, softmax: bool, preprocess: str | None) 
     described = {
         "npvgg.model": model.name,
         "npvgg.form": "deploy",
-        "npvgg.config": convert.config_as_json(model.config),
+        "npvgg.config": json.dumps(model.config.as_dict()),
         "npvgg.pretrained_cfg": json.dumps(model.pretrained_cfg),
         "npvgg.preprocess": preprocess or "none",
         "npvgg.softmax": "inside" if softmax else "none",

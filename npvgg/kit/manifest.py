@@ -41,7 +41,7 @@ def heading(
         "format": FORMAT,
         "version": VERSION,
         "model": name,
-        "config": {**vars(config), "attn_kwargs": dict(config.attn_kwargs)},
+        "config": config.as_dict(),
         "form": form,
         "level": level,
         **{what: dict(origin) for what, origin in origins.items()},
