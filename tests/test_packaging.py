@@ -24,6 +24,7 @@ def test_the_command_line_starts_without_them_too():
 def test_what_the_package_needs_at_run_time_lies_inside_it():
     package = Path(npvgg.__file__).parent
     for name in ("py.typed", "assets/imagenet_1k.tsv", "assets/LICENSES.md",
+                 "assets/LICENSE-Apache-2.0.txt",
                  "assets/chelsea.png", "assets/repvgg_nano.cifar10.safetensors"):  # fmt: skip
         assert (package / name).is_file(), name
 
