@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from math import ceil, inf
+from math import ceil
 from typing import Any
 
 from npvgg.errors import ArgumentError
@@ -31,6 +31,7 @@ GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 """How the last map becomes one vector; the empty name leaves it a map."""
 
 MAX_BLOCKS = 1000
+MAX_WIDTH_FACTOR = 1000
 """More than any network has; a file's metadata may name a configuration, and must not fill memory.
 """
 
@@ -155,9 +156,12 @@ class RepVGGConfig:
         if (
             isinstance(width_factor, bool)
             or not isinstance(width_factor, int | float)
-            or not 0 < width_factor < inf
+            or not 0 < width_factor <= MAX_WIDTH_FACTOR
         ):
-            raise ArgumentError(f"width_factor: expected a positive number, got {width_factor!r}")
+            raise ArgumentError(
+                f"width_factor: expected a number above 0, at most {MAX_WIDTH_FACTOR}, "
+                f"got {width_factor!r}"
+            )
         if changes.get("attn_layer", self.attn_layer) != self.attn_layer:
             changes.setdefault("attn_kwargs", {})
         config = replace(self, **changes)

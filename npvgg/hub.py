@@ -60,10 +60,13 @@ def obtain(repository: str, revision: str = "main", *, config: bool = True) -> P
     if cached := find_cached(repository, revision, config=config):
         return cached
     if offline():
+        pinned = revision != "main"
+        name = f"{repository}@{revision}" if pinned else repository
+        command = f"hf download {repository}" + (f" --revision {revision}" if pinned else "")
         raise WeightsError(
-            f"{repository}: not in the Hugging Face cache ({cache_folder()}), and HF_HUB_OFFLINE "
-            f"(or TRANSFORMERS_OFFLINE) is set: unset it, or run `hf download {repository}` where "
-            "there is a network, or pass weights=<a file or folder>"
+            f"{name}: not in the Hugging Face cache ({cache_folder()}), and HF_HUB_OFFLINE "
+            f"(or TRANSFORMERS_OFFLINE) is set: unset it, or run `{command}` where there is a "
+            "network, or pass weights=<a file or folder>"
         )
     return fetch(repository, revision, cache_folder(), config=config)
 

@@ -48,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
 """What timm takes for what is not said: bicubic, though RepVGG's authors use bilinear."""
 
 OPTIONAL = ("test_input_size", "test_crop_pct")
-KEYWORDS = {field.name for field in fields(RepVGGConfig)}
+KEYWORDS = {"width_factor", *(field.name for field in fields(RepVGGConfig))}
 TRAINING_ONLY = {
     "pretrained", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last", "scriptable",
     "exportable", "no_jit", "img_size",

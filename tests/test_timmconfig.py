@@ -89,6 +89,11 @@ def test_the_arguments_of_the_model_make_the_network():
     assert got.pretrained_cfg["test_input_size"] == (1, 288, 288)
 
 
+def test_a_width_factor_is_an_argument_like_any_other():
+    want = VARIANTS["repvgg_a0"].with_changes(width_factor=0.5)
+    assert parse(model_args={"width_factor": 0.5}, num_classes=1000).config == want
+
+
 def test_grey_images_are_known_from_the_input_size():
     assert parse(pretrained_cfg={"input_size": [1, 64, 64]}).config.in_chans == 1
 
@@ -112,6 +117,9 @@ REFUSED = {
     "an unknown argument": ({"model_args": {"depth": 3}}, "model_args: expected keywords"),
     "an impossible argument": ({"model_args": {"output_stride": 3}}, "model_args: output_stride"),
     "a list for a word": ({"model_args": {"act_layer": ["relu"]}}, "model_args: act_layer"),
+    "no factor": ({"model_args": {"width_factor": "wide"}}, "model_args: width_factor"),
+    "an endless factor": ({"model_args": {"width_factor": 1e308}}, "model_args: width_factor"),
+    "a factor of nothing": ({"model_args": {"width_factor": 0}}, "model_args: width_factor"),
     "too many blocks": ({"model_args": {"depths": [10**9] * 4}}, "model_args: depths"),
     "options of nothing": ({"model_args": {"attn_kwargs": {"x": 1}}}, "model_args: attn_kwargs"),
     "wrong options": (
