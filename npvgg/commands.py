@@ -115,7 +115,12 @@ def info(args: argparse.Namespace) -> int:
 
 def warm_up(args: argparse.Namespace) -> int:
     """Compile everything that the fast engines need, and keep it."""
-    from npvgg.jit import kernel_cache
+    try:
+        from npvgg.jit import kernel_cache
+    except ImportError as error:
+        raise ArgumentError(
+            f"warmup: expected Numba, which the fast engines need: {error}"
+        ) from error
 
     began = time.monotonic()
     x = np.zeros((1, 3, 32, 32), np.float32)

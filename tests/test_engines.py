@@ -1,5 +1,8 @@
 """Engines as whole networks: against the oracle's own composition, and against their contract."""
 
+import subprocess
+import sys
+
 import naive
 import numpy as np
 import pytest
@@ -186,6 +189,34 @@ def test_impossible_threads_are_refused(threads):
 def test_an_unknown_engine_is_refused_with_those_that_are_known(engine):
     with pytest.raises(ArgumentError, match="engine: expected auto, reference"):
         engines.prepare(tiny.model().network, engine)
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = sys.modules["llvmlite"] = None
+import numpy as np, npvgg
+from npvgg import cli
+x = np.zeros((1, 3, 32, 32), np.float32)
+model = npvgg.create_model("repvgg_nano", pretrained=True)
+npvgg.create_model("repvgg_nano")  # said once
+np.testing.assert_array_equal(model(x), npvgg.create_model(
+    "repvgg_nano", pretrained=True, engine="reference")(x))
+assert model.engine == "reference"
+try:
+    npvgg.create_model("repvgg_nano", engine="im2col")
+except npvgg.ArgumentError as error:
+    assert str(error).startswith("engine: expected one that can be imported, got 'im2col': ")
+assert cli.main(["warmup"]) == 2
+"""
+
+
+def test_where_numba_cannot_be_imported_the_reference_takes_its_place():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, check=True, text=True
+    )
+    first, last = done.stderr.splitlines()
+    assert first.startswith("npvgg: the reference engine takes the place of winograd, slowly: ")
+    assert last.startswith("npvgg: error: warmup: expected Numba")
 
 
 def test_the_reference_engine_runs_no_block_past_the_last_tap(rng, monkeypatch):

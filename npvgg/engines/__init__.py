@@ -16,11 +16,14 @@ reference engine works on a machine that has neither.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 
+from npvgg import progress
 from npvgg.errors import ArgumentError
 from npvgg.network import Network
 from npvgg.ops import Array
@@ -31,8 +34,8 @@ ENGINES = {
     "winograd": "npvgg.engines.winograd",
 }
 
-_PREFERENCE = ("winograd", "im2col", "reference")
-"""What "auto" tries, the fastest first."""
+FASTEST = "winograd"
+"""What "auto" takes."""
 
 
 class Prepared(Protocol):
@@ -64,19 +67,35 @@ def prepare(
 ) -> Prepared:
     """Make a network ready to run with the named engine.
 
-    "auto" takes the fastest engine that serves the network's dtype. threads: for the compiled
+    "auto" takes the fastest engine that serves the network's dtype and can be imported; where Numba
+    cannot, that is said, and the reference engine takes its place. threads: for the compiled
     engines, None for `npvgg.threads.resolve(None)`; any number gives the same bits.
     deterministic: the same bits for an image alone and in any batch; every engine of today does so
     anyway.
-    Raises ArgumentError for an unknown engine, one that cannot serve the dtype, or an impossible
-    number of threads.
+    Raises ArgumentError for an unknown engine, one that cannot serve the dtype or be imported, or
+    an impossible number of threads.
     """
-    if engine == "auto":
-        engine = "reference" if network.dtype != np.float32 else _PREFERENCE[0]
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads: expected an integer of at least 1, got {threads!r}")
-    if engine not in ENGINES:
+    if engine == "auto":
+        module = _fastest() if network.dtype == np.float32 else import_module(ENGINES["reference"])
+    elif engine in ENGINES:
+        try:
+            module = import_module(ENGINES[engine])
+        except ImportError as error:
+            raise ArgumentError(
+                f"engine: expected one that can be imported, got {engine!r}: {error}"
+            ) from error
+    else:
         raise ArgumentError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
-    module = import_module(ENGINES[engine])
     prepared: Prepared = module.prepare(network, threads=threads, deterministic=deterministic)
     return prepared
+
+
+@cache
+def _fastest() -> ModuleType:
+    try:
+        return import_module(ENGINES[FASTEST])
+    except ImportError as error:
+        progress.notice(f"the reference engine takes the place of {FASTEST}, slowly: {error}")
+        return import_module(ENGINES["reference"])
