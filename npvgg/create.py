@@ -41,6 +41,10 @@ def create_model(
 def create_model(
     name: str | None = None, *, features_only: Literal[False] = False, **options: Any
 ) -> RepVGG: ...
+@overload
+def create_model(
+    name: str | None = None, *, features_only: bool, **options: Any
+) -> RepVGG | FeatureNet: ...
 def create_model(
     name: str | None = None,
     *,
