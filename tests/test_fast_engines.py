@@ -85,6 +85,28 @@ def test_every_winograd_tile_is_right_at_every_edge(m, stride, size):
     np.testing.assert_allclose(fast.maps(x, [0])[0], want, atol=4e-6 * 4**m)
 
 
+@pytest.mark.parametrize("size", [(3, 14), (16, 16), (29, 31)], ids=str)
+@pytest.mark.parametrize(("m", "stride"), list(FILTERS), ids=str)
+def test_tiles_that_reach_over_the_edge_see_zeros(m, stride, size):
+    """They would see the next image, or the next channels: NaNs."""
+    network = one_block(40, 33, stride=stride, integers=False)
+    x = images(2, 33, *size)
+    fast = CompiledNetwork(network, "winograd", lambda f, h, w: m, None)
+    want = fast.maps(x, [0])[0]
+    x[1] = np.nan
+    np.testing.assert_array_equal(fast.maps(x, [0])[0][0], want[0])
+
+
+@pytest.mark.parametrize(("m", "stride"), [(0, 1), (0, 2), *FILTERS], ids=str)
+def test_long_sums_of_many_slices_are_right(m, stride):
+    """A slice left out, or added twice, would be off by some 60; rounding is by a hundredth."""
+    network = one_block(70, 420, stride=stride, integers=False)
+    x = images(1, 420, 17, 15)
+    want = prepare(network.astype(np.float64), "reference").maps(x.astype(np.float64), [0])[0]
+    fast = CompiledNetwork(network, "winograd", lambda f, h, w: m, None)
+    np.testing.assert_allclose(fast.maps(x, [0])[0], want, rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize("groups", [2, 3])
 def test_winograd_serves_groups(groups):
     network = one_block(96, 96, groups=groups, integers=False)
@@ -134,6 +156,14 @@ def test_a_large_batch_goes_through_in_slices(engine, monkeypatch):
         network.forward_intermediates(x, intermediates_only=True), maps, strict=True
     ):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_an_image_larger_than_a_slice_goes_through_alone(engine, monkeypatch):
+    x, network = images(2, 3, 32, 32), model(engine)
+    want = network(x)
+    monkeypatch.setattr("npvgg.engines.compiled.SLICE_PIXELS", 100)
+    np.testing.assert_array_equal(network(x), want)
 
 
 @pytest.mark.parametrize("engine", FAST)
@@ -223,10 +253,11 @@ def test_gates_of_channels_are_the_references(engine, layer, after, act):
 
 
 @pytest.mark.parametrize("engine", FAST)
-def test_a_nan_reaches_the_result(engine):
+@pytest.mark.parametrize("layer", [None, "se"])
+def test_a_nan_reaches_the_result(engine, layer):
     x = images(2, 3, 32, 32)
     x[1, 0, 5, 5] = np.nan
-    y = model(engine)(x)
+    y = model(engine, attn_layer=layer)(x)
     assert np.isfinite(y[0]).all()
     assert np.isnan(y[1]).all()
 
@@ -270,3 +301,13 @@ def test_few_plans_are_kept_and_the_weights_are_packed_once():
         network(images(1, 3, size, size))
     assert len(network._engine._plans) <= 4
     assert network._engine._weights is weights
+
+
+def test_the_plan_that_is_used_stays():
+    network = model("winograd")
+    network(images(1, 3, 8, 8))
+    (plan,) = network._engine._plans.values()
+    for size in range(12, 64, 4):
+        network(images(1, 3, size, size))
+        network(images(1, 3, 8, 8))
+    assert plan in network._engine._plans.values()

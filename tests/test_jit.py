@@ -4,10 +4,12 @@ import json
 import math
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 import npvgg
@@ -126,6 +128,35 @@ def test_what_another_process_has_overwritten_is_not_taken_for_ones_own(tmp_path
     assert file.read_bytes() != ints
     index.write_bytes(ints_index)  # says: for an integer, the file that now holds floats
     assert run(tmp_path, XDG_CACHE_HOME=cache)[0] == 0
+
+
+def test_another_processor_and_other_sources_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    cache = str(tmp_path / "cache")
+    folders = {
+        run(tmp_path, XDG_CACHE_HOME=cache, **processor)[1]
+        for processor in (
+            {},
+            {"NUMBA_CPU_NAME": "generic"},
+            {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+sse2"},
+        )
+    }
+    assert len(folders) == 3
+    package = tmp_path / "npvgg"
+    shutil.copytree(Path(jit.__file__).parent / "engines", package / "engines")
+    shutil.copy(jit.__file__, package)
+    monkeypatch.setattr(jit, "__file__", str(package / "jit.py"))
+    digests = {jit._digest.__wrapped__()}
+    for source in ("jit.py", "engines/program.py"):
+        with open(package / source, "a") as file:
+            file.write("# changed\n")
+        digests.add(jit._digest.__wrapped__())
+    assert len(digests) == 3
+
+
+def test_numbas_own_setting_is_left_alone():
+    before = numba.config.CACHE_DIR
+    jit.kernel(lambda x: x)
+    assert before == numba.config.CACHE_DIR
 
 
 def test_two_processes_may_compile_at_once(tmp_path):

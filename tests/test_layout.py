@@ -45,6 +45,13 @@ def test_a_corner_and_a_tap_find_the_padded_pixel(lanes, stride, dilation, size)
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 2)])
+def test_what_is_read_is_a_copy(size):
+    layout = MapLayout(0, 1, PANEL, *size, 0, *size)
+    data = aligned(layout.size)
+    assert not np.shares_memory(layout.read(data), data)
+
+
 def test_a_map_has_room_for_whole_panels():
     layout = MapLayout(0, 1, PANEL + 1, 2, 2, 0, 2, 2)
     assert layout.blocks * 16 == 2 * PANEL

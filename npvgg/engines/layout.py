@@ -80,8 +80,9 @@ class MapLayout:
     def read(self, data: Array) -> Array:
         """Copy the map out: (N, C, H, W)."""
         view = self.view(data).transpose(0, 1, 4, 2, 3)
+        copy = np.array(view, order="C")  # also of a single pixel, whose view is in order already
         shape = (self.n, self.blocks * self.lanes, self.height, self.width)
-        return np.ascontiguousarray(view.reshape(shape)[:, : self.chs])
+        return np.ascontiguousarray(copy.reshape(shape)[:, : self.chs])
 
     def write(self, data: Array, x: Array) -> None:
         """Copy x (N, C, H, W) in."""
