@@ -2,8 +2,10 @@
 
 The geometry is integer arithmetic on (height, width); Pillow resizes in fixed point; the floats
 begin after the crop and follow torch's order of roundings. So the whole is equal to the last bit
-to timm 1.0.31 on any machine, from the decoded pixels on. (Builds of Pillow may decode a JPEG
-differently.)
+to timm 1.0.31 on the same Pillow, on any machine, from the decoded pixels on. Versions of Pillow
+differ: since 13, a resize h×w → h'×w' with h − h' > max(0, 2(w − w')), as of a photo over twice as
+tall as wide, does its vertical pass before the horizontal one, which rounds otherwise. (And builds
+of Pillow may decode a JPEG differently.)
 """
 
 from __future__ import annotations
