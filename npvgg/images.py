@@ -1,9 +1,9 @@
 """A photo, wherever it comes from, as one 8-bit Pillow image: the only room that opens image files.
 
 By default it gives what timm's users get from ``Image.open(file).convert("RGB")``: the first
-frame, EXIF rotation ignored, alpha dropped so that hidden colours show, 16-bit values clipped at
-255. Whatever of this a photo brings is told in the notes and has an option that treats it
-otherwise.
+frame, EXIF rotation ignored, alpha dropped so that hidden colours show, 16-bit grey clipped at 255
+and 16-bit colours cut to their upper byte. Whatever of this a photo brings is told in the notes
+and has an option that treats it otherwise.
 
 The guards: formats are an allow-list; the size in the header is checked before anything is
 decoded; pixels are decoded inside one boundary, from which every failure leaves as `ImageError`;
@@ -67,7 +67,8 @@ class Opening:
     channels        3 for mode RGB, 1 for mode L
     exif_transpose  turn the photo upright as its EXIF orientation says
     alpha           "drop", or the colour to composite on ("white", "#rrggbb", …)
-    on_16bit        "clip" at 255, "scale" 0…65535 to 0…255, or "error"
+    on_16bit        "clip" at 255, "scale" 0…65535 to 0…255, or "error"; this is for grey, as Pillow
+                    scales 16-bit colours itself: "clip" then gives a note, "error" is the same
     frame           which frame of an animation or page of a TIFF file
     max_pixels      largest width · height that is decoded
     formats         which of `FORMATS` may be opened
@@ -137,6 +138,8 @@ def read(source: Source, opening: Opening) -> tuple[Image.Image, tuple[str, ...]
     notes = []
     with _boundary(name_of(source)), _opened(source, opening) as image:
         _check_size(image, opening.max_pixels)
+        note = _deep_colour(image, opening)  # before load, which leaves no trace of it
+        notes += [note] if note else []
         image.load()
         for step in (_one_frame, _upright, _to_8bit, _to_opaque):
             image, note = step(image, opening)
@@ -279,6 +282,25 @@ def _upright(image: Image.Image, opening: Opening) -> tuple[Image.Image, str | N
     if not opening.exif_transpose:
         return image, f"EXIF orientation {orientation} ignored"
     return image.transpose(Image.Transpose[_TRANSPOSE[orientation]]), None
+
+
+def _deep_colour(image: Image.Image, opening: Opening) -> str | None:
+    """A note, if Pillow will cut colours of over 8 bits as it decodes them; or ImageError."""
+    if image.mode.startswith(("I", "F")):  # deep grey: see _to_8bit
+        return None
+    for decoder, _, _, args in getattr(image, "tile", ()):
+        rawmode, *others = args if isinstance(args, tuple) else (args,)
+        if decoder in ("ppm", "ppm_plain") and others and others[0] > 255:
+            found = f"maxval {others[0]}"
+        # PNG and TIFF: RGB;16B, LA;16B, CMYK;16L, …; but BMP's BGR;16 is 5, 6 and 5 bits
+        elif ";16" in str(rawmode) and not rawmode.startswith("BGR"):
+            found = f"raw mode {rawmode}"
+        else:
+            continue
+        if opening.on_16bit == "error":
+            raise ImageError(f"expected 8 bits a channel, got {found} (on_16bit)")
+        return f"{found} cut to 8 bits a channel" if opening.on_16bit == "clip" else None
+    return None
 
 
 def _to_8bit(image: Image.Image, opening: Opening) -> tuple[Image.Image, str | None]:

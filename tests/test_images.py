@@ -51,16 +51,60 @@ def animation(fmt):
     return encode(RGB, fmt, save_all=True, append_images=others)
 
 
-def png_header(width, height):
-    """A PNG that promises the size and holds no pixels."""
-
+def png(width, height, data=b"", depth=8, colour=2):
     def chunk(kind, data):
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    ihdr = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", ihdr) + chunk(b"IDAT", b"")
+    ihdr = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    head, body, end = chunk(b"IHDR", ihdr), chunk(b"IDAT", data), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + body + end
+
+
+def png_header(width, height):
+    """A PNG that promises the size and holds no pixels."""
+    return png(width, height)
+
+
+def deep_colour(channels):
+    """(7, 5, channels) uint16, whose upper bytes are `photo`."""
+    return photo(channels=channels).astype(np.uint16) * 256 + 200
+
+
+def deep_png(channels):
+    """A PNG of 16 bits a channel, which Pillow reads but does not write."""
+    rows = deep_colour(channels).astype(">u2").reshape(7, -1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return png(5, 7, data, depth=16, colour={2: 4, 3: 2, 4: 6}[channels])
+
+
+def deep_tiff(order):
+    """An RGB TIFF of 16 bits a channel, one strip, uncompressed."""
+    pixels = deep_colour(3).astype(f"{order}u2").tobytes()
+    tags = [(256, 5), (257, 7), (259, 1), (262, 2), (277, 3), (278, 7), (279, len(pixels))]
+    bits_at = 8 + 2 + 12 * (len(tags) + 2) + 4
+    entries = [(tag, 4, 1, value) for tag, value in tags]
+    entries += [(258, 3, 3, bits_at), (273, 4, 1, bits_at + 6)]  # where the bits and pixels are
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    ifd = struct.pack(f"{order}H", len(entries))
+    ifd += b"".join(struct.pack(f"{order}HHII", *entry) for entry in sorted(entries))
+    return head + ifd + bytes(4) + struct.pack(f"{order}HHH", 16, 16, 16) + pixels
+
+
+DEEP_COLOUR = {  # name: (the file, the note)
+    "png-rgb": (deep_png(3), "raw mode RGB;16B cut to 8 bits a channel"),
+    "png-rgba": (deep_png(4), "raw mode RGBA;16B cut to 8 bits a channel"),
+    "png-la": (deep_png(2), "raw mode LA;16B cut to 8 bits a channel"),
+    "tiff-little": (deep_tiff("<"), "raw mode RGB;16L cut to 8 bits a channel"),
+    "tiff-big": (deep_tiff(">"), "raw mode RGB;16B cut to 8 bits a channel"),
+    "ppm": (
+        b"P6 5 7 65535\n" + deep_colour(3).astype(">u2").tobytes(),
+        "maxval 65535 cut to 8 bits a channel",
+    ),
+}
+BMP_565 = b"BM" + struct.pack("<IIIIiiHHIIIIII3I", 70, 0, 66, 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0,
+                              0xF800, 0x7E0, 0x1F) + b"\xff\xff\0\0"  # fmt: skip
 
 
 ODD = {  # name: (the file, the notes)
@@ -174,6 +218,25 @@ def test_16_bit_errors_name_the_option():
     wide = encode(Image.fromarray(np.array([[-1, 70000]], np.int32)), "TIFF")
     with pytest.raises(ImageError, match="expected values 0…65535 to scale, found -1…70000"):
         open_image(wide, on_16bit="scale")
+
+
+@pytest.mark.parametrize("name", DEEP_COLOUR)
+def test_16_bit_colours_are_cut_with_a_note_or_refused(name):
+    file, note = DEEP_COLOUR[name]
+    want = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    for on_16bit, notes in (("clip", {note}), ("scale", set())):
+        got, got_notes = open_image(file, on_16bit=on_16bit)
+        assert set(got_notes) - {"alpha dropped"} == notes
+        np.testing.assert_array_equal(np.asarray(got), want)
+    assert np.abs(want[:, :, 0].astype(int) - photo()[:, :, 0]).max() <= 1  # round, or upper byte
+    found = note.removesuffix(" cut to 8 bits a channel")
+    with pytest.raises(ImageError, match=rf"expected 8 bits a channel, got {found} \(on_16bit\)"):
+        open_image(file, on_16bit="error")
+
+
+def test_a_16_bit_bmp_holds_no_16_bit_colours():
+    got, notes = open_image(BMP_565, on_16bit="error")
+    assert (got.getpixel((0, 0)), notes) == ((255, 255, 255), ())
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
