@@ -15,6 +15,7 @@ from typing import Any
 
 from npvgg import __version__, commands, filecommands, kitcommands, onnxwrite, progress
 from npvgg.errors import NpvggError
+from npvgg.images import FORMATS
 from npvgg.pretrained import BUNDLED
 
 ABORTED, INTERRUPTED = 2, 130
@@ -402,7 +403,21 @@ def _run_options() -> argparse.ArgumentParser:
         default="clip",
         help="what happens to 16-bit values (clip, as in timm)",
     )
+    photo.add_argument(
+        "--frame",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="which frame of an animation, or page of a TIFF file, counted from 0 (0)",
+    )
     photo.add_argument("--max-pixels", type=_positive, metavar="N", help="refuse larger photos")
+    photo.add_argument(
+        "--formats",
+        type=lambda text: tuple(text.upper().split(",")),
+        default=FORMATS,
+        metavar="A,B",
+        help=f"open these formats alone ({','.join(FORMATS)})",
+    )
     return parser
 
 

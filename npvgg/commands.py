@@ -202,6 +202,8 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
         "exif_transpose": args.exif_transpose,
         "alpha": args.alpha,
         "on_16bit": args.on_16bit,
+        "frame": args.frame,
+        "formats": args.formats,
     }
     if args.max_pixels is not None:
         opening["max_pixels"] = args.max_pixels

@@ -133,6 +133,20 @@ def test_the_suffix_of_the_output_is_its_format(run, tmp_path, name, start):
     assert (tmp_path / "rows.txt").read_text().startswith(str(CAT))
 
 
+def test_a_frame_and_the_formats_can_be_chosen(run, tmp_path):
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+
+    _, out, _ = run("embed", tmp_path / "a.gif", CAT, "--frame", 1, "--formats", "gif,webp")
+
+    second, refused = (json.loads(line) for line in out.splitlines())
+    frames[1].save(tmp_path / "b.png")
+    alone = json.loads(run("embed", tmp_path / "b.png")[1])
+    assert second["notes"] == ["only frame 1 of several read"]
+    assert second["embedding"] == alone["embedding"]
+    assert "(formats: GIF, WEBP)" in refused["error"]
+
+
 def test_quiet_is_for_what_is_said_deep_inside_as_well(run, monkeypatch):
     def answer(args):
         progress.notice("compiling")
@@ -153,6 +167,8 @@ def test_quiet_is_for_what_is_said_deep_inside_as_well(run, monkeypatch):
         (["classify", CAT, "--engine", "steam"], "engine"),
         (["classify", CAT, "--topk", "0"], "positive"),
         (["classify", CAT, "--alpha", "no-colour"], "alpha"),
+        (["classify", CAT, "--frame", "-1"], "--frame: expected an integer of 0 or more"),
+        (["classify", CAT, "--formats", "png,eps"], "formats: expected some of"),
         (["classify", CAT, "--output", "/no/such/folder/rows"], "--output"),
         (["features", CAT, "--out-indices", "9"], "indices"),
         (["info", "nothing"], "repvgg"),
