@@ -208,10 +208,15 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     if args.max_pixels is not None:
         opening["max_pixels"] = args.max_pixels
     transform = create_transform(**resolve_model_data_config(model), **opening)
-    args.photos = expand(args.paths, sys.stdin.buffer)
+    args.photos, others = expand(args.paths, sys.stdin.buffer)
     default = "" if args.model or args.weights else " (bundled; --model or --weights for another)"
     count = f"{len(args.photos):,} photo{'s' * (len(args.photos) != 1)}"
     progress.notice(f"{count} through {model!r}{default}")
+    if others:
+        suffixes = sorted({os.path.splitext(path)[1].lower() or "no suffix" for path in others})
+        kinds = printable(", ".join(suffixes[:5]) + ", …" * (len(suffixes) > 5))
+        files = f"{len(others):,} other file{'s' * (len(others) != 1)}"
+        progress.notice(f"skipped {files} in folders, not known as photos: {kinds}")
     return model, transform
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
-)
+SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+))  # fmt: skip
 """What counts as a photo inside a folder; a file that is named itself is always tried."""
 
 
@@ -30,18 +31,22 @@ class Photo:
     error: str = ""
 
 
-def expand(arguments: Iterable[str], stdin: BinaryIO) -> list[Photo]:
-    """List the photos that the arguments mean, at least one entry per argument.
+def expand(arguments: Iterable[str], stdin: BinaryIO) -> tuple[list[Photo], list[str]]:
+    """List the photos that the arguments mean, at least one entry per argument; and the paths of
+    the other files that their folders hold.
 
-    A folder gives the photos in it and below it, sorted by path; hidden ones are left out. A
-    pattern (`*`, `?`, `[…]`, `**`) is tried where no file has that very name.
+    A folder gives the photos in it and below it, sorted by path; hidden files are left out of
+    both lists. A pattern (`*`, `?`, `[…]`, `**`) is tried where no file has that very name.
     """
     photos: list[Photo] = []
+    others: list[str] = []
     for argument in arguments:
         if argument == "-":
             photos.append(_from_stdin(stdin, again=any(p.path == "-" for p in photos)))
         elif os.path.isdir(argument):
-            found = list(_in_folder(argument))
+            paths = list(_in_folder(argument))
+            found = [Photo(path, Path(path)) for path in paths if _is_photo(path)]
+            others += [path for path in paths if not _is_photo(path)]
             photos += found or [Photo(argument, error="no photos in this folder")]
         elif not os.path.lexists(argument) and glob.has_magic(argument):
             matches = sorted(glob.glob(argument, recursive=True))
@@ -49,7 +54,7 @@ def expand(arguments: Iterable[str], stdin: BinaryIO) -> list[Photo]:
             photos += files or [Photo(argument, error="no file matches this pattern")]
         else:
             photos.append(Photo(argument, Path(argument)))
-    return photos
+    return photos, others
 
 
 def _from_stdin(stdin: BinaryIO, *, again: bool) -> Photo:
@@ -59,10 +64,11 @@ def _from_stdin(stdin: BinaryIO, *, again: bool) -> Photo:
     return Photo("-", data, "" if data else "nothing came from standard input")
 
 
-def _in_folder(folder: str) -> Iterator[Photo]:
+def _is_photo(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def _in_folder(folder: str) -> Iterator[str]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
-                path = os.path.join(root, name)
-                yield Photo(path, Path(path))
+        yield from (os.path.join(root, name) for name in sorted(files) if name[0] != ".")

@@ -110,6 +110,23 @@ def test_what_cannot_be_found_keeps_its_place(run, tmp_path):
     assert status == 1
 
 
+def test_files_of_a_folder_that_are_skipped_are_told_of(run, photos):
+    assert "skipped" not in run("embed", photos)[2]
+    for name in ("d.HEIC", "e.heic", "f.avif", "read\x1bme.t\x1bt", "g", ".hidden"):
+        (photos / name).touch()
+    (photos / "a.png").rename(photos / "a.jfif")
+
+    status, out, err = run("embed", photos)
+
+    assert [Path(json.loads(row)["path"]).name for row in out.splitlines()] == [
+        "a.jfif", "b.png", "c.png",
+    ]  # fmt: skip
+    assert status == 1
+    kinds = r".avif, .heic, .t\x1bt, no suffix"
+    assert f"skipped 5 other files in folders, not known as photos: {kinds}\n" in err
+    assert "skipped" not in run("embed", photos, "--quiet")[2]
+
+
 def test_output_goes_into_a_file_and_never_over_another_unasked(run, tmp_path):
     target = tmp_path / "rows.jsonl"
     assert run("classify", CAT, "--format", "jsonl", "--output", target)[:2] == (0, b"")

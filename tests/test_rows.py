@@ -3,8 +3,11 @@
 import io
 import json
 
+from PIL import Image
+
 from npvgg import progress, rows
-from npvgg.inputs import expand
+from npvgg.images import FORMATS
+from npvgg.inputs import SUFFIXES, expand
 
 ROW = {"path": "a,\"b", "status": "ok", "error": "", "notes": ["x", "y"],
        "topk": [{"index": 3, "label": "cat, domestic", "prob": 0.5}]}  # fmt: skip
@@ -31,25 +34,34 @@ def test_the_table_shows_errors_and_notes():
 
 
 def test_folders_are_walked_in_order_without_hidden_files(tmp_path):
-    for name in ("b/z.JPG", "a.png", ".hidden.png", ".git/x.png", "notes.txt"):
+    hidden = [".hidden.png", ".hidden", ".git/x.png"]
+    for name in ["b/z.JPG", "a.png", "notes.txt", "b/c.heic", *hidden]:
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.touch()
-    found = [photo.path for photo in expand([str(tmp_path)], io.BytesIO())]
-    assert found == [str(tmp_path / "a.png"), str(tmp_path / "b" / "z.JPG")]
+    photos, others = expand([str(tmp_path)], io.BytesIO())
+    assert [photo.path for photo in photos] == [str(tmp_path / "a.png"), str(tmp_path / "b/z.JPG")]
+    assert others == [str(tmp_path / "notes.txt"), str(tmp_path / "b/c.heic")]
+
+
+def test_a_folder_knows_the_suffixes_of_the_formats_that_may_be_opened():
+    Image.init()
+    pillows = {suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS}
+    assert pillows - {".pfm"} <= SUFFIXES  # .pfm holds floats: a map of depths, not a photo
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path):
     file = tmp_path / "[a].png"
     file.touch()
-    assert [photo.path for photo in expand([str(file)], io.BytesIO())] == [str(file)]
+    assert [photo.path for photo in expand([str(file)], io.BytesIO())[0]] == [str(file)]
 
 
 def test_standard_input_is_read_once(tmp_path):
-    first, second = expand(["-", "-"], io.BytesIO(b"bytes"))
+    (first, second), _ = expand(["-", "-"], io.BytesIO(b"bytes"))
     assert (first.source, first.error) == (b"bytes", "")
     assert "only once" in second.error
-    assert expand(["-"], io.BytesIO())[0].error
+    (nothing,), _ = expand(["-"], io.BytesIO())
+    assert nothing.error == "nothing came from standard input"
 
 
 def test_progress_is_silent_at_first_then_counts_on_standard_error(capsys, monkeypatch):
