@@ -86,7 +86,8 @@ def _add_embed(verbs: Any) -> None:
         "embed",
         help="turn photos into vectors",
         description="One vector per photo, in their order. In npy and npz the row of a photo that "
-        "could not be read is NaN; npz names the photos and errors beside it.",
+        "could not be read, or of an argument that gives no photo, is NaN; npz names the photos "
+        "and errors beside it.",
         parents=[_run_options()],
     )
     parser.add_argument(

@@ -22,7 +22,7 @@ from npvgg.embeddings import as_npy, as_npz, save_maps
 from npvgg.errors import ArgumentError
 from npvgg.files import atomic_write
 from npvgg.info import info as count
-from npvgg.inputs import expand
+from npvgg.inputs import Photo, expand
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.ops import softmax, topk
 from npvgg.predict import Outcome, predict
@@ -47,7 +47,7 @@ def classify(args: argparse.Namespace) -> int:
             for row_index, row_prob in zip(index.tolist(), prob.tolist(), strict=True)
         ]
 
-    tally = Tally()
+    tally = Tally(args.photos)
     rows = (
         {**_row(outcome), "topk": outcome.answer or []}
         for outcome in tally.counted(_outcomes(args, transform, answer))
@@ -62,7 +62,7 @@ def embed(args: argparse.Namespace) -> int:
     """Turn photos into vectors, (count, num_features)."""
     format = _embedding_format(args)
     model, transform = _ready(args, num_classes=0)
-    tally = Tally()
+    tally = Tally(args.photos)
     outcomes = tally.counted(_outcomes(args, transform, lambda x: list(model(x))))
     if format == "jsonl":
         rows = ({**_row(o), "embedding": _numbers(o)} for o in outcomes)
@@ -78,7 +78,7 @@ def features(args: argparse.Namespace) -> int:
     """Give the feature maps of photos: their shapes, or an npz file each."""
     model, transform = _ready(args, features_only=True, out_indices=args.out_indices)
     names = model.feature_info.module_name()
-    tally = Tally()
+    tally = Tally(args.photos)
     outcomes = tally.counted(
         _outcomes(args, transform, lambda x: list(zip(*model(x), strict=True)))
     )
@@ -163,7 +163,8 @@ def list_networks(args: argparse.Namespace) -> int:
 class Tally:
     """Counts outcomes as they pass, for the exit status and the closing line."""
 
-    def __init__(self) -> None:
+    def __init__(self, photos: Iterable[Photo]) -> None:
+        self.absent = sum(bool(photo.error) for photo in photos)  # has been said one by one
         self.done = self.failed = 0
 
     def counted(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
@@ -175,8 +176,9 @@ class Tally:
 
     def report(self) -> int:
         """Say how many photos failed, if any; give the exit status."""
-        if self.failed:
-            progress.say(f"{self.failed} of {self.done} photos could not be read")
+        if self.failed > self.absent:
+            photos = progress.how_many(self.done - self.absent, "photo")
+            progress.say(f"{self.failed - self.absent:,} of {photos} could not be read")
         return SOME_FAILED if self.failed else OK
 
 
@@ -210,12 +212,15 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     transform = create_transform(**resolve_model_data_config(model), **opening)
     args.photos, others = expand(args.paths, sys.stdin.buffer)
     default = "" if args.model or args.weights else " (bundled; --model or --weights for another)"
-    count = f"{len(args.photos):,} photo{'s' * (len(args.photos) != 1)}"
+    absent = [photo for photo in args.photos if photo.error]
+    count = progress.how_many(len(args.photos) - len(absent), "photo")
     progress.notice(f"{count} through {model!r}{default}")
+    for photo in absent:  # a row each, too; but an npy file cannot show it
+        progress.say(f"{printable(photo.path)}: {photo.error}")
     if others:
         suffixes = sorted({os.path.splitext(path)[1].lower() or "no suffix" for path in others})
         kinds = printable(", ".join(suffixes[:5]) + ", …" * (len(suffixes) > 5))
-        files = f"{len(others):,} other file{'s' * (len(others) != 1)}"
+        files = progress.how_many(len(others), "other file")
         progress.notice(f"skipped {files} in folders, not known as photos: {kinds}")
     return model, transform
 

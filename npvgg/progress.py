@@ -32,6 +32,11 @@ def notice(message: str) -> None:
         say(message)
 
 
+def how_many(count: int, one: str) -> str:
+    """A number and what is counted: "1 photo", "2,000 photos"."""
+    return f"{count:,} {one}{'s' * (count != 1)}"
+
+
 def on_terminal() -> bool:
     """Whether somebody watches: there the hub's client draws bars, and logs get lines instead."""
     return sys.stderr.isatty()

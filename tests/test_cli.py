@@ -110,6 +110,24 @@ def test_what_cannot_be_found_keeps_its_place(run, tmp_path):
     assert status == 1
 
 
+def test_an_argument_without_photos_is_said_and_counts_as_none(run, tmp_path):
+    empty, output = tmp_path / "empty", tmp_path / "e.npy"
+    empty.mkdir()
+    status, _, err = run("embed", empty, "--output", output)
+    assert (status, np.load(output).shape[0], np.isnan(np.load(output)).all()) == (1, 1, True)
+    assert "npvgg: 0 photos through" in err
+    assert f"npvgg: {empty}: no photos in this folder\n" in err
+    assert "could not be read" not in err
+
+    (tmp_path / "b.png").touch()
+    status, _, err = run("embed", empty, tmp_path / "*.gif", CAT, tmp_path / "b.png")
+    assert status == 1
+    assert "npvgg: 2 photos through" in err
+    assert f"npvgg: {tmp_path / '*.gif'}: no file matches this pattern\n" in err
+    assert "npvgg: 1 of 2 photos could not be read\n" in err
+    assert run("embed", CAT)[2].count("\n") == 1
+
+
 def test_files_of_a_folder_that_are_skipped_are_told_of(run, photos):
     assert "skipped" not in run("embed", photos)[2]
     for name in ("d.HEIC", "e.heic", "f.avif", "read\x1bme.t\x1bt", "g", ".hidden"):
