@@ -202,7 +202,7 @@ BROKEN = {
     "a NumPy archive": (zip_file({}, change={"data.pkl": None, "version": None, "byteorder": None},
                                  more={"x.npy": b""}), "numpy.load"),
     "some other archive": (zip_file({}, change={"data.pkl": None}), "unpack it first"),
-    "an empty archive": (b"PK\5\6" + bytes(18), "nothing"),
+    "an empty archive": (b"PK\5\6" + bytes(18), "got an empty zip archive"),
     "two folders": (zip_file(GOOD, more={"other/a": b""}), "unpack it first"),
     "a storage that is not there": (zip_file(GOOD, change={"data/1": None}), "storage '1'"),
     "a storage cut short": (zip_file(GOOD, change={"data/1": bytes(31)}), "got 31 bytes"),
