@@ -30,6 +30,7 @@ NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def start(script, **environment):
+    os.utime(script, (0, 0))  # Numba looks at a script's time and size, too
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "XDG_"))}
     root = str(Path(npvgg.__file__).parents[1])
     environment = {k: v for k, v in {**clean, "PYTHONPATH": root, **environment}.items() if v}
@@ -51,7 +52,6 @@ def run(tmp_path, code=CODE, **environment):
     """Run a script whose kernel is cached: (hits, directory of the cache or "None")."""
     script = tmp_path / "script.py"
     script.write_text(code)
-    os.utime(script, (0, 0))  # Numba looks at a script's time and size, too
     hits, directory = finish(start(script, **environment)).split(" ", 1)
     return int(hits), directory.strip()
 
