@@ -96,7 +96,7 @@ def create_transform(
     is_training     must be False: npvgg only infers
     interpolation   nearest, bilinear, bicubic, box, hamming or lanczos
     mean, std       one number a channel, or one for all; averaged if C is 1
-    crop_pct        the photo is resized to floor(size / crop_pct), then cropped; None is 0.875
+    crop_pct        the photo is resized to floor(size / crop_pct), then cropped; None or 0 is 0.875
     crop_mode       center: the short side to that size; border: the long side, padded with the
                     mean; squash: both sides, the aspect ratio is lost; None is center
     normalize       totensor: (x/255 − μ) / σ; prefetcher: (x − 255μ) / 255σ, which timm's
@@ -113,7 +113,7 @@ def create_transform(
             "input_size: expected 3 channels or 1, as photos have them, of a network that takes "
             f"such; got {input_size!r}"
         )
-    crop_pct = DEFAULT_CROP_PCT if crop_pct is None else crop_pct
+    crop_pct = DEFAULT_CROP_PCT if crop_pct is None or crop_pct == 0 else crop_pct
     if not (isinstance(crop_pct, int | float) and 0 < crop_pct <= min(height, width)):
         raise ArgumentError(
             f"crop_pct: expected a number above 0, at most the input size, got {crop_pct!r}"

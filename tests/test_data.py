@@ -314,7 +314,7 @@ def test_grey_networks_average_the_statistics_of_rgb():
         *[("input_size", v) for v in (0, -1, 2.5, "224", None, (), (3,), (3, 0, 9), (1, 2, 3, 4))],
         ("input_size", (4, 8, 8)),
         *[("interpolation", v) for v in ("cubic", "random", "", None, 2)],
-        *[("crop_pct", v) for v in (0, 0.0, -0.5, float("nan"), float("inf"), 300.0, "0.9")],
+        *[("crop_pct", v) for v in ("", -0.5, float("nan"), float("inf"), 300.0, "0.9")],
         *[("crop_mode", v) for v in ("centre", 3)],
         *[("mean", v) for v in ((), (1, 2), (1, 2, 3, 4), "abc", None, [[1, 2, 3]])],
         *[("mean", v) for v in ((0, 0, float("nan")), (1e39, 0, 0))],
@@ -328,6 +328,11 @@ def test_grey_networks_average_the_statistics_of_rgb():
 def test_arguments_are_checked(argument, value):
     with pytest.raises(ArgumentError, match=f"^{argument}: expected .*got "):
         create_transform(**{argument: value})
+
+
+@pytest.mark.parametrize("crop_pct", [None, 0, 0.0])
+def test_no_crop_pct_is_timms_default(crop_pct):
+    assert create_transform(crop_pct=crop_pct) == create_transform(crop_pct=0.875)
 
 
 @pytest.mark.parametrize(

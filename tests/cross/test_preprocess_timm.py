@@ -22,7 +22,7 @@ from torchvision.transforms import functional  # noqa: E402
 pytestmark = pytest.mark.cross
 
 INPUT_SIZES = [224, 225, 320, 32, 7, (192, 256), (256, 192), (3, 33, 50), (3, 96, 96)]
-CROP_PCTS = [None, 0.875, 0.9, 0.95, 1.0, 0.5, 1.25]
+CROP_PCTS = [None, 0, 0.875, 0.9, 0.95, 1.0, 0.5, 1.25]
 CROP_MODES = [None, "center", "squash", "border"]
 INTERPOLATIONS = ["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 STATISTICS = [
