@@ -91,7 +91,9 @@ def _add_embed(verbs: Any) -> None:
         parents=[_run_options()],
     )
     parser.add_argument(
-        "--format", choices=("npy", "npz", "jsonl"), help="by the suffix of --output, or jsonl"
+        "--format",
+        choices=commands.EMBEDDING_FORMATS,
+        help="by the suffix of --output, or jsonl",
     )
     parser.set_defaults(run=commands.embed)
 

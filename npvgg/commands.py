@@ -32,6 +32,8 @@ from npvgg.untrusted import printable
 
 OK, SOME_FAILED = 0, 1
 
+EMBEDDING_FORMATS = ("npy", "npz", "jsonl")
+
 
 def classify(args: argparse.Namespace) -> int:
     """Name what is in photos: a row each, with its top classes."""
@@ -276,14 +278,22 @@ def _maps_table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Itera
 
 
 def _format(args: argparse.Namespace, known: Iterable[str], otherwise: str) -> str:
-    """Take the format that was asked for, or the one that the suffix of the output means."""
-    suffix = os.path.splitext(args.output or "")[1].lstrip(".")
+    """Take the format that was asked for, or the one that the suffix of the output means.
+
+    Raises ArgumentError for a suffix that means a format of other commands alone.
+    """
+    suffix = os.path.splitext(args.output or "")[1].lstrip(".").lower()
+    if not args.format and suffix not in known and suffix in {*FORMATS, *EMBEDDING_FORMATS}:
+        raise ArgumentError(
+            f"--output: {args.command} cannot write {suffix}, expected {', '.join(known)}; "
+            "with --format any name will do"
+        )
     asked: str = args.format or (suffix if suffix in known else otherwise)
     return asked
 
 
 def _embedding_format(args: argparse.Namespace) -> str:
-    format = _format(args, ("npy", "npz", "jsonl"), "jsonl")
+    format = _format(args, EMBEDDING_FORMATS, "jsonl")
     if format != "jsonl" and not args.output and sys.stdout.isatty():
         raise ArgumentError(
             f"--output: expected a file for {format}, which is not for reading; got none"

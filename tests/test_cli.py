@@ -159,7 +159,8 @@ def test_output_goes_into_a_file_and_never_over_another_unasked(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "start"), [("rows.csv", b"path,"), ("rows.jsonl", b'{"path"'), ("rows.json", b"[")]
+    ("name", "start"),
+    [("rows.csv", b"path,"), ("rows.jsonl", b'{"path"'), ("rows.json", b"["), ("y.CSV", b"path,")],
 )
 def test_the_suffix_of_the_output_is_its_format(run, tmp_path, name, start):
     assert run("classify", CAT, "--output", tmp_path / name)[:2] == (0, b"")
@@ -180,6 +181,21 @@ def test_a_frame_and_the_formats_can_be_chosen(run, tmp_path):
     assert second["notes"] == ["only frame 1 of several read"]
     assert second["embedding"] == alone["embedding"]
     assert "(formats: GIF, WEBP)" in refused["error"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("classify", "x.npy"), ("classify", "x.NPZ"), ("embed", "x.csv"),
+                          ("embed", "x.json")],
+)  # fmt: skip
+def test_a_suffix_of_another_commands_format_is_refused_unless_a_format_is_given(
+    run, tmp_path, command, name
+):
+    status, _, err = run(command, CAT, "--output", tmp_path / name)
+    assert (status, list(tmp_path.iterdir())) == (2, [])
+    assert f"--output: {command} cannot write {name[2:].lower()}, expected " in err
+    assert "--format" in err
+    assert run(command, CAT, "--output", tmp_path / name, "--format", "jsonl")[0] == 0
+    assert (tmp_path / name).read_bytes().startswith(b'{"path"')
 
 
 def test_quiet_is_for_what_is_said_deep_inside_as_well(run, monkeypatch):
