@@ -141,7 +141,9 @@ def _add_info(verbs: Any) -> None:
 
 def _add_list(verbs: Any) -> None:
     parser = verbs.add_parser("list", help="list the networks")
-    parser.add_argument("pattern", nargs="?", default="", help="part of the name")
+    parser.add_argument(
+        "pattern", nargs="?", default="", help="part of the name, or a pattern such as '*_b?'"
+    )
     parser.add_argument(
         "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
     )

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from glob import has_magic
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,9 @@ def list_networks(args: argparse.Namespace) -> int:
             "pretrained": tags,
             "bundled": BUNDLED in tags,
         })  # fmt: skip
+    if not rows:
+        matches = "matches" if has_magic(args.pattern) else "has in it"
+        progress.say(f"no network's name {matches} {args.pattern!r}; npvgg list tells all names")
     if args.format == "json":
         print(json.dumps(rows))
         return OK

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from fnmatch import fnmatchcase
+from glob import has_magic
 from types import MappingProxyType
 from typing import Any
 
@@ -78,8 +80,13 @@ PRETRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType({
 
 
 def list_models(pattern: str = "", *, pretrained: bool = False) -> list[str]:
-    """List the named networks, or the pretrained tags, whose name contains `pattern`."""
-    return [name for name in (PRETRAINED if pretrained else VARIANTS) if pattern.lower() in name]
+    """List the named networks, or the pretrained tags, whose name contains `pattern`; with `*`, `?`
+    or `[…]` in it the whole name must match, with or without the tag, as in timm.
+    """
+    names, pattern = PRETRAINED if pretrained else VARIANTS, pattern.lower()
+    if not has_magic(pattern):
+        return [name for name in names if pattern in name]
+    return [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
 
 
 def split_tag(name: str) -> tuple[str, str | None]:

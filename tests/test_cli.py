@@ -298,6 +298,16 @@ def test_info_and_list_print_the_same_counts_for_programs_and_people(run):
     assert list(rows) == npvgg.list_models()
 
 
+@pytest.mark.parametrize(("pattern", "verb"), [("xyz", "has in it"), ("*x[yz]", "matches")])
+def test_a_list_of_nothing_says_so(run, pattern, verb):
+    for format, out in (("json", b"[]\n"), ("table", run("list")[1].splitlines(True)[0])):
+        status, printed, err = run("list", pattern, "--format", format)
+        assert (status, printed) == (0, out)
+        assert f"no network's name {verb} '{pattern}'" in err
+    assert run("list", "*_a0")[1].count(b"\n") == 2
+    assert run("list", "*_a0")[2] == ""
+
+
 def test_a_saved_network_needs_no_name(run, tmp_path):
     weights = tmp_path / "w.safetensors"
     npvgg.create_model("repvgg_nano.cifar10", pretrained=True).save(weights)

@@ -99,6 +99,15 @@ def test_list_models_lists_the_table_and_the_tags():
     assert list_models(pretrained=True) == list(PRETRAINED)
 
 
+def test_list_models_takes_patterns_as_timm_does():
+    assert list_models("*b1*") == ["repvgg_b1", "repvgg_b1g2", "repvgg_b1g4"]
+    assert list_models("*B1") == ["repvgg_b1"]
+    assert list_models("repvgg_a[01]") == list_models("repvgg_a?")[:2] == ["repvgg_a0", "repvgg_a1"]
+    assert list_models("b1*") == []
+    for pattern in ("*b1", "*b1.*", "*b1.rvgg*"):
+        assert list_models(pattern, pretrained=True) == ["repvgg_b1.rvgg_in1k"]
+
+
 def test_every_tag_resolves_and_describes_a_network_of_the_table():
     for tag, cfg in PRETRAINED.items():
         architecture, name = split_tag(tag)

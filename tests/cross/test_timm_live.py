@@ -339,3 +339,9 @@ def test_the_data_configuration_of_a_pretrained_tag_is_timms(tag):
 def test_npvgg_has_every_repvgg_of_timm():
     assert set(timm.list_models("repvgg*")) <= set(npvgg.list_models())
     assert set(timm.list_models("repvgg*", pretrained=True)) <= set(PRETRAINED)
+    for pattern in ("repvgg_b1*", "repvgg_?0", "repvgg_[ab]1", "repvgg_*g4", "repvgg_a0.*"):
+        for pretrained in (False, True):
+            want = timm.list_models(pattern, pretrained=pretrained)
+            got = npvgg.list_models(pattern, pretrained=pretrained)
+            assert set(got) - set(want) <= set(npvgg.list_models("g2"))  # the original's alone
+            assert set(want) <= set(got)
