@@ -28,6 +28,7 @@ from npvgg.model import FeatureNet, RepVGG
 from npvgg.ops import softmax, topk
 from npvgg.predict import Outcome, predict
 from npvgg.pretrained import BUNDLED, PRETRAINED, list_models
+from npvgg.progress import noun
 from npvgg.rows import FORMATS, as_jsonl
 from npvgg.untrusted import printable
 
@@ -183,8 +184,8 @@ class Tally:
     def report(self) -> int:
         """Say how many photos failed, if any; give the exit status."""
         if self.failed > self.absent:
-            photos = progress.how_many(self.done - self.absent, "photo")
-            progress.say(f"{self.failed - self.absent:,} of {photos} could not be read")
+            failed, tried = self.failed - self.absent, self.done - self.absent
+            progress.say(f"{failed:,} of {tried:,} {noun(tried, 'photo')} could not be read")
         return SOME_FAILED if self.failed else OK
 
 
@@ -219,21 +220,21 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     args.photos, others = expand(args.paths, sys.stdin.buffer)
     default = "" if args.model or args.weights else " (bundled; --model or --weights for another)"
     absent = [photo for photo in args.photos if photo.error]
-    count = progress.how_many(len(args.photos) - len(absent), "photo")
-    progress.notice(f"{count} through {model!r}{default}")
+    count = len(args.photos) - len(absent)
+    progress.notice(f"{count:,} {noun(count, 'photo')} through {model!r}{default}")
     for photo in absent:  # a row each, too; but an npy file cannot show it
         progress.say(f"{printable(photo.path)}: {photo.error}")
     if others:
         suffixes = sorted({os.path.splitext(path)[1].lower() or "no suffix" for path in others})
         kinds = printable(", ".join(suffixes[:5]) + ", …" * (len(suffixes) > 5))
-        files = progress.how_many(len(others), "other file")
+        files = f"{len(others):,} other {noun(len(others), 'file')}"
         progress.notice(f"skipped {files} in folders, not known as photos: {kinds}")
     return model, transform
 
 
 def _outcomes(args: argparse.Namespace, transform: Transform, forward: Any) -> Iterator[Outcome]:
     outcomes = predict(args.photos, transform, forward, args.batch_size)
-    return progress.counted(outcomes, len(args.photos), "photos")
+    return progress.counted(outcomes, len(args.photos), "photo")
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -146,9 +146,10 @@ def _certificate(report: dict[str, Any]) -> Iterator[str]:
     """What people read: the files, the differences, the verdict."""
     for file in report.get("files") or [report["file"]]:
         taken = f", under {shown(file['wrapper'])}" if file["wrapper"] else ""
+        classes = f"{file['classes']} {progress.noun(file['classes'], 'class')}"
         yield (
             f"{shown(file['path'], 1000)}{taken}: {file['network']}, {file['form']} form, "
-            f"{file['classes']} classes, {file['naming']}'s names, {'/'.join(file['dtypes'])}, "
+            f"{classes}, {file['naming']}'s names, {'/'.join(file['dtypes'])}, "
             f"{file['format']}\n"
         )
     for run in report["runs"]:

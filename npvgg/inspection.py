@@ -16,6 +16,7 @@ from npvgg.convert import fused, identify, sha256
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.network import Block, Network
 from npvgg.pretrained import split_tag
+from npvgg.progress import noun
 from npvgg.reparam import BatchNorm, Branches
 from npvgg.untrusted import shown
 
@@ -153,7 +154,9 @@ def as_table(report: dict[str, Any]) -> Iterator[str]:
     dtypes = ", ".join(f"{count} × {dtype}" for dtype, count in report["dtypes"].items())
     network = report["network"] or "none of the table"
     if report["classes"] is not None:
-        network += f", {report['classes']} classes, {report['channels']} channels in"
+        for key, one in (("classes", "class"), ("channels", "channel")):
+            network += f", {report[key]} {noun(report[key], one)}"
+        network += " in"
     wrapper = report["wrapper"] and shown(report["wrapper"])
     if report["other_wrappers"]:
         wrapper += " (not " + ", ".join(map(shown, report["other_wrappers"])) + ")"

@@ -24,6 +24,7 @@ from npvgg.engines.reference import forward_head
 from npvgg.errors import ArgumentError
 from npvgg.network import Head, Network
 from npvgg.ops import Array
+from npvgg.progress import noun
 
 
 class FeatureInfo(list[dict[str, Any]]):
@@ -111,8 +112,9 @@ class RepVGG:
 
     def __repr__(self) -> str:
         _, h, w = self.pretrained_cfg["input_size"]
+        classes = f"{self.num_classes} {noun(self.num_classes, 'class')}"
         return (
-            f"<RepVGG {self.name}: {self.form} form, {self.num_classes} classes, {self.dtype}, "
+            f"<RepVGG {self.name}: {self.form} form, {classes}, {self.dtype}, "
             f"engine {self.engine}, made for {self.config.in_chans}×{h}×{w}>"
         )
 

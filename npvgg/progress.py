@@ -32,9 +32,9 @@ def notice(message: str) -> None:
         say(message)
 
 
-def how_many(count: int, one: str) -> str:
-    """A number and what is counted: "1 photo", "2,000 photos"."""
-    return f"{count:,} {one}{'s' * (count != 1)}"
+def noun(count: int, one: str) -> str:
+    """What so many are called: 1 photo, 2 photos, 10 classes."""
+    return one if count == 1 else one + ("es" if one.endswith("s") else "s")
 
 
 def on_terminal() -> bool:
@@ -42,22 +42,27 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def counted(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
+def counted(items: Iterable[T], total: int, one: str) -> Iterator[T]:
     """Pass items through, and count them on standard error once it takes over a second, unless
-    `quiet`.
+    `quiet`; `one` names an item.
+
+    The rate is of the items after the first, which may have waited for a compiler.
     """
     if quiet:
         yield from items
         return
     terminal = on_terminal()
-    start = shown = time.monotonic()
+    start = shown = first = time.monotonic()
     ever = False
     for count, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
+        first = now if count == 1 else first
         pause = TERMINAL_SECONDS if terminal else LOG_SECONDS
         if now - start > SILENT_SECONDS and now - shown >= pause:
-            text = f"npvgg: {count:,} of {total:,} {unit}, {count / (now - start):.1f}/s"
+            text = f"npvgg: {count:,} of {total:,} {noun(total, one)}"
+            if now > first:
+                text += f", {(count - 1) / (now - first):.1f}/s"
             print(
                 f"\r{text}\x1b[K" if terminal else text,
                 file=sys.stderr,

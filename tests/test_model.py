@@ -182,6 +182,7 @@ def test_repr_tells_what_matters():
     assert repr(model) == (
         "<RepVGG repvgg_a0: train form, 7 classes, float64, engine reference, made for 1×224×224>"
     )
+    assert "deploy form, 1 class, float32" in repr(tiny.model(changes={"num_classes": 1}))
     assert repr(tiny.model(features_only=True, out_indices=[0])).startswith(
         "<FeatureNet (0,) of <RepV"
     )

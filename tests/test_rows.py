@@ -65,14 +65,18 @@ def test_standard_input_is_read_once(tmp_path):
 
 
 def test_progress_is_silent_at_first_then_counts_on_standard_error(capsys, monkeypatch):
-    assert list(progress.counted("abc", 3, "photos")) == list("abc")
+    assert list(progress.counted("abc", 3, "photo")) == list("abc")
     assert capsys.readouterr() == ("", "")
-    clock = iter(range(0, 1000, 20))
+    clock = iter([0, 100, 120, 140, *range(200, 1000, 20)])  # the first item takes 100 s
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    list(progress.counted("abc", 3, "photos"))
+    list(progress.counted("abc", 3, "photo"))
     out, err = capsys.readouterr()
     assert out == ""
-    assert "npvgg: 1 of 3 photos" in err
+    assert err.splitlines() == [
+        "npvgg: 1 of 3 photos", "npvgg: 2 of 3 photos, 0.1/s", "npvgg: 3 of 3 photos, 0.1/s",
+    ]  # fmt: skip
+    list(progress.counted("a", 1, "photo"))
+    assert capsys.readouterr().err == "npvgg: 1 of 1 photo\n"
     monkeypatch.setattr(progress, "quiet", True)
-    list(progress.counted("abc", 3, "photos"))
+    list(progress.counted("abc", 3, "photo"))
     assert capsys.readouterr() == ("", "")
