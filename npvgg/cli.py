@@ -108,10 +108,11 @@ def _add_features(verbs: Any) -> None:
     )
     parser.add_argument(
         "--out-indices",
-        type=int,
+        type=_indices,
         nargs="+",
         metavar="I",
-        help="which maps (all); negative from the end",
+        help="which maps (all), negative from the end: --out-indices=0,-1, or the same with spaces "
+        "after the photos",
     )
     parser.add_argument(
         "--format", choices=("table", "jsonl"), default="table", help="of what is printed (table)"
@@ -430,6 +431,16 @@ def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quiet", action="store_true", help="not a word on standard error but of what fails"
     )
+
+
+def _indices(text: str) -> list[int]:
+    try:
+        return [int(index) for index in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected integers, got {text!r}; if that is a photo, write --out-indices=0,1 before "
+            "it, or put the photo first"
+        ) from None
 
 
 def _natural(text: str) -> int:

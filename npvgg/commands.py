@@ -80,7 +80,8 @@ def embed(args: argparse.Namespace) -> int:
 
 def features(args: argparse.Namespace) -> int:
     """Give the feature maps of photos: their shapes, or an npz file each."""
-    model, transform = _ready(args, features_only=True, out_indices=args.out_indices)
+    indices = [i for few in args.out_indices for i in few] if args.out_indices else None
+    model, transform = _ready(args, features_only=True, out_indices=indices)
     names = model.feature_info.module_name()
     tally = Tally(args.photos)
     outcomes = tally.counted(

@@ -286,6 +286,23 @@ def test_features_are_written_a_file_per_photo(run, photos, tmp_path):
     assert len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [[CAT, "--out-indices", 0, -1], [CAT, "--out-indices", "0,-1"], ["--out-indices=0,-1", CAT],
+     ["--out-indices", "0,-1", "--", CAT], [CAT, "--out-indices=-4,-1"]],
+    ids=lambda arguments: " ".join(map(str, arguments)).replace(str(CAT), "CAT"),
+)  # fmt: skip
+def test_indices_are_separated_by_spaces_or_commas(run, arguments):
+    status, out, _ = run("features", "--format", "jsonl", *arguments)
+    assert (status, list(json.loads(out)["maps"])) == (0, ["stages.0", "final_conv"])
+
+
+def test_a_photo_behind_the_indices_is_told_where_it_belongs(run):
+    status, _, err = run("features", "--out-indices", "0", "1", CAT)
+    assert status == 2
+    assert f"--out-indices: expected integers, got '{CAT}'; if that is a photo" in err
+
+
 def test_info_and_list_print_the_same_counts_for_programs_and_people(run):
     _, out, _ = run("info", "repvgg_a2", "--format", "json")
     counts = json.loads(out)
