@@ -66,7 +66,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_classify(verbs: Any) -> None:
-    parser = verbs.add_parser("classify", help="name what is in photos", parents=[_run_options()])
+    parser = verbs.add_parser(
+        "classify",
+        help="name what is in photos",
+        description="Prints the classes that the network finds likeliest in each photo, with their "
+        "probabilities.",
+        parents=[_run_options()],
+    )
     parser.add_argument(
         "--topk", type=_positive, default=5, metavar="K", help="classes per photo (5)"
     )
@@ -121,7 +127,12 @@ def _add_features(verbs: Any) -> None:
 
 
 def _add_info(verbs: Any) -> None:
-    parser = verbs.add_parser("info", help="count parameters, MACs and activations")
+    parser = verbs.add_parser(
+        "info",
+        help="count parameters, MACs and activations",
+        description="Prints how large a network is and what an image costs, in train and in deploy "
+        "form, layer by layer.",
+    )
     parser.add_argument(
         "model", nargs="?", default=None, help=f"a network, a tag, a folder, hf-hub:… ({BUNDLED})"
     )
@@ -141,7 +152,12 @@ def _add_info(verbs: Any) -> None:
 
 
 def _add_list(verbs: Any) -> None:
-    parser = verbs.add_parser("list", help="list the networks")
+    parser = verbs.add_parser(
+        "list",
+        help="list the networks",
+        description="Prints the networks that have a name, their size in deploy form, and the tags "
+        "of their pretrained weights.",
+    )
     parser.add_argument(
         "pattern", nargs="?", default="", help="part of the name, or a pattern such as '*_b?'"
     )

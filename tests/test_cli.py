@@ -390,6 +390,13 @@ def test_odd_file_names_do_not_break_the_output(run, tmp_path, format, path_of):
     assert path.endswith("odd.png")
 
 
+def test_every_command_says_what_it_does(capsys):
+    (verbs,) = (a for a in cli._parser()._actions if a.dest == "command")
+    assert len(verbs.choices) > 10
+    for name, parser in verbs.choices.items():
+        assert (parser.description or "").endswith("."), name
+
+
 def test_python_dash_m_works_and_prints_the_version():
     done = subprocess.run([sys.executable, "-m", "npvgg", "--version"], capture_output=True)
     assert done.stdout.decode().split() == ["npvgg", npvgg.__version__]
