@@ -33,6 +33,18 @@ def test_the_bundled_weights_stay_small():
     assert (ROOT / "npvgg/assets/repvgg_nano.cifar10.safetensors").stat().st_size <= 3_000_000
 
 
+def test_the_oldest_versions_that_are_tested_are_the_lowest_that_are_accepted():
+    def versions(lines, sign):
+        for line in lines:
+            name, version = line.split(sign)
+            yield name, [*map(int, version.split(".")), 0, 0][:3]
+
+    lowest = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    lines = (ROOT / ".ci/oldest-requirements.txt").read_text("utf-8").splitlines()
+    tested = [line for line in lines if not line.startswith("#")]
+    assert dict(versions(tested, "==")) == dict(versions(lowest, " >= "))
+
+
 def test_every_licence_file_that_the_project_names_exists():
     for name in PROJECT["license-files"]:
         assert (ROOT / name).is_file(), name
