@@ -290,6 +290,10 @@ def _deep_colour(image: Image.Image, opening: Opening) -> str | None:
         return None
     for decoder, _, _, args in getattr(image, "tile", ()):
         rawmode, *others = args if isinstance(args, tuple) else (args,)
+        if decoder == "raw" and rawmode in ("R", "G", "B", "C", "M", "Y", "K", "A"):  # of a TIFF
+            if max(image.tag_v2.get(258, (8,))) > 8:  # type: ignore[attr-defined]  # BitsPerSample
+                raise ImageError("expected 8 bits a plane, got 16, of which Pillow reads half")
+            continue
         if decoder in ("ppm", "ppm_plain") and others and others[0] > 255:
             found = f"maxval {others[0]}"
         # PNG and TIFF: RGB;16B, LA;16B, CMYK;16L, …; but BMP's BGR;16 is 5, 6 and 5 bits

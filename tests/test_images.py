@@ -79,17 +79,28 @@ def deep_png(channels):
     return png(5, 7, data, depth=16, colour={2: 4, 3: 2, 4: 6}[channels])
 
 
-def deep_tiff(order):
-    """An RGB TIFF of 16 bits a channel, one strip, uncompressed."""
-    pixels = deep_colour(3).astype(f"{order}u2").tobytes()
-    tags = [(256, 5), (257, 7), (259, 1), (262, 2), (277, 3), (278, 7), (279, len(pixels))]
-    bits_at = 8 + 2 + 12 * (len(tags) + 2) + 4
+def deep_tiff(order, strips=None):
+    """An uncompressed RGB TIFF of 16 bits a channel, one strip; or of the strips, a plane each."""
+    planes = 1 if strips is None else len(strips)
+    strips = strips or [deep_colour(3).astype(f"{order}u2").tobytes()]
+    bits_at = 8 + 2 + 12 * 10 + 4
+    places_at, sizes_at = bits_at + 6, bits_at + 6 + 4 * planes
+    begin = sizes_at + 4 * planes
+    sizes = [len(strip) for strip in strips]
+    places = [begin + sum(sizes[:i]) for i in range(planes)]
+    tags = [(256, 5), (257, 7), (259, 1), (262, 2), (277, 3), (278, 7)]
     entries = [(tag, 4, 1, value) for tag, value in tags]
-    entries += [(258, 3, 3, bits_at), (273, 4, 1, bits_at + 6)]  # where the bits and pixels are
+    entries += [(258, 3, 3, bits_at), (284, 4, 1, 1 if planes == 1 else 2)]
+    entries += [
+        (273, 4, planes, places[0] if planes == 1 else places_at),
+        (279, 4, planes, sizes[0] if planes == 1 else sizes_at),
+    ]
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
     ifd = struct.pack(f"{order}H", len(entries))
     ifd += b"".join(struct.pack(f"{order}HHII", *entry) for entry in sorted(entries))
-    return head + ifd + bytes(4) + struct.pack(f"{order}HHH", 16, 16, 16) + pixels
+    numbers = struct.pack(f"{order}3H", 16, 16, 16)
+    numbers += struct.pack(f"{order}{2 * planes}I", *places, *sizes)
+    return head + ifd + bytes(4) + numbers + b"".join(strips)
 
 
 DEEP_COLOUR = {  # name: (the file, the note)
@@ -232,6 +243,24 @@ def test_16_bit_colours_are_cut_with_a_note_or_refused(name):
     found = note.removesuffix(" cut to 8 bits a channel")
     with pytest.raises(ImageError, match=rf"expected 8 bits a channel, got {found} \(on_16bit\)"):
         open_image(file, on_16bit="error")
+
+
+@pytest.mark.parametrize("on_16bit", ["clip", "scale", "error"])
+def test_planes_of_16_bits_are_refused_as_pillow_takes_them_for_8(on_16bit):
+    file = deep_tiff("<", [deep_colour(3)[:, :, c].astype("<u2").tobytes() for c in range(3)])
+    assert (np.asarray(Image.open(io.BytesIO(file))) != photo()).any()  # else it can be let in
+    with pytest.raises(ImageError, match="expected 8 bits a plane, got 16"):
+        open_image(file, on_16bit=on_16bit)
+
+
+def test_planes_of_8_bits_are_read():
+    planes = [photo()[:, :, c].tobytes() for c in range(3)]
+    file = deep_tiff("<", planes).replace(
+        struct.pack("<3H", 16, 16, 16), struct.pack("<3H", 8, 8, 8)
+    )
+    got, notes = open_image(file, on_16bit="error")
+    assert notes == ()
+    np.testing.assert_array_equal(np.asarray(got), photo())
 
 
 def test_a_16_bit_bmp_holds_no_16_bit_colours():
