@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -36,7 +36,8 @@ def expand(arguments: Iterable[str], stdin: BinaryIO) -> tuple[list[Photo], list
     the other files that their folders hold.
 
     A folder gives the photos in it and below it, sorted by path; hidden files are left out of
-    both lists. A pattern (`*`, `?`, `[…]`, `**`) is tried where no file has that very name.
+    both lists, and a folder that cannot be listed is an entry with its error. A pattern (`*`, `?`,
+    `[…]`, `**`) is tried where no file has that very name.
     """
     photos: list[Photo] = []
     others: list[str] = []
@@ -44,8 +45,10 @@ def expand(arguments: Iterable[str], stdin: BinaryIO) -> tuple[list[Photo], list
         if argument == "-":
             photos.append(_from_stdin(stdin, again=any(p.path == "-" for p in photos)))
         elif os.path.isdir(argument):
-            paths = list(_in_folder(argument))
+            closed: list[OSError] = []
+            paths = list(_in_folder(argument, closed.append))
             found = [Photo(path, Path(path)) for path in paths if _is_photo(path)]
+            found += [Photo(e.filename, error=f"cannot be listed: {e.strerror}") for e in closed]
             others += [path for path in paths if not _is_photo(path)]
             photos += found or [Photo(argument, error="no photos in this folder")]
         elif not os.path.lexists(argument) and glob.has_magic(argument):
@@ -68,7 +71,7 @@ def _is_photo(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
-def _in_folder(folder: str) -> Iterator[str]:
-    for root, folders, files in os.walk(folder):
+def _in_folder(folder: str, closed: Callable[[OSError], None]) -> Iterator[str]:
+    for root, folders, files in os.walk(folder, onerror=closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(root, name) for name in sorted(files) if name[0] != ".")

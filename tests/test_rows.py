@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 
+import pytest
 from PIL import Image
 
 from npvgg import progress, rows
@@ -42,6 +44,23 @@ def test_folders_are_walked_in_order_without_hidden_files(tmp_path):
     photos, others = expand([str(tmp_path)], io.BytesIO())
     assert [photo.path for photo in photos] == [str(tmp_path / "a.png"), str(tmp_path / "b/z.JPG")]
     assert others == [str(tmp_path / "notes.txt"), str(tmp_path / "b/c.heic")]
+
+
+@pytest.mark.parametrize("below", [[], ["closed"]])
+def test_a_folder_that_cannot_be_listed_is_an_entry_with_its_error(tmp_path, monkeypatch, below):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").touch()
+    closed, scandir = str(tmp_path.joinpath(*below)), os.scandir
+
+    def guarded(path):
+        if path == closed:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    photos, _ = expand([str(tmp_path)], io.BytesIO())
+    assert [photo.path for photo in photos] == [str(tmp_path / "a.png")] * bool(below) + [closed]
+    assert photos[-1].error == "cannot be listed: Permission denied"
 
 
 def test_a_folder_knows_the_suffixes_of_the_formats_that_may_be_opened():
