@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,15 @@ import numpy as np
 from npvgg.errors import ArgumentError
 from npvgg.kit import candidates, runners
 from npvgg.kit.diagnosis import diagnose
-from npvgg.kit.match import Match, match
+from npvgg.kit.hypotheses import is_right
+from npvgg.kit.match import Match, held, match
 from npvgg.kit.measure import measure, pattern
 from npvgg.kit.pack import Pack
-from npvgg.kit.report import MISSING, OK, WRONG, WRONG_SHAPE, Report, Row
+from npvgg.kit.report import MISSING, OK, WRONG, WRONG_SHAPE, Report, Row, counted
 from npvgg.kit.runners import Run
 from npvgg.model import RepVGG
 from npvgg.ops import Array
-from npvgg.untrusted import path_text
+from npvgg.untrusted import path_text, shown
 
 
 def compare(
@@ -71,14 +73,16 @@ def compare(
             "weights are compared by `npvgg verify`"
         )
     found = match(run.arrays, pack.probes, pack.tensor, by=by, layout=layout)
+    found, notes = _with_what_is_returned(run, found, pack, alone)
     if set(found.arrays) <= {"input"}:
         raise ArgumentError("candidate: the only tensor of ours that was found is the input")
     rows = tuple(_rows(pack, found, pack.local_bound if alone else pack.bound))
     if run.watched:
         found = replace(found, unused=())
     report = Report(
-        _name(candidate), pack, rows, found, notes=run.notes, complete=complete, alone=alone
-    )
+        _name(candidate), pack, rows, found,
+        notes=(*run.notes, *notes), complete=complete, alone=alone,
+    )  # fmt: skip
     return _explained(report, diagnosis)
 
 
@@ -137,6 +141,47 @@ def _run(candidate: Any, pack: Pack, layout: str) -> Run:
             f"{type(candidate).__name__}"
         )
     return run._replace(arrays={"input": x} | run.arrays)
+
+
+def _with_what_is_returned(
+    run: Run, found: Match, pack: Pack, alone: bool
+) -> tuple[Match, list[str]]:
+    """The match in which what a network returns is held against the logits, and what to say of it.
+
+    A tensor inside may be the logits while its users see another: their softmax, say. So, unless it
+    is one of the tensors that are compared already, what is returned is taken for the logits; of
+    several tensors the first that can be. Only a mapping may say otherwise.
+    """
+    compared = {ours: run.arrays[name] for ours, name in found.names.items() if ours != "input"}
+    odd = {
+        name: array
+        for name, array in run.returned.items()
+        if not any(_same(array, other) for other in compared.values())
+    }
+    probe, notes = pack.probes[-1], []
+    inner = compared.get(probe.name)
+    if probe.name == "logits" and found.how != "mapping":
+        fitting = [name for name in odd if odd[name].size == prod(probe.shape)]
+        if len(odd) == len(run.returned):
+            fitting = [*fitting, *odd]
+        elif inner is not None and any(_same(inner, a) for a in run.returned.values()):
+            fitting = []
+        if fitting:
+            array = odd.pop(fitting[0])
+            if inner is not None and is_right(pack, "logits", found.arrays["logits"], alone=alone):
+                notes.append(
+                    f"{shown(found.names['logits'])}, inside the network, is the logits; what it "
+                    "returns is not"
+                )
+            found = held(found, fitting[0], array, probe)
+    if odd:
+        returned = counted(len(odd), "tensor that it returns is", "tensors that it returns are")
+        notes.append(f"{returned} compared with nothing: {', '.join(map(shown, odd))}")
+    return found, notes
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.size == b.size and np.array_equal(a.ravel(), b.ravel(), equal_nan=True)
 
 
 def _name(candidate: Any) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import prod
 
@@ -98,6 +98,17 @@ def match(
     arrays = {n: _arranged(theirs[names[n]], ours[n], layout) for n in ours if n in names}
     unused = tuple(name for name in theirs if name not in names.values())
     return Match(how, layout, {n: names[n] for n in arrays}, arrays, unused)
+
+
+def held(found: Match, name: str, array: Array, probe: Probe) -> Match:
+    """The match with an array of theirs in the place of one of our tensors."""
+    arranged = _arranged(array, probe.shape, found.layout)
+    return replace(
+        found,
+        names=found.names | {probe.name: name},
+        arrays=found.arrays | {probe.name: arranged},
+        unused=tuple(other for other in found.unused if other != name),
+    )
 
 
 def _found_by(how: str) -> str:

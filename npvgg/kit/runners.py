@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,11 +35,13 @@ class Run(NamedTuple):
     """The tensors of a run, and what has to be said of it.
 
     watched: whether they are all that a network makes, more than anyone asked for
+    returned: what a network that is watched returns: the tensors that its users see
     """
 
     arrays: Arrays
     notes: tuple[str, ...] = ()
     watched: bool = False
+    returned: Mapping[str, Array] = MappingProxyType({})
 
 
 def as_array(value: Any, what: str) -> Array:
@@ -116,20 +119,35 @@ def run_torch(module: Any, x: Array) -> Run:
     modes = [(part, part.training) for part in module.modules()]
     hooks = []
     for name, part in module.named_modules():
-        hooks.append(part.register_forward_hook(after(name or "output")))
+        if name:
+            hooks.append(part.register_forward_hook(after(name)))
         if match := _BEHIND_THE_SUM.fullmatch(name):
             hooks.append(part.register_forward_pre_hook(before(match[1])))
     try:
         parameter = next(module.parameters(), torch.empty(0))
         with torch.no_grad():
-            module.eval()(torch.tensor(x, dtype=parameter.dtype, device=parameter.device))
+            answer = module.eval()(torch.tensor(x, dtype=parameter.dtype, device=parameter.device))
     finally:
         for hook in hooks:
             hook.remove()
         for part, mode in modes:
             part.training = mode
+    keep("output", answer)
     note = "the module was in training mode, and was run in evaluation mode"
-    return Run(arrays, (note,) * any(mode for _, mode in modes), watched=True)
+    notes = (note,) * any(mode for _, mode in modes)
+    return Run(arrays, notes, watched=True, returned=dict(_tensors("output", answer)))
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Array]]:
+    """The tensors in what a module returns: one, or several in tuples, lists and dicts."""
+    if hasattr(value, "detach"):
+        yield name, as_array(value, name)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(f"{name}[{key!r}]", item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _tensors(f"{name}[{index}]", item)
 
 
 # --- ONNX -----------------------------------------------------------------------------------------
@@ -173,9 +191,16 @@ def run_onnx(path: str | os.PathLike[str], x: Array) -> Run:
     for name, array in _by_module(model.graph, arrays):
         named.pop(name, None)  # its place in the order is that of the last tensor
         named[name] = array
-    if named and len(final) == 1:
+    returned = {name: arrays[name] for name in final if name in arrays}
+    if named and len(returned) == 1:
         named["output"] = arrays[final[0]]
-    return Run(named or arrays, watched=True)
+    notes = tuple(
+        f"the graph returns {shown(name)}, which is no array of floating-point numbers, and was "
+        "compared with nothing"
+        for name in final
+        if name not in returned
+    )
+    return Run(named or arrays, notes, watched=True, returned=returned)
 
 
 def _feed(graph: Any, x: Array) -> Arrays:

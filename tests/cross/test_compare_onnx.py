@@ -131,6 +131,23 @@ def test_a_fault_in_a_graph_is_named(saved, fault, first, named):
     assert report.first_wrong.name == first
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_graphs_output_is_compared_and_not_the_logits_behind_it(saved, named):
+    pack = conformance_pack("tiny")
+    model = graph(pack, name=(lambda place: place) if named else (lambda place: f"t{hash(place)}"))
+    logits = model.graph.output[0].name
+    model.graph.node.append(helper.make_node("Softmax", [logits], ["p"]))
+    model.graph.output[0].name = "p"
+    report = quick(saved(model), pack)
+    assert (report.first_wrong.name, report.first_wrong.theirs) == ("logits", "p")
+    assert f"'{logits}', inside the network, is the logits" in str(report)
+    model.graph.node.append(helper.make_node("ArgMax", ["p"], ["best"]))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("best", TensorProto.INT64, None))
+    report = quick(saved(model), pack)
+    assert "the graph returns 'best', which is no array of floating-point numbers" in str(report)
+
+
 def test_the_command_runs_it(saved, tmp_path, capfd):
     pack = conformance_pack("tiny")
     pack.write(tmp_path / "pack")

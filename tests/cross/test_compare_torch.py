@@ -104,6 +104,46 @@ def test_a_module_is_watched_and_left_as_it_was():
     assert quick(module.eval(), pack).notes == ()
 
 
+class Wrapped(torch.nn.Module):
+    """A network whose users see something else than it computes."""
+
+    def __init__(self, model, end):
+        super().__init__()
+        self.model, self.end = model, end
+
+    def forward(self, x):
+        return self.end(self.model(x))
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (lambda y: y.roll(1, 1) * 3, "wrong"),
+        (lambda y: y.softmax(1), "wrong"),
+        (lambda y: [y * 2], "wrong"),
+        (lambda y: {"top": y.argmax(1), "scores": y.softmax(1)}, "wrong"),
+        (lambda y: y[:, :4], "wrong shape"),
+    ],
+)
+def test_what_a_module_returns_is_compared_and_not_what_is_right_inside(end, status):
+    pack = pack_of("plain", "block")
+    report = quick(Wrapped(timms("plain", pack), end), pack)
+    assert (report.first_wrong.name, report.first_wrong.status) == ("logits", status)
+    assert "'model.head.fc', inside the network, is the logits" in str(report)
+
+
+def test_what_a_module_returns_may_be_the_logits_among_others():
+    pack = pack_of("plain", "block")
+    module = timms("plain", pack)
+    assert quick(Wrapped(module, lambda y: y).eval(), pack, complete=True).notes == ()
+    report = quick(Wrapped(module, lambda y: (y, y.softmax(1))).eval(), pack, complete=True)
+    assert report.ok
+    assert report.notes == ("1 tensor that it returns is compared with nothing: 'output[1]'",)
+    mapped = quick(Wrapped(module, lambda y: y * 2).eval(), pack, by={"model.head.fc": "logits"})
+    assert mapped.ok
+    assert mapped.notes == ("1 tensor that it returns is compared with nothing: 'output'",)
+
+
 def test_the_command_gives_timm_the_packs_weights(tmp_path, capfd):
     pack = conformance_pack("repvgg_a0", size=32)
     pack.write(tmp_path / "pack")
