@@ -75,6 +75,17 @@ def test_just_inside_and_just_beyond_the_bound():
         assert row.measured.share == pytest.approx(factor)
 
 
+def test_numbers_that_differ_are_printed_with_digits_that_differ():
+    theirs = tensors()
+    flat = theirs["input"].ravel()
+    up = np.nextafter(flat, np.float32(9))
+    i = next(i for i, (a, b) in enumerate(zip(flat, up, strict=True)) if f"{a:.7g}" == f"{b:.7g}")
+    said = f"it is {up[i]:.9g}, and should be {flat[i]:.9g} ±"
+    assert f"{up[i]:.9g}" != f"{flat[i]:.9g}"
+    flat[i] = up[i]
+    assert said in str(quick(theirs, PACK))
+
+
 def test_alone_the_bound_is_the_local_one():
     theirs, name = tensors(), "logits"
     local = PACK.local_bound(name).astype(np.float64)

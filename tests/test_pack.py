@@ -16,9 +16,10 @@ import npvgg
 from npvgg import cli, files, weights
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.kit import seeded
+from npvgg.kit.rounding import U
 from npvgg.kit.tiny import TINY
 from npvgg.kit.trace import LEVELS
-from npvgg.testing import Pack, conformance_pack
+from npvgg.testing import Pack, compare, conformance_pack
 
 CAT = Path(__file__).parent / "photos" / "chelsea.png"
 
@@ -239,6 +240,74 @@ def test_a_pretrained_network_and_a_photo(tmp_path):
     assert origin["photo"] == "chelsea.png"
     assert origin["sha256"] == hashlib.sha256(CAT.read_bytes()).hexdigest()
     assert origin["transform"]["input_size"] == [3, 32, 32]
+
+
+PHOTO = conformance_pack("tiny", image=CAT)
+MEAN, STD = (
+    np.array(PHOTO.manifest["input"]["transform"][key], np.float32).reshape(3, 1, 1)
+    for key in ("mean", "std")
+)
+BYTES = np.rint((PHOTO.tensor("input").astype(np.float64) * STD + MEAN) * 255).astype(np.float32)
+C = np.float32(255)
+K = 1 / (C * STD)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        (BYTES / C - MEAN) / STD,
+        (BYTES * (1 / C) - MEAN) / STD,
+        (BYTES * (1 / C) - MEAN) * (1 / STD),
+        BYTES * K + -MEAN / STD,
+        BYTES * K - MEAN * (1 / STD),
+        (BYTES - C * MEAN) / (C * STD),
+        (BYTES - C * MEAN) * K,
+        BYTES / (C * STD) - MEAN / STD,
+        (BYTES / 255.0 - MEAN.astype(np.float64)) / STD,
+    ],
+)
+def test_a_photo_may_be_normalised_in_any_order(x):
+    x = x.astype(np.float32)
+    error = np.abs(x.astype(np.float64) - PHOTO.tensor("input"))
+    assert (error <= PHOTO.bound("input")).all()
+    assert (error <= PHOTO.local_bound("input")).all()
+    for form in ("train", "deploy"):
+        network = PHOTO.network(form).astype(np.float32)
+        model = npvgg.RepVGG("tiny", PHOTO.config, network, {}, engine="reference")
+        report = compare(lambda _, m=model: {"input": x, "logits": m(x)}, PHOTO, diagnosis=False)
+        assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        (BYTES / 256 - MEAN) / STD,
+        (BYTES / C - np.round(MEAN, 2)) / STD,
+        (BYTES / C - MEAN) / STD.mean(),
+        ((BYTES + (BYTES.max() == BYTES)) / C - MEAN) / STD,
+        ((BYTES / C - MEAN) / STD).astype(np.float16).astype(np.float32),
+    ],
+)
+def test_a_photo_that_is_normalised_wrongly_is_out_of_bounds(x):
+    report = compare({"input": x, "stem": PHOTO.tensor("stem")}, PHOTO, diagnosis=False)
+    assert report.first_wrong.name == "input"
+
+
+def test_the_bound_of_a_photo_is_that_of_its_docstring():
+    p, m, s = (a.astype(np.float64) for a in (BYTES[0], MEAN, STD))
+    want = 14 * U * (p / 255 + m) / s
+    got = PHOTO.bound("input")[0]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=2 * U)
+    noise = conformance_pack("tiny", seed=1)
+    assert (noise.bound("input") <= U * np.abs(noise.tensor("input"))).all()
+    assert (PHOTO.bound("stem") > 1.1 * Pack.of(
+        _model_of(PHOTO), PHOTO.tensor("input"), form="train").bound("stem")).any()  # fmt: skip
+
+
+def _model_of(pack):
+    return npvgg.RepVGG(
+        "tiny", pack.config, pack.network().astype(np.float32), {}, engine="reference"
+    )
 
 
 def test_the_weights_of_a_file(tmp_path):

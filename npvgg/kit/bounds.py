@@ -20,7 +20,9 @@ on its way:
 
 and ⊕ is + or √(a² + b²), by the rule. Behind the sum, `gates` knows how errors go on.
 
-Both include the rounding of the truth itself to float32, of which the pack is made.
+Both include the rounding of the truth itself to float32, of which the pack is made. The input is
+exact, unless it is a photo: then it may be off by whatever `normalisation_error` allows, `chain`
+goes on from there, and the first block adds these errors up: they are alike in all pixels.
 
 How much of them correct implementations use at most, over every element of every tensor of the tiny
 networks, repvgg_nano and A0, measured in November 2026:
@@ -35,7 +37,7 @@ The tests fail where `chain` is used to more than 0.25, PyTorch 0.53, and `local
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +45,7 @@ import numpy as np
 from npvgg.errors import ArgumentError
 from npvgg.kit import gates, steady
 from npvgg.kit.gates import BN_ROUNDINGS, Ball
-from npvgg.kit.rounding import FLOOR, PROBABLE, WORST, Rule, stored
+from npvgg.kit.rounding import FLOOR, PROBABLE, WORST, Rule, gamma, stored
 from npvgg.kit.tiles import check_tile, winograd_error
 from npvgg.kit.trace import (
     Operation,
@@ -84,13 +86,21 @@ class Walker:
     exact: names of tensors that are given as the float32 numbers of a pack: what reads them sees
     no other error than that rounding
     winograd: the largest tile of Winograd's algorithms that is to be within, 0 for none
+    photo: the error that the input may have from normalising a photo, or 0
     """
 
     def __init__(
-        self, network: Network, rule: Rule, exact: Iterable[str], winograd: int = 0
+        self,
+        network: Network,
+        rule: Rule,
+        exact: Iterable[str],
+        winograd: int = 0,
+        photo: Array | float = 0.0,
     ) -> None:
         self.rule = rule
         self.winograd = winograd
+        self.photo = photo
+        self.first = network.blocks[0].spec.name
         self.exact = set(exact)
         self.blocks = {block.spec.name: block for block in network.blocks}
         self.terms: dict[str, Terms] = {}
@@ -114,7 +124,7 @@ class Walker:
         inputs = [self.terms[name] for name in o.inputs]
         match o.op:
             case "input":
-                return settled(y, np.zeros_like(y))
+                return settled(y, np.zeros_like(y) + self.photo)
             case "conv":
                 return self._conv(o, y, inputs[0])
             case "batch_norm":
@@ -143,7 +153,15 @@ class Walker:
         mass = steady.conv2d(x.mass, np.abs(weight), size, **how) + FLOOR
         depth = x.depth + weight[0].size + (bias is not None)
         mass = self._tiled(x, weight, mass, depth, how)
-        return Terms(y, self.rule.carry(x.carried, weight, **how), mass, depth)
+        return Terms(y, self._carry(o.block, x.carried, weight, how), mass, depth)
+
+    def _carry(self, block: str, error: Array, weight: Array, how: Mapping[str, int]) -> Array:
+        """The errors of a block's input behind its convolution.
+
+        What normalising does to a photo, a rounded constant say, it does to all pixels.
+        """
+        rule = WORST if block == self.first else self.rule
+        return rule.carry(error, weight, **how)
 
     def _tiled(
         self, x: Terms, weight: Array, mass: Array, depth: int, how: Mapping[str, int]
@@ -182,7 +200,7 @@ class Walker:
                 "groups": spec.groups,
             }  # fmt: skip
             kernel = self.folded(o.block)
-            carried = self.rule.carry(self.source.carried, kernel, **how)
+            carried = self._carry(o.block, self.source.carried, kernel, how)
             mass = self._tiled(self.source, kernel, mass, depth, how)
         return Terms(y, carried, mass, depth)
 
@@ -194,16 +212,38 @@ class Walker:
         return form.weight
 
 
+NORMALISING = 14
+"""Roundings between two ways to normalise a photo; see `normalisation_error`."""
+
+
+def normalisation_error(x: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """How far other float32 arithmetic may be from a photo x = (p/255 − m)/s in float32, p bytes:
+
+        |error|  ≤  γ_14 · (p/255 + |m|)/s
+
+    However it is arranged, (p/255 − m)/s, p·k + b, (p − 255·m)·k or (p·k − m)·k', it is the sum of
+    two terms, p/(255·s) and −m/s. On the way of a term are at most 8 roundings: of the constants m
+    and s, of 255 times each, of a reciprocal and its product, of the difference, and one to spare;
+    so each result is within γ_8 of the exact one, times Σ|terms|. x itself, by two divisions and a
+    difference, m and s rounded, is within γ_5. Both together are within γ_13; one more, for
+    p/255 = x·s + m is computed from the rounded x.
+
+    x: (N, C, H, W); mean, std: one number a channel, or one for all → float64, of the shape of x
+    """
+    m, s = (np.array(values, np.float64).reshape(-1, 1, 1) for values in (mean, std))
+    return gamma(NORMALISING) * (np.abs(x + m / s) + np.abs(m / s))
+
+
 def walk(
-    network: Network, x: Array, exact: Iterable[str], winograd: int = 0
+    network: Network, x: Array, exact: Iterable[str], winograd: int = 0, photo: Array | float = 0.0
 ) -> Iterator[tuple[Operation, Array, Array, Array]]:
     """Run a float64 network and follow its errors: (operation, truth, local error, chain error).
 
     exact: the tensors that are given where the local error is asked for
-    winograd: as of `Walker`
+    winograd, photo: as of `Walker`
     """
-    local = Walker(network, WORST, exact, winograd)
-    chain = Walker(network, PROBABLE, (), winograd)
+    local = Walker(network, WORST, exact, winograd, photo)
+    chain = Walker(network, PROBABLE, (), winograd, photo)
     for o, y in run(operations(network), x, steady):
         yield o, y, local.step(o, y), chain.step(o, y)
 

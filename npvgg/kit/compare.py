@@ -227,7 +227,9 @@ def _facts(row: Row, report: Report) -> Iterator[str]:
     if m is None:
         yield f"its shape is {list(row.their_shape)}, ours is {list(row.probe.shape)}"
         return
-    yield f"at {list(m.where)} it is {m.got:.7g}, and should be {m.want:.7g} ± {m.bound:.2g}"
+    digits = next((n for n in (7, 9) if f"{m.got:.{n}g}" != f"{m.want:.{n}g}"), 17)
+    numbers = f"it is {m.got:.{digits}g}, and should be {m.want:.{digits}g}"
+    yield f"at {list(m.where)} {numbers} ± {m.bound:.2g}"
     if m.not_finite:
         yield f"{m.not_finite:,} of {m.size:,} elements are NaN or infinite"
     alike = "; ".join(pattern(report.shares(row.name) > 1))

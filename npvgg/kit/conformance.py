@@ -59,9 +59,11 @@ def conformance_pack(
     subject, weights_origin = _subject(model, weights, seed, config)
     size = size or (TINY_SIZE if model in TINY else SIZE)
     x, input_origin = _image(subject, image, size, seed)
+    how = input_origin.get("transform")
     return Pack.of(
         subject, x, level=level, form=form, winograd=winograd,
         weights_origin=weights_origin, input_origin=input_origin,
+        normalised=(how["mean"], how["std"]) if how else None,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
@@ -31,7 +31,7 @@ from npvgg.convert import sha256
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.files import open_regular, write_folder
 from npvgg.kit import manifest as manifests
-from npvgg.kit.bounds import walk
+from npvgg.kit.bounds import normalisation_error, walk
 from npvgg.kit.tiles import check_tile
 from npvgg.kit.trace import Probe, at_level, checked_images, operations, probe
 from npvgg.model import RepVGG
@@ -73,6 +73,7 @@ class Pack:
         winograd: int = 0,
         weights_origin: Mapping[str, Any] | None = None,
         input_origin: Mapping[str, Any] | None = None,
+        normalised: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> Pack:  # fmt: skip
         """Run a model's weights in float64 and keep every tensor of a level, with its bounds.
 
@@ -82,6 +83,8 @@ class Pack:
         form: "train" or "deploy", which of its forms is run; the model's own by default
         winograd: the largest tile of Winograd's algorithms that the bounds are to admit, or 0
         weights_origin, input_origin: words for the manifest on where the two come from
+        normalised: mean and std by which x was made of a photo's bytes, if it was: then the bounds
+        admit whatever float32 arithmetic normalises it
 
         Raises ArgumentError, and WeightsError where the maps overflow float32.
         """
@@ -94,6 +97,7 @@ class Pack:
             raise ArgumentError(f"form: expected one of {', '.join(networks)}, got {form!r}")
         exact = networks[form].astype(np.float64)
         x = checked_images(checked_images(x, networks[form]), exact)
+        photo = normalisation_error(x, *normalised) if normalised else 0.0
         spelled = operations(exact)
         kept = at_level(spelled, level)
         probes: list[Probe] = []
@@ -101,7 +105,7 @@ class Pack:
         tensors: dict[str, Array] = {}
         local: dict[str, Array] = {}
         chain: dict[str, Array] = {}
-        for o, y, local_error, chain_error in walk(exact, x, kept, winograd):
+        for o, y, local_error, chain_error in walk(exact, x, kept, winograd, photo):
             if o.name not in kept:
                 continue
             with np.errstate(over="ignore", under="ignore"):
