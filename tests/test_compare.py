@@ -144,6 +144,8 @@ def test_behind_a_tensor_that_is_not_given_the_report_says_so():
         ({"input": PACK.tensor("input")}, "only tensor of ours that was found is the input"),
         ({"nothing": np.zeros(3)}, "none of its arrays"),
         ({"stem": np.array(["text"])}, "'stem': expected real numbers"),
+        ({"stem": np.array([None, 1.0])}, "'stem': expected real numbers, got object"),
+        (lambda x: None, "what it returned: expected real numbers, got NoneType"),
         ({"stem": [[1.0], [1.0, 2.0]]}, "'stem': expected an array"),
         (lambda x: {}, "only tensor of ours that was found is the input"),
         (42, "expected a dict of arrays, a path, a callable or a model, got int"),

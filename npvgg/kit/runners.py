@@ -57,7 +57,8 @@ def as_array(value: Any, what: str) -> Array:
     if array.dtype.kind not in "fiu":
         if array.dtype.name == "bfloat16":  # of JAX: NumPy itself has none
             return array.astype(np.float32)
-        raise ArgumentError(f"candidate: {what}: expected real numbers, got {array.dtype}")
+        got = type(value).__name__ if array.dtype.kind == "O" and array.ndim == 0 else array.dtype
+        raise ArgumentError(f"candidate: {what}: expected real numbers, got {got}")
     return array
 
 
@@ -96,6 +97,7 @@ _BEHIND_THE_SUM = re.compile(r"(.+\.)(attn|se|act|nonlinearity)")
 def run_torch(module: Any, x: Array) -> Run:
     """Every module of a torch network, in evaluation mode, in the type of its parameters.
 
+    Raises ArgumentError where it cannot be watched, as a scripted one, or does not run.
     Source: the module paths are those of timm's `byobnet.py` or of DingXiaoH/RepVGG's `repvgg.py`.
     """
     import torch
@@ -116,6 +118,11 @@ def run_torch(module: Any, x: Array) -> Run:
 
         return hook
 
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise ArgumentError(
+            "candidate: expected a torch module that hooks can watch, got a scripted one: give the "
+            "module that it was made of, or a function that calls it, for what it returns"
+        )
     modes = [(part, part.training) for part in module.modules()]
     hooks = []
     for name, part in module.named_modules():
@@ -127,6 +134,13 @@ def run_torch(module: Any, x: Array) -> Run:
         parameter = next(module.parameters(), torch.empty(0))
         with torch.no_grad():
             answer = module.eval()(torch.tensor(x, dtype=parameter.dtype, device=parameter.device))
+    except ArgumentError:
+        raise
+    except Exception as error:  # whatever the user's module raises
+        raise ArgumentError(
+            f"candidate: expected a torch module that takes {list(x.shape)}, got "
+            f"{type(error).__name__}: {shown(str(error), 200)}"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

@@ -158,11 +158,14 @@ def test_the_command_gives_timm_the_packs_weights(tmp_path, capfd):
     assert "--load-weights" in err
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_a_factory_in_the_current_folder(tmp_path, monkeypatch, capfd):
     (tmp_path / "my_port.py").write_text(
         "import torch\n"
         "def make():\n    return torch.nn.Conv2d(3, 8, 3, 2, 1)\n"
         "def broken():\n    return 1 / 0\n"
+        "def narrow():\n    return torch.nn.Conv2d(4, 8, 3)\n"
+        "def scripted():\n    return torch.jit.trace(make(), torch.zeros(1, 3, 9, 9))\n"
     )
     monkeypatch.chdir(tmp_path)
     conformance_pack("tiny").write("pack")
@@ -174,6 +177,12 @@ def test_a_factory_in_the_current_folder(tmp_path, monkeypatch, capfd):
         assert "expected the tensors of tiny in train form" in capfd.readouterr().err
         assert cli.main(["compare", "pack", "--torch", "my_port:broken"]) == 2
         assert "ZeroDivisionError" in capfd.readouterr().err
+        assert cli.main(["compare", "pack", "--torch", "my_port:narrow"]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "expected a torch module that takes [1, 3, 18, 18], got RuntimeError: " in line
+        assert cli.main(["compare", "pack", "--torch", "my_port:scripted"]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "expected a torch module that hooks can watch, got a scripted one" in line
     finally:
         sys.modules.pop("my_port", None)
         importlib.invalidate_caches()
