@@ -218,26 +218,36 @@ def run_onnx(path: str | os.PathLike[str], x: Array) -> Run:
 
 
 def _feed(graph: Any, x: Array) -> Arrays:
-    """Make x what the graph's one input takes: its type, and channels last if so declared."""
+    """Make x what the graph's one input takes: its type, and channels last where only that fits.
+
+    A graph that does not declare how many axes its input has is given x as it is.
+    """
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1:
         raise ArgumentError(f"onnx: expected a graph with one input, got {len(inputs)}")
     kind = inputs[0].type.tensor_type
-    sizes = [size.dim_value for size in kind.shape.dim]  # 0 where it is free
-    if len(sizes) == 4 and sizes[3] == x.shape[1] and sizes[1] not in (0, x.shape[1]):
-        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
-    if len(sizes) != 4 or any(a not in (0, b) for a, b in zip(sizes, x.shape, strict=True)):
-        raise ArgumentError(
-            f"onnx: the graph takes {sizes} (0 is any), the pack's input is {list(x.shape)}: make "
-            "the pack with `--size`, or export with `npvgg convert --dynamic-size`"
-        )
     types = {1: np.float32, 10: np.float16, 11: np.float64}  # TensorProto's numbers
     if kind.elem_type not in types:
         raise ArgumentError(
             "onnx: expected a graph whose input is floating-point: export without --preprocess"
         )
-    return {inputs[0].name: x.astype(types[kind.elem_type])}
+    x = x.astype(types[kind.elem_type])
+    sizes = [size.dim_value for size in kind.shape.dim]  # 0 where it is free
+    if not kind.HasField("shape") or _takes(sizes, x.shape):
+        return {inputs[0].name: x}
+    last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    if _takes(sizes, last.shape):
+        return {inputs[0].name: last}
+    raise ArgumentError(
+        f"onnx: the graph takes {sizes} (0 is any), the pack's input is {list(x.shape)}: make "
+        "the pack with `--size`, or export with `npvgg convert --dynamic-size`"
+    )
+
+
+def _takes(sizes: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether an input of these declared sizes, 0 for any, takes an array of this shape."""
+    return len(sizes) == len(shape) and all(a in (0, b) for a, b in zip(sizes, shape, strict=True))
 
 
 def _depending_on(graph: Any, known: set[str]) -> Iterator[str]:

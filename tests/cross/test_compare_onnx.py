@@ -91,6 +91,29 @@ def test_a_graph_of_any_size_or_with_channels_last(saved, options):
     assert quick(saved(graph(pack, **options)), pack, complete=True).ok
 
 
+def test_a_graph_that_declares_but_its_channels_or_nothing(saved):
+    pack = conformance_pack("tiny")
+    model = graph(pack, free=True, last=True)
+    del model.graph.input[0].type.tensor_type.shape.dim[:]
+    for size in ("n", "h", "w", 3):  # as tf2onnx writes it
+        dim = model.graph.input[0].type.tensor_type.shape.dim.add()
+        setattr(dim, "dim_value" if size == 3 else "dim_param", size)
+    assert quick(saved(model), pack, complete=True).ok
+    model = graph(pack)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    assert quick(saved(model), pack, complete=True).ok
+
+
+def test_a_graph_that_takes_bytes_is_told_so(tmp_path):
+    pack = conformance_pack("tiny")
+    pack.write(tmp_path / "pack")
+    weights, path = tmp_path / "pack" / "weights.deploy.safetensors", tmp_path / "a.onnx"
+    options = ["--preprocess", "uint8-nhwc", "--dynamic-size"]
+    assert cli.main(["convert", str(weights), str(path), *options]) == 0
+    with pytest.raises(ArgumentError, match="is floating-point: export without --preprocess"):
+        quick(path, pack)
+
+
 def test_a_graph_without_names_is_matched_by_shape(saved):
     names = iter(range(1000))
     table = {}
