@@ -95,9 +95,10 @@ def quietly(hook):
     return quiet
 
 
-WITHOUT_GATES = [place for place in EVERY if "se" not in place]  # NaNs would go everywhere
-plant("mean-and-variance-exchanged", *WITHOUT_GATES, norm=quietly(normed(exchanged)))
-plant("mean-and-variance-exchanged", norm=quietly(normed(exchanged, "conv_1x1")))
+# Where NaN is everywhere, as behind gates or in all of three branches, it tells of nothing.
+plant("mean-and-variance-exchanged", norm=quietly(normed(exchanged)))
+plant("mean-and-variance-exchanged", EVERY[0], EVERY[1], EVERY[3],
+      norm=quietly(normed(exchanged, "conv_1x1")))  # fmt: skip
 plant("gamma-and-beta-exchanged", *EVERY, norm=normed(lambda g, b, m, v: (b, g, m, v)))
 plant("gamma-and-beta-exchanged", norm=normed(lambda g, b, m, v: (b, g, m, v), "conv_kxk"))
 plant("gamma-missing", *EVERY, norm=normed(lambda g, b, m, v: (g * 0 + 1, b, m, v)))

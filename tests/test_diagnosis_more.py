@@ -56,6 +56,39 @@ def test_a_number_out_of_all_bounds_is_survived(tensor, value):
     assert names(one, tensor, theirs) == {UNKNOWN}
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0, "every number is 0"), (np.nan, "no number is finite"), (-np.inf, "no number is finite")],
+)
+@pytest.mark.parametrize("tensor", ["stem", "stages.0.1", "stages.1.0", "pool", "logits"])
+def test_numbers_that_say_nothing_are_not_explained(tensor, value, said):
+    """Mean and variance exchanged make NaN, too, and a ReLU that compares makes zeros of NaN."""
+    one = pack("tiny")
+    garbage = np.full(one.tensor(tensor).shape, value)
+    for theirs in ({}, answers(one)):
+        (found,) = diagnose(one, tensor, {**theirs, tensor: garbage})
+        assert found.mistake == UNKNOWN
+        assert found.sentence.startswith(said)
+
+
+@pytest.mark.parametrize("place", [("tiny_g2", "stages.1.1"), ("tiny_dilated", "stages.2.1")])
+def test_nan_in_all_channels_tells_of_nothing(place):
+    """Behind a ReLU that compares it is zeros, and looks as a buffer that was never written."""
+    one = pack(place[0])
+    hooks = {"norm": plants.quietly(plants.normed(plants.exchanged))}
+    theirs = answers(one, wrong=place[1], hooks=hooks)
+    assert not theirs[place[1]].any()
+    (found,) = diagnose(one, place[1], theirs)
+    assert found.sentence.startswith("every number is 0")
+
+
+@pytest.mark.parametrize("tensor", ["stem", "stages.0.1", "stages.1.0"])
+def test_whole_numbers_are_no_sign_of_a_short_type(tensor):
+    one = pack("tiny")
+    rounded = np.rint(one.tensor(tensor))
+    assert names(one, tensor, {**answers(one), tensor: rounded}) == {UNKNOWN}
+
+
 def test_a_tensor_must_be_there():
     one = pack("tiny")
     with pytest.raises(ArgumentError, match="name"):

@@ -11,6 +11,9 @@ implementation's; of A0, a plain loop was seen with 5 times the largest error of
 and Winograd with 3). The second says that the mistake explains what is wrong, and the third drops
 what is only near. Mistakes that make the same numbers on this layer are all named. (Of those that
 round to few bits the first is not asked: noise decides between neighbours there.)
+
+A replay without any finite number explains nothing, nor does one with some that are not where
+theirs are all zero or none is finite: NaN may become anything, and anything NaN.
 """
 
 from __future__ import annotations
@@ -99,7 +102,7 @@ def diagnose(
         for hypothesis in hypotheses(pack, probe, way)
         if (verdict := judge(hypothesis, got, wrong, way.slack)) is not None
     ]
-    return explained(verdicts, got) or short_of_bits(got, truth) or [unknown(verdicts)]
+    return explained(verdicts, got) or short_of_bits(got, truth) or [unknown(verdicts, got)]
 
 
 def statistics(pack: Pack) -> Statistics:
@@ -125,6 +128,9 @@ def judge(hypothesis: Hypothesis, got: Array, wrong: float, slack: float) -> Ver
             return None
         if fast.shape != got.shape:
             return None
+        finite = np.isfinite(fast)
+        if not finite.any() or (mute(got) and not finite.all()):
+            return None
         largest, rms = distance(got, fast)
         scale = magnitude(fast)
         if not (rms <= 2 * wrong / EXPLAINED and largest <= 0.1 * scale):
@@ -136,6 +142,11 @@ def judge(hypothesis: Hypothesis, got: Array, wrong: float, slack: float) -> Ver
     near = largest <= tolerance or (hypothesis.mistake.rounds and np.isfinite(wrong))
     good = near and rms <= wrong / EXPLAINED
     return Verdict(hypothesis.mistake, hypothesis.detail, largest, rms, good)
+
+
+def mute(got: Array) -> bool:
+    """Whether their numbers say nothing: all are zero, or none is finite."""
+    return not (np.isfinite(got) & (got != 0)).any()
 
 
 def distance(got: Array, y: Array) -> tuple[float, float]:
@@ -184,22 +195,40 @@ def short_of_bits(got: Array, truth: Array) -> list[Finding]:
     """Sums in a short type can't be replayed, for they depend on the order; but they leave a trace:
     every number is one of that type, and all are near the truth, as rounding is:
 
-        rms(theirs − truth)  ≤  √1000 · u · max |truth|        u: 2⁻⁸ bfloat16, 2⁻¹¹ float16
+        rms(theirs − truth)  ≤  √1000 · u · rms(truth)        u: 2⁻⁸ bfloat16, 2⁻¹¹ float16
+
+    Whole numbers are of every type, and leave none.
     """
-    if got.shape != truth.shape:
+    if got.shape != truth.shape or (np.rint(got) == got).all():
         return []
     largest, rms = distance(got, truth)
+    scale = float(np.sqrt((truth * truth).mean()))
     for name, short, bits in (("bfloat16", to_bfloat16, 8), ("float16", to_float16, 11)):
         with np.errstate(invalid="ignore"):
             all_short = bool((short(got) == got).all())
-        if all_short and rms <= 1000**0.5 * 2.0**-bits * magnitude(truth):
+        if all_short and rms <= 1000**0.5 * 2.0**-bits * scale:
             sentence = f"every number is a {name}, and near the truth: sums are kept in {name}"
             return [Finding("short-accumulator", sentence, largest, "accumulate in float32")]
     return []
 
 
-def unknown(verdicts: list[Verdict]) -> Finding:
+def unknown(verdicts: list[Verdict], got: Array) -> Finding:
     """No mistake of the catalogue explains the numbers."""
-    sentence = "no known mistake reproduces these numbers"
     error = min((v.largest for v in verdicts), default=np.inf)
+    if mute(got):
+        sentence, advice = NOTHING if np.isfinite(got).all() else NOT_FINITE
+        return Finding(UNKNOWN, sentence, error, advice)
+    sentence = "no known mistake reproduces these numbers"
     return Finding(UNKNOWN, sentence, error, "give more tensors: --level branch, or op")
+
+
+NOTHING = (
+    "every number is 0, which no known mistake makes",
+    "look for a buffer that was never written, or is read before it is, and for weights of zeros",
+)
+NOT_FINITE = (
+    "no number is finite, and no known mistake makes them so",
+    "look for NaN in the weights and in memory that was never written, for the root of a negative "
+    "variance, and for a type that overflows",
+)
+"""What to say of numbers that say nothing, and what to do."""
