@@ -1,5 +1,7 @@
 """How the diagnosis behaves where little is given, nothing fits, or several mistakes fit."""
 
+from pathlib import Path
+
 import numpy as np
 import plants
 import porter
@@ -9,9 +11,13 @@ from test_diagnosis import answers, first_wrong, pack
 from npvgg import create_model, weights
 from npvgg.config import expand
 from npvgg.errors import ArgumentError
+from npvgg.kit import hypotheses
+from npvgg.kit.conformance import conformance_pack
 from npvgg.kit.diagnosis import UNKNOWN, diagnose
 from npvgg.kit.pack import Pack
 from npvgg.kit.tiny import TINY
+
+CAT = Path(__file__).parent / "photos" / "chelsea.png"
 
 
 def names(pack, tensor, theirs, **options):
@@ -95,6 +101,42 @@ def test_a_tensor_must_be_there():
         diagnose(one, "stages.9", {"stages.9": np.zeros(1)})
     with pytest.raises(ArgumentError, match="theirs: expected 'stem'"):
         diagnose(one, "stem", {"input": one.tensor("input")})
+
+
+def test_mistakes_that_were_not_tried_are_not_said_not_to_fit(monkeypatch):
+    one = pack("tiny")
+    theirs = {"logits": everywhere(one, {"norm": plants.eps(1e-3)})["logits"]}
+    monkeypatch.setattr(hypotheses, "MAX_WORK", 1e4)
+    (found,) = diagnose(one, "logits", theirs)
+    assert found.mistake == UNKNOWN
+    assert "in all 5 blocks from stem to stages.1.1 were not tried" in found.sentence
+    assert "give the outputs of blocks in between" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("level", "tensor", "given", "advice"),
+    [
+        ("block", "stages.0.1", True, "--level branch, or op`"),
+        ("branch", "stages.0.1.sum", True, "--level op`"),
+        ("branch", "stages.0.1.sum", False, "computed from, too: stages.0.1.conv_kxk.bn, stages.0"),
+        ("op", "stages.0.1.conv_kxk.bn", True, "compute one wrong number by hand"),
+        ("block", "logits", True, "compute one wrong number by hand"),
+        ("op", "input", True, "take the pack's own tensor"),
+        ("op", "stages.0.1", False, "mend the shape first"),
+    ],
+)
+def test_the_advice_can_be_followed(level, tensor, given, advice, rng):
+    one = pack("tiny", level)
+    garbage = rng.standard_normal(one.probe(tensor).shape)[:, : None if advice[:4] != "mend" else 3]
+    (found,) = diagnose(one, tensor, {**(answers(one) if given else {}), tensor: garbage})
+    assert found.mistake == UNKNOWN
+    assert advice in found.advice
+
+
+def test_the_advice_on_a_photo_is_to_see_how_it_was_made(rng):
+    one = conformance_pack("tiny", image=CAT)
+    garbage = rng.standard_normal(one.probe("input").shape)
+    assert 'see "input" in' in diagnose(one, "input", {"input": garbage})[0].advice
 
 
 # --- Several fit ----------------------------------------------------------------------------------

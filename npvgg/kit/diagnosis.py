@@ -26,11 +26,12 @@ import numpy as np
 
 from npvgg.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from npvgg.errors import ArgumentError
-from npvgg.kit.hypotheses import Hypothesis, hypotheses, is_right, way_to
+from npvgg.kit.hypotheses import Hypothesis, Way, hypotheses, is_right, untried, way_to
 from npvgg.kit.mistake import Mistake
 from npvgg.kit.mistaken_ends import STATISTICS, Statistics
 from npvgg.kit.mistaken_numbers import to_bfloat16, to_float16
 from npvgg.kit.pack import Pack
+from npvgg.kit.trace import Probe
 from npvgg.ops import Array
 
 U32 = 2.0**-24
@@ -102,7 +103,11 @@ def diagnose(
         for hypothesis in hypotheses(pack, probe, way)
         if (verdict := judge(hypothesis, got, wrong, way.slack)) is not None
     ]
-    return explained(verdicts, got) or short_of_bits(got, truth) or [unknown(verdicts, got)]
+    return (
+        explained(verdicts, got)
+        or short_of_bits(got, truth)
+        or [unknown(verdicts, got, pack, probe, way)]
+    )
 
 
 def statistics(pack: Pack) -> Statistics:
@@ -212,14 +217,45 @@ def short_of_bits(got: Array, truth: Array) -> list[Finding]:
     return []
 
 
-def unknown(verdicts: list[Verdict], got: Array) -> Finding:
-    """No mistake of the catalogue explains the numbers."""
+def unknown(verdicts: list[Verdict], got: Array, pack: Pack, probe: Probe, way: Way) -> Finding:
+    """No mistake of the catalogue explains the numbers; or the likely ones were not tried."""
     error = min((v.largest for v in verdicts), default=np.inf)
     if mute(got):
         sentence, advice = NOTHING if np.isfinite(got).all() else NOT_FINITE
         return Finding(UNKNOWN, sentence, error, advice)
+    if blocks := untried(pack, probe, way):
+        sentence = (
+            f"no known mistake in one step reproduces these numbers; mistakes in all {len(blocks)} "
+            f"blocks from {blocks[0]} to {blocks[-1]} were not tried: it would take too long"
+        )
+        advice = (
+            "give the outputs of blocks in between: the first wrong one is replayed alone; or take "
+            "a pack of smaller images (`npvgg conformance --size`)"
+        )
+        return Finding(UNKNOWN, sentence, error, advice)
     sentence = "no known mistake reproduces these numbers"
-    return Finding(UNKNOWN, sentence, error, "give more tensors: --level branch, or op")
+    return Finding(UNKNOWN, sentence, error, next_step(got, pack, probe, way))
+
+
+def next_step(got: Array, pack: Pack, probe: Probe, way: Way) -> str:
+    """What helps to find an unknown mistake, which depends on what is known."""
+    if got.shape != probe.shape:
+        return "mend the shape first: see stride, padding and the layout of the maps"
+    if probe.op == "input":
+        if "transform" in pack.manifest.get("input", {}):
+            return (
+                'see "input" in the pack\'s manifest for how the photo was opened and preprocessed'
+            )
+        return "take the pack's own tensor: this input was not made of a photo"
+    if way.lacking:
+        return f"give what it is computed from, too: {', '.join(way.lacking)}"
+    if pack.manifest["level"] != "op" and probe.block:
+        finer = "op" if pack.manifest["level"] == "branch" else "branch, or op"
+        return (
+            "give more tensors of this block, and compare with a pack that has them, made by "
+            f"`npvgg conformance --level {finer}`"
+        )
+    return "compute one wrong number by hand, by its equation: its inputs are right"
 
 
 NOTHING = (

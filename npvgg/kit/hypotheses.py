@@ -28,7 +28,7 @@ from npvgg.ops import Array
 
 MAX_WORK = 3e8
 """Multiplications of a way through several blocks: those of A0 at 64×64 pixels, twice. A longer one
-is not tried, some 300 times, but asks for more tensors to be given."""
+is not tried, some 300 times (`untried`), but asks for more tensors to be given."""
 
 IN_ONE_BRANCH = (f" in {BRANCHES['conv_1x1']}", f" in {BRANCHES['identity']}")
 """Details that are not tried in every block of a way: what people do everywhere, they do to all."""
@@ -64,11 +64,13 @@ class Way:
         it is right, else the pack's; others only where theirs are right, else they are replayed
     slack: how far the numbers of theirs that are missing may have been off
     start: name of the last tensor before it that theirs have and that is right, and its array
+    lacking: names of its inputs that are not there, or not right
     """
 
     given: Mapping[str, Array]
     slack: float
     start: tuple[str, Array]
+    lacking: tuple[str, ...] = ()
 
 
 def is_right(pack: Pack, name: str, got: Array, *, alone: bool = False) -> bool:
@@ -99,7 +101,8 @@ def way_to(pack: Pack, probe: Probe, theirs: Mapping[str, Array]) -> Way:
     own = source in right or all(name in right for name in probe.inputs)
     maps = [name for name in right if pack.probe(name).block == name]
     start = (maps[-1], right[maps[-1]]) if maps else ("input", image)
-    return Way(given, 0.0 if own else float(pack.bound(probe.name).max()), start)
+    lacking = tuple(name for name in probe.inputs if name not in right)
+    return Way(given, 0.0 if own else float(pack.bound(probe.name).max()), start, lacking)
 
 
 def source_of(pack: Pack, probe: Probe) -> str:
@@ -188,11 +191,9 @@ def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
     """Mistakes in all blocks from the last right tensor on, where some in between are missing."""
     name, x = way.start
     end = ending(pack.network().head)
-    for number, blocks in enumerate(forms(pack)):
-        names = ["input", *(block.spec.name for block in blocks)]
-        last = probe.block or names[-1]
-        passed = blocks[names.index(name) : names.index(last)]
-        if len(passed) < 1 + bool(probe.block) or work(pack, passed) > MAX_WORK:
+    last = probe.block or pack.network().blocks[-1].spec.name
+    for number, passed in passages(pack, probe, way):
+        if work(pack, passed) > MAX_WORK:
             continue
         passage = Passage(probe, tuple(recipe(block) for block in passed), end, x)
         for mistake, detail, recipes in passage.mistaken(last):
@@ -204,6 +205,27 @@ def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
             for mistake, detail, wrong in wrong_images(passage.recipes[0]):
                 recipes = (wrong, *passage.recipes[1:])
                 yield Hypothesis(mistake, detail, replace(passage, recipes=recipes))
+
+
+def passages(pack: Pack, probe: Probe, way: Way) -> Iterator[tuple[int, Sequence[Block]]]:
+    """The blocks from the last right tensor to this one, in each form, if they are several:
+    (number of the form, blocks).
+    """
+    for number, blocks in enumerate(forms(pack)):
+        names = ["input", *(block.spec.name for block in blocks)]
+        passed = blocks[names.index(way.start[0]) : names.index(probe.block or names[-1])]
+        if len(passed) >= 1 + bool(probe.block):
+            yield number, passed
+
+
+def untried(pack: Pack, probe: Probe, way: Way) -> list[str]:
+    """The names of the blocks on the way if no mistake was made in all of them: they are too much
+    work.
+    """
+    for _, passed in passages(pack, probe, way) if probe.op != "input" else ():
+        if work(pack, passed) > MAX_WORK:
+            return [block.spec.name for block in passed]
+    return []
 
 
 @dataclass(frozen=True)
