@@ -167,6 +167,35 @@ def test_the_sentence_has_every_variant_that_fits():
     assert 0 < found.error < 1e-5
 
 
+def test_what_is_given_and_right_was_not_made_wrongly():
+    """The last step is missing: nothing before the sum, which is right, may be named."""
+    one = pack("tiny", "op")
+    theirs = answers(one, wrong="stages.1.1", hooks={"act": lambda port, y: y})
+    assert first_wrong(one, theirs) == "stages.1.1"
+    assert names(one, "stages.1.1", theirs) == {"activation-missing", "another-tensor"}
+    del theirs["stages.1.0"]  # then the mistake might be made in every block
+    found = diagnose(one, "stages.1.1", theirs)
+    assert {f.mistake for f in found} == {"activation-missing", "another-tensor"}
+
+
+@pytest.mark.parametrize("with_output", [True, False])
+@pytest.mark.parametrize("late", [True, False])
+def test_an_identity_that_is_given_is_missing_or_late(late, with_output):
+    one = pack("tiny", "op")
+
+    def finish(port, x, branches):
+        identity = branches.pop("identity")
+        y = porter.Port.finish(port, x, branches)
+        return y + identity if late else y
+
+    theirs = answers(one, wrong="stages.0.1", hooks={"finish": finish})
+    assert first_wrong(one, theirs) == "stages.0.1.sum"
+    if not with_output:
+        del theirs["stages.0.1"]
+    want = "branch-missing" if with_output and not late else "identity-after-the-activation"
+    assert names(one, "stages.0.1.sum", theirs) == {want}
+
+
 def test_another_tensor_under_this_name_is_recognised():
     one = pack("tiny", "branch")
     theirs = answers(one)

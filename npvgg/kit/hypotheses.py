@@ -17,6 +17,7 @@ import numpy as np
 
 from npvgg.errors import ArgumentError
 from npvgg.kit.mistake import BRANCHES, Mistake
+from npvgg.kit.mistaken_blocks import branch_missing
 from npvgg.kit.mistaken_ends import Ending, ending
 from npvgg.kit.mistaken_numbers import order_of_the_input
 from npvgg.kit.mistakes import BLOCK_MISTAKES, ENDING_MISTAKES, IMAGE_MISTAKES
@@ -29,6 +30,9 @@ from npvgg.ops import Array
 MAX_WORK = 3e8
 """Multiplications of a way through several blocks: those of A0 at 64×64 pixels, twice. A longer one
 is not tried, some 300 times (`untried`), but asks for more tensors to be given."""
+
+NEAR = 1e-3
+"""A block's output tells two mistakes apart if it is so near, relatively, to one replay alone."""
 
 IN_ONE_BRANCH = (f" in {BRANCHES['conv_1x1']}", f" in {BRANCHES['identity']}")
 """Details that are not tried in every block of a way: what people do everywhere, they do to all."""
@@ -65,12 +69,14 @@ class Way:
     slack: how far the numbers of theirs that are missing may have been off
     start: name of the last tensor before it that theirs have and that is right, and its array
     lacking: names of its inputs that are not there, or not right
+    output: of a tensor inside a block, what theirs have of the block's output
     """
 
     given: Mapping[str, Array]
     slack: float
     start: tuple[str, Array]
     lacking: tuple[str, ...] = ()
+    output: Array | None = None
 
 
 def is_right(pack: Pack, name: str, got: Array, *, alone: bool = False) -> bool:
@@ -102,7 +108,8 @@ def way_to(pack: Pack, probe: Probe, theirs: Mapping[str, Array]) -> Way:
     maps = [name for name in right if pack.probe(name).block == name]
     start = (maps[-1], right[maps[-1]]) if maps else ("input", image)
     lacking = tuple(name for name in probe.inputs if name not in right)
-    return Way(given, 0.0 if own else float(pack.bound(probe.name).max()), start, lacking)
+    output = np.asarray(theirs[probe.block]) if probe.block in theirs else None
+    return Way(given, 0.0 if own else float(pack.bound(probe.name).max()), start, lacking, output)
 
 
 def source_of(pack: Pack, probe: Probe) -> str:
@@ -120,7 +127,7 @@ def hypotheses(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
         yield from in_the_image(way.given["x"])
     else:
         yield from in_the_ending(pack, probe, way)
-    if probe.op != "input":
+    if way.lacking:
         yield from in_every_block(pack, probe, way)
     for other in pack.probes:
         if other.name != probe.name and other.shape == probe.shape:
@@ -160,11 +167,55 @@ def in_the_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
         for mistake, detail, wrong in wrong_recipes(right, reads_the_image=index == 0):
             if number and wrong.branches is right.branches:
                 continue  # what is not done to branches makes the same numbers in both forms
+            if contradicted(right, wrong, way.given):
+                continue
+            if target == "sum" and not agrees(mistake, detail, wrong, way, replays[np.float32]):
+                continue
             yield hypothesis(mistake, detail, wrong)
         for other in blocks[max(0, index - 1) : index + 2]:
             if other is not blocks[index] and fits(other, blocks[index]):
                 wrong = replace(right, branches=recipe(other).branches)
+                if contradicted(right, wrong, way.given):
+                    continue
                 yield hypothesis(OTHER_WEIGHTS, other.spec.name, wrong)
+
+
+def contradicted(right: Recipe, wrong: Recipe, given: Mapping[str, Array]) -> bool:
+    """Whether a mistake changes how a tensor of theirs is made that is right."""
+    known = given.keys() - {"x"}
+    old = {branch.name: branch for branch in right.branches}
+    changed = [b for b in wrong.branches if old.get(b.name) is not b]
+    if known & {"sum", "reparam_conv", "attn"}:
+        same_sum = wrong.combine is right.combine and len(wrong.branches) == len(right.branches)
+        return bool(changed) or not same_sum or wrong.before is not right.before
+    if wrong.before is not right.before:
+        return bool(known)
+    return any(
+        b.output in known or (f"{b.name}.conv" in known and b.conv is not old[b.name].conv)
+        for b in changed
+        if b.name in old
+    )
+
+
+def agrees(mistake: Mistake[Any], detail: str, wrong: Recipe, way: Way, replay: Replay) -> bool:
+    """Whether what becomes of an identity branch that is given agrees with the block's output.
+
+    If it is not in the sum, it may be missing, or be added later; who computed it, adds it later,
+    unless the output is there and says otherwise.
+    """
+    if "identity" not in way.given:
+        return True
+    missing = mistake is branch_missing and detail == BRANCHES["identity"]
+    if not missing and not wrong.late:
+        return True
+    if way.output is None:
+        return not missing
+    try:
+        y = replay(wrong, "")
+    except ArgumentError:
+        return False
+    limit = NEAR * np.abs(y).max()
+    return y.shape == way.output.shape and bool((np.abs(way.output - y) <= limit).all())
 
 
 def wrong_recipes(
@@ -222,7 +273,7 @@ def untried(pack: Pack, probe: Probe, way: Way) -> list[str]:
     """The names of the blocks on the way if no mistake was made in all of them: they are too much
     work.
     """
-    for _, passed in passages(pack, probe, way) if probe.op != "input" else ():
+    for _, passed in passages(pack, probe, way) if way.lacking else ():
         if work(pack, passed) > MAX_WORK:
             return [block.spec.name for block in passed]
     return []
