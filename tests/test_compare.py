@@ -185,6 +185,19 @@ def test_a_callable(give, count):
     assert sum(row.status == "ok" for row in report.rows) == count
 
 
+def test_what_was_given_and_what_was_not_recognised_is_counted():
+    pack = PACKS["block"]
+    alone = quick(lambda x: forward(pack, x)["logits"], pack)
+    assert alone.verdict.startswith("right: the one tensor given is within")
+    assert alone.verdict.endswith("; 6 were not given")
+    few = quick(lambda x: {k: v for k, v in forward(pack, x).items() if k[:4] != "stag"}, pack)
+    assert few.verdict.startswith("right: each of the 2 tensors given is")
+    theirs = {n.replace("stages.", "level"): a for n, a in tensors(pack).items()}
+    report = quick(theirs, pack)
+    assert report.verdict.endswith("; 4 were not found, and 4 arrays of theirs were not recognised")
+    assert "4 arrays of theirs match none of ours: 'level0.0', 'level0.1'," in str(report)
+
+
 def test_a_callable_may_spoil_its_input():
     pack = PACKS["block"]
 

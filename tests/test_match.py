@@ -63,6 +63,15 @@ def test_timms_other_names_and_folders():
     assert got.names == {our: their for their, our in names.items()}
 
 
+def test_underscores_for_dots():
+    theirs = {name.replace(".", "_"): array for name, array in tensors(OP).items()}
+    assert_all(found(theirs, OP), OP)
+    names = {"stage0": "stem", "stage1_1": "stages.0.1", "stage2_0": "stages.1.0",
+             "head_fc": "logits", "stages_0_1_conv_1x1": "stages.0.1.conv_1x1.bn"}  # fmt: skip
+    got = found({their: PACK.tensor(our) for their, our in names.items()})
+    assert got.names == {our: their for their, our in names.items()}
+
+
 def test_repvggplus_cuts_its_third_stage():
     pack = conformance_pack("tiny_dilated", depths=(1, 1, 4))
     theirs = {

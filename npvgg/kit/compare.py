@@ -77,11 +77,12 @@ def compare(
     if set(found.arrays) <= {"input"}:
         raise ArgumentError("candidate: the only tensor of ours that was found is the input")
     rows = tuple(_rows(pack, found, pack.local_bound if alone else pack.bound))
-    if run.watched:
+    if run.watched and all(row.status != MISSING for row in rows):
         found = replace(found, unused=())
     report = Report(
         _name(candidate), pack, rows, found,
         notes=(*run.notes, *notes), complete=complete, alone=alone,
+        fed=run.fed,
     )  # fmt: skip
     return _explained(report, diagnosis)
 
@@ -140,7 +141,7 @@ def _run(candidate: Any, pack: Pack, layout: str) -> Run:
             "candidate: expected a dict of arrays, a path, a callable or a model, got "
             f"{type(candidate).__name__}"
         )
-    return run._replace(arrays={"input": x} | run.arrays)
+    return run._replace(arrays={"input": x} | run.arrays, fed="input" not in run.arrays)
 
 
 def _with_what_is_returned(

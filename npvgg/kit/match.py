@@ -1,7 +1,7 @@
 """Which of their arrays is which of ours, and in which layout.
 
-    name    theirs is ours, in timm's spelling, the original's, with slashes for dots, or with the
-            prefix of a wrapper; "head.fc" and "linear" are the logits
+    name    theirs is ours, in timm's spelling, the original's, with slashes or underscores for
+            dots, or with the prefix of a wrapper; "head.fc" and "linear" are the logits
     order   their i-th array is our i-th; the counts must agree, with or without the input
     shape   in order of execution, each of ours has one of theirs of its shape, or none. Every
             implementation makes the outputs of blocks, so as many of them as possible are found;
@@ -35,8 +35,8 @@ from npvgg.untrusted import shown
 WAYS = ("auto", "name", "order", "shape")
 LAYOUTS = ("auto", "NCHW", "NHWC")
 
-_ALIASES = {"head.fc": "logits", "output": "logits", "head.global_pool": "pool", "gap": "pool",
-            "images": "input", "x": "input"}  # fmt: skip
+_ALIASES = {"head.fc": "logits", "head_fc": "logits", "output": "logits",
+            "head.global_pool": "pool", "gap": "pool", "images": "input", "x": "input"}  # fmt: skip
 _ENDINGS = {
     "rbr_dense": "conv_kxk", "rbr_1x1": "conv_1x1", "nonlinearity": "act", "se": "attn",
     "post_se": "attn",
@@ -164,11 +164,13 @@ def _by_mapping(
 def _by_name(theirs: Mapping[str, Array], ours: Mapping[str, object]) -> dict[str, str]:
     """Our name → theirs. Of several spellings of one name the nearest to ours is taken."""
     half = _first_half(theirs)
+    flat = {our.replace(".", "_"): our for our in ours}
     found: dict[str, tuple[int, str]] = {}
     for their in theirs:
         for distance, spelling in enumerate(_spellings(their, half)):
-            if spelling in ours:
-                found[spelling] = min(found.get(spelling, (distance, their)), (distance, their))
+            our = spelling if spelling in ours else flat.get(spelling.replace(".", "_"), "")
+            if our:
+                found[our] = min(found.get(our, (distance, their)), (distance, their))
                 break
     return {our: their for our, (_, their) in found.items()}
 
@@ -182,7 +184,15 @@ def _first_half(names: Mapping[str, object]) -> int:
 
 
 def _spellings(name: str, first_half: int) -> Iterator[str]:
-    """What a name may mean, the most literal first."""
+    """What a name may mean, the most literal first; "stage1_0" is "stage1.0"."""
+    yield from _dotted_spellings(name, first_half)
+    dotted = re.sub(r"_([0-9]+)(?=_|$)", r".\1", name)
+    dotted = re.sub(r"(?<=[0-9])_(?=[a-z])", ".", dotted)
+    if dotted != name:
+        yield from _dotted_spellings(dotted, first_half)
+
+
+def _dotted_spellings(name: str, first_half: int) -> Iterator[str]:
     yield name
     name = keymap.strip_prefix(name.replace("/", "."))
     yield name

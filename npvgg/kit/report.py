@@ -65,6 +65,7 @@ class Report:
     mistakes: the mistakes that reproduce its numbers, best first
     complete: whether a missing tensor is a failure, too
     alone: whether each tensor was computed from the pack's own inputs: its bound is the local one
+    fed: whether the input is the pack's own, with which the candidate was run
     """
 
     candidate: str
@@ -76,6 +77,7 @@ class Report:
     notes: tuple[str, ...] = ()
     complete: bool = False
     alone: bool = False
+    fed: bool = False
 
     @property
     def title(self) -> str:
@@ -107,15 +109,23 @@ class Report:
         """The outcome in one sentence."""
         count = {status: sum(row.status == status for row in self.rows)
                  for status in (OK, WRONG, WRONG_SHAPE, MISSING)}  # fmt: skip
-        given = len(self.rows) - count[MISSING]
-        missing = f"; {counted(count[MISSING], 'was', 'were')} not given" if count[MISSING] else ""
+        given = len(self.rows) - count[MISSING] - (self.fed and count[MISSING] > 0)
+        missing = self._missing(count[MISSING]) if count[MISSING] else ""
         if first := self.first_wrong:
             bad = counted(count[WRONG] + count[WRONG_SHAPE], "is", "are")
-            return f"wrong from {first.name} on: of {given} tensors {bad} wrong{missing}"
+            of = counted(given, "tensor", "tensors")
+            return f"wrong from {first.name} on: of {of} {bad} wrong{missing}"
         if not self.ok:
-            return f"incomplete: {given} of {len(self.rows)} tensors are right{missing}"
+            return f"incomplete: {count[OK]} of {len(self.rows)} tensors are right{missing}"
         every = f"each of the {given} tensors given" if missing else f"each of {given} tensors"
+        every = "the one tensor given" if given == 1 else every
         return f"right: {every} is within the bound of a correct float32 implementation{missing}"
+
+    def _missing(self, count: int) -> str:
+        if not self.match.unused:
+            return f"; {counted(count, 'was', 'were')} not given"
+        unknown = counted(len(self.match.unused), "array of theirs was", "arrays of theirs were")
+        return f"; {counted(count, 'was', 'were')} not found, and {unknown} not recognised"
 
     def __str__(self) -> str:
         return "".join(self.as_text())

@@ -35,6 +35,7 @@ class Run(NamedTuple):
     """The tensors of a run, and what has to be said of it.
 
     watched: whether they are all that a network makes, more than anyone asked for
+    fed: whether the input among them is only what it was given
     returned: what a network that is watched returns: the tensors that its users see
     """
 
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     notes: tuple[str, ...] = ()
     watched: bool = False
     returned: Mapping[str, Array] = MappingProxyType({})
+    fed: bool = False
 
 
 def as_array(value: Any, what: str) -> Array:
