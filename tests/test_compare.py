@@ -269,6 +269,23 @@ def test_the_text_has_a_line_for_each_tensor_and_the_eye_stops_once():
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == text
 
 
+def test_without_names_the_report_says_which_of_theirs_is_which():
+    pack = PACKS["block"]
+    theirs = {f"t{i}<": a for i, a in enumerate(spoiled("stages.1.0", pack).values())}
+    for report in (quick(theirs, pack), quick(dict([*theirs.items(), ("z", np.ones(1))]), pack)):
+        assert report.match.how in ("order", "shape")
+        lines = str(report).splitlines()
+        at = lines[3].index("theirs")
+        for row in report.rows:
+            line = next(line for line in lines if line[2:].split(" ")[0] == row.name)
+            assert line[at:].split(" ")[0] == row.theirs
+            name = row.theirs.replace("<", "&lt;")
+            assert f">{row.name}</td><td class='left'>{name}</td>" in page(report)
+    named = quick(tensors(pack), pack)
+    assert "theirs" not in str(named)
+    assert "theirs</th>" not in page(named)
+
+
 def test_the_dict_is_json_and_has_everything():
     theirs = spoiled("stages.1.0")
     theirs["pool"][:] = np.nan

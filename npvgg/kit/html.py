@@ -13,6 +13,7 @@ from npvgg.kit import pictures
 from npvgg.kit.measure import errors
 from npvgg.kit.report import Report, Row, number, share_text
 from npvgg.ops import Array
+from npvgg.untrusted import printable
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
@@ -63,7 +64,9 @@ def _parts(report: Report) -> Iterator[str]:
 
 
 def _table(report: Report) -> Iterator[str]:
-    yield "<table><tr><th>tensor</th><th class='left'>shape</th><th>absolute</th><th>relative</th>"
+    yield "<table><tr><th>tensor</th>"
+    yield "<th class='left'>theirs</th>" * report.names_theirs
+    yield "<th class='left'>shape</th><th>absolute</th><th>relative</th>"
     yield "<th>ulp</th><th class='left'>of its bound</th><th></th><th>where</th></tr>\n"
     after = False
     for row in report.rows:
@@ -71,6 +74,7 @@ def _table(report: Report) -> Iterator[str]:
         kind = "first" if first else "after" if after or row.measured is None else ""
         after = after or first
         yield f"<tr class='{kind}'><td title='{escape(row.probe.equation)}'>{escape(row.name)}</td>"
+        yield f"<td class='left'>{escape(printable(row.theirs))}</td>" * report.names_theirs
         yield f"<td class='left'>{_size(row.probe.shape)}</td>{_cells(row, report)}</tr>\n"
     yield "</table>\n"
     yield f"<figure><img class='legend' alt='' src='{_legend()}'><figcaption>share of the bound: "

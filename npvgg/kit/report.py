@@ -26,7 +26,7 @@ from npvgg.kit.measure import Measured, shares
 from npvgg.kit.pack import Pack
 from npvgg.kit.trace import Probe
 from npvgg.ops import Array
-from npvgg.untrusted import path_text, shown
+from npvgg.untrusted import path_text, printable, shown
 
 OK, WRONG, WRONG_SHAPE, MISSING = "ok", "wrong", "wrong shape", "missing"
 
@@ -127,6 +127,11 @@ class Report:
         unknown = counted(len(self.match.unused), "array of theirs was", "arrays of theirs were")
         return f"; {counted(count, 'was', 'were')} not found, and {unknown} not recognised"
 
+    @property
+    def names_theirs(self) -> bool:
+        """Whether it has to be said which of theirs is which of ours: where no name tells."""
+        return self.match.how != "name"
+
     def __str__(self) -> str:
         return "".join(self.as_text())
 
@@ -136,12 +141,14 @@ class Report:
         yield f"matched by {self.match.how}, {self.match.layout}\n\n"
         width = max(12, *(len(row.name) for row in self.rows)) + 2
         yield f"  {'tensor':{width}}{'shape':15}{'absolute':>9}{'relative':>10}{'ulp':>9}"
-        yield "   of its bound (0.001 % … 100 %)\n"
+        yield f"   of its bound (0.001 % … 100 %){'   theirs' * self.names_theirs}\n"
         first = self.first_wrong
         after = False
         for row in self.rows:
             line = f"{'✗' if row.fails else ' '} {row.name:{width}}{_cells(row)}"
             paint = RED if row is first else DIM if after or row.status == MISSING else ""
+            if self.names_theirs and row.theirs:
+                line = f"{line:{width + 81}}{printable(row.theirs)}"
             line = line.rstrip() + ("   ◀── first wrong" if row is first else "")
             yield f"{paint}{line}{PLAIN}\n" if colour and paint else f"{line}\n"
             if row is first:
