@@ -52,6 +52,8 @@ def compare(args: argparse.Namespace) -> int:
         raise ArgumentError(f"PACK: expected a folder by `npvgg conformance`, got {args.pack}")
     if args.load_weights and not args.torch:
         raise ArgumentError("--load-weights: expected --torch with it")
+    if args.html:
+        _check_page(args.html, args.force)
     if args.map and args.match != "auto":
         raise ArgumentError("--map: expected it in place of --match, got both")
     pack = Pack.read(args.pack)
@@ -74,18 +76,35 @@ def compare(args: argparse.Namespace) -> int:
         diagnosis=args.diagnosis,
     )
     report = replace(report, candidate=path_text(name))
-    if args.html:
-        _write_page(report, args.html, args.force)
     if args.json:
         print(json.dumps(report.as_dict()))
     else:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         sys.stdout.writelines(report.as_text(colour=colour))
+    if args.html:  # last: if it fails after all, the report has been seen
+        sys.stdout.flush()
+        _write_page(report, args.html, args.force)
     if args.torch and not args.load_weights and not report.ok:
         progress.notice(
             f"{args.torch} ran with weights of its own; --load-weights gives it the pack's"
         )
     return OK if report.ok else FOUND
+
+
+def _check_page(path: str, force: bool) -> None:
+    """Refuse at once what could not be written after a long comparison."""
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        why = "is a folder"
+    elif os.path.lexists(path) and not force:
+        why = "exists; --force replaces it"
+    elif not os.path.isdir(folder):
+        why = f"cannot be written: there is no folder {folder}"
+    elif not os.access(folder, os.W_OK):
+        why = f"cannot be written: no permission in {folder}"
+    else:
+        return
+    raise ArgumentError(f"--html: {path} {why}")
 
 
 def _write_page(report: Report, path: str, force: bool) -> None:

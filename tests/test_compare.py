@@ -442,6 +442,38 @@ def test_the_page_is_written_once(run, folder, tmp_path):
     assert run(*arguments, "--force")[0] == 1
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_run(
+    run, folder, tmp_path, monkeypatch
+):
+    np.savez(tmp_path / "a.npz", **spoiled("stem"))
+    (tmp_path / "there.html").write_text("mine")
+    monkeypatch.setattr("npvgg.kitcommands.hold_against", None)
+    for path, why in (
+        ("there.html", "exists; --force replaces it"),
+        ("no/page.html", "cannot be written: there is no folder"),
+        (".", "is a folder"),
+    ):
+        status, out, err = run("compare", folder, tmp_path / "a.npz", "--html", tmp_path / path)
+        assert (status, out) == (2, "")
+        assert why in err
+    assert (tmp_path / "there.html").read_text() == "mine"
+
+
+def test_a_report_outlives_its_page(run, folder, tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", **spoiled("stem"))
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("npvgg.kitcommands.atomic_write", full)
+    arguments = ["compare", folder, tmp_path / "a.npz", "--html", tmp_path / "page.html"]
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert "wrong from stem on" in out
+    assert "--html: " in err
+    assert "No space left" in err
+
+
 def test_a_pack_read_back_judges_alike(folder):
     theirs = spoiled("stages.1.1")
     read, made = quick(theirs, Pack.read(folder)), quick(theirs, PACK)
