@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,32 @@ def test_a_pretrained_network_and_a_photo(tmp_path):
     assert origin["photo"] == "chelsea.png"
     assert origin["sha256"] == hashlib.sha256(CAT.read_bytes()).hexdigest()
     assert origin["transform"]["input_size"] == [3, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [("tiny_se", {}), ("tiny", {"attn_layer": "eca"}), ("tiny", {"attn_layer": "cbam"})],
+)
+def test_the_pages_rule_makes_the_weights(tmp_path, network, options):
+    """The ranges are read off the page, in its order: the first row that fits a name counts."""
+    conformance_pack(network, seed=3, **options).write(tmp_path / "pack")
+    text = (tmp_path / "pack" / "README.md").read_text("utf-8").replace("−", "-")
+    rows = [line.split("|")[1:3] for line in text.split("| low … high |")[1].splitlines()[2:9]]
+    ranges = [(re.findall("`([^`]+)`", name), interval.split(" … ")) for name, interval in rows]
+    scale = float(re.search(r"a = √\(([0-9.]+) /", rows[1][1])[1])
+    files = {"tensors.safetensors": ["input"], "weights.train.safetensors": None}
+    for file, names in files.items():
+        arrays = safetensors.numpy.load_file(tmp_path / "pack" / file)
+        for name in names or arrays:
+            array, low_high = arrays[name], None
+            if name != "input" and array.ndim > 1:
+                high = np.sqrt(scale / np.prod(array.shape[1:]))
+                low_high = (-high, high)
+            for endings, (low, high) in ranges[:1] + ranges[2:]:
+                if low_high is None and name.endswith(tuple(endings)):
+                    low_high = (float(low), float(high))
+            want = seeded.uniform(3, name, array.shape, *low_high)
+            np.testing.assert_array_equal(array, want)
 
 
 PHOTO = conformance_pack("tiny", image=CAT)
