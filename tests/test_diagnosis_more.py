@@ -196,6 +196,13 @@ def test_an_identity_that_is_given_is_missing_or_late(late, with_output):
     assert names(one, "stages.0.1.sum", theirs) == {want}
 
 
+def test_no_eps_is_not_said_to_be_one_that_looks_the_same():
+    one = pack("tiny")
+    theirs = answers(one, wrong="stages.0.1", hooks={"norm": plants.eps(0)})
+    (found,) = diagnose(one, "stages.0.1", theirs)
+    assert found.sentence == "the batch norm's eps is missing in every branch; it is 1e-05"
+
+
 def test_another_tensor_under_this_name_is_recognised():
     one = pack("tiny", "branch")
     theirs = answers(one)

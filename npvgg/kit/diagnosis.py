@@ -192,6 +192,8 @@ def finding(verdicts: list[Verdict]) -> Finding:
     """One mistake, with all its variants that reproduce the numbers."""
     mistake = verdicts[0].mistake
     details = list(dict.fromkeys(v.detail for v in verdicts))
+    without = [detail for detail in details if detail.startswith("missing in ")]
+    details = without or details  # an eps so small that the numbers can't tell it from none
     sentence = mistake.sentence(", or ".join(details))
     return Finding(mistake.name, sentence, verdicts[0].largest, mistake.advice)
 
