@@ -105,7 +105,7 @@ def test_nan_and_infinity_are_wrong(bad):
     report = quick(theirs, PACK)
     assert report.first_wrong.name == "stages.0.0"
     assert report.first_wrong.measured.where == (0, 2, 3, 1)
-    assert "1 of 648 elements are NaN or infinite" in str(report)
+    assert "1 of 648 elements is NaN or infinite" in str(report)
 
 
 def test_a_shape_that_is_not_ours_is_wrong_and_not_an_error():
@@ -250,6 +250,13 @@ def test_assert_matches_raises_what_test_frameworks_show():
     with pytest.raises(AssertionError, match="◀── first wrong") as caught:
         assert_matches(spoiled("stem"), PACK)
     assert str(caught.value).strip() == str(compare(spoiled("stem"), PACK)).strip()
+
+
+def test_pytest_shows_the_callers_line():
+    with pytest.raises(AssertionError) as caught:
+        assert_matches(spoiled("stem"), PACK, diagnosis=False)
+    hidden = [entry.name for entry in caught.traceback if entry.ishidden(caught)]
+    assert hidden == ["assert_matches"]
 
 
 # --- The report -----------------------------------------------------------------------------------
