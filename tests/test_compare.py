@@ -117,6 +117,35 @@ def test_a_shape_that_is_not_ours_is_wrong_and_not_an_error():
     assert "its shape is [1, 8, 8, 9], ours is [1, 8, 9, 9]" in str(report)
 
 
+@pytest.mark.parametrize("level", ["block", "branch"])
+def test_a_right_port_in_another_order_is_right(level, rng):
+    pack = PACKS[level]
+    rows = [*tensors(pack).values()]
+    orders = [range(len(rows) - 1, -1, -1), rng.permutation(len(rows)), [0, 1, 3, 2]]
+    for order in orders:
+        order = [*order, *range(len(order), len(rows))]
+        theirs = {f"t{i}": rows[i] for i in order}
+        report = quick(theirs, pack, complete=True)
+        assert report.ok, str(report)
+        assert report.match.names == {p.name: f"t{i}" for i, p in enumerate(pack.probes)}
+        assert "note: their arrays are not in the order of execution; by its numbers" in str(report)
+
+
+def test_what_is_wrong_stays_wrong_in_any_order():
+    pack = PACKS["block"]
+    rows = [*spoiled("stages.1.0", pack).values()]
+    rows[2], rows[3] = rows[3], rows[2]
+    report = quick({f"t{i}": a for i, a in enumerate(rows)}, pack)
+    assert report.first_wrong.name == "stages.0.0"
+    assert "stages.0.0 is 't3', stages.0.1 is 't2'; say which is which" in str(report)
+    rows[2], rows[3] = rows[3], rows[2]
+    for wrong in (rows, [rows[0], rows[1], rows[2], rows[2], *rows[4:]]):
+        report = quick({f"t{i}": a for i, a in enumerate(wrong)}, pack)
+        assert not report.ok
+        assert "were taken to be in the order of execution" in str(report)
+    assert quick({f"t{i}": a for i, a in enumerate(tensors(pack).values())}, pack).notes == ()
+
+
 def test_missing_is_a_failure_only_if_completeness_is_asked_for():
     theirs = tensors()
     del theirs["stages.0.1"], theirs["pool"]

@@ -52,7 +52,8 @@ def compare(
         that ends in .onnx
     reference: a `Pack`, a pack's folder, or a model, whose weights are then run on x
     level: which tensors of a model are compared, "block", "branch" or "op"
-    by: how they are matched: "name", "order", "shape", a mapping of their names to ours, or "auto"
+    by: how they are matched: "name", "order", "shape", a mapping of their names to ours, or "auto",
+        which also finds the arrays of a right run whose order is another
     layout: "NCHW", "NHWC" or "auto"; a callable is given its input in it
     complete: a tensor that is missing is a failure, too
     alone: each tensor was computed alone, from the reference's own tensors as its inputs: then its
@@ -74,7 +75,10 @@ def compare(
             "weights are compared by `npvgg verify`"
         )
     found = match(run.arrays, pack.probes, pack.tensor, by=by, layout=layout)
-    found, notes = _with_what_is_returned(run, found, pack, alone)
+    notes: list[str] = []
+    if by == "auto" and found.how in ("order", "shape"):
+        found, notes = _in_any_order(run, found, pack, alone)
+    found, more = _with_what_is_returned(run, found, pack, alone)
     if set(found.arrays) <= {"input"}:
         raise ArgumentError("candidate: the only tensor of ours that was found is the input")
     rows = tuple(_rows(pack, found, pack.local_bound if alone else pack.bound))
@@ -82,7 +86,7 @@ def compare(
         found = replace(found, unused=())
     report = Report(
         _name(candidate), pack, rows, found,
-        notes=(*run.notes, *notes), complete=complete, alone=alone,
+        notes=(*run.notes, *notes, *more), complete=complete, alone=alone,
         fed=run.fed,
     )  # fmt: skip
     return _explained(report, diagnosis)
@@ -144,6 +148,51 @@ def _run(candidate: Any, pack: Pack, layout: str) -> Run:
             f"{type(candidate).__name__}"
         )
     return run._replace(arrays={"input": x} | run.arrays, fed="input" not in run.arrays)
+
+
+def _in_any_order(run: Run, found: Match, pack: Pack, alone: bool) -> tuple[Match, list[str]]:
+    """The match with arrays of theirs that stand elsewhere in their row, and what to say of it.
+
+    Where no name tells, they are taken to be in the order of execution. If that leaves something
+    wrong, and each of the wrong tensors is within its bound in another array, then they are right,
+    and in another order: no array is within such bounds by chance. Else nothing is moved.
+    """
+    right = {
+        name
+        for name, array in found.arrays.items()
+        if is_right(pack, name, array.astype(np.float64), alone=alone)
+    }
+    taken = {found.names[name] for name in right}
+    free = [name for name in run.arrays if name not in taken]
+    moved, better = {}, found
+    for probe in pack.probes:
+        if probe.name in right:
+            continue
+        for name in free:
+            trial = held(better, name, run.arrays[name], probe)
+            array = trial.arrays[probe.name].astype(np.float64)
+            if is_right(pack, probe.name, array, alone=alone):
+                moved[probe.name], better = name, trial
+                free.remove(name)
+                break
+    wrong = found.arrays.keys() - right - moved.keys()
+    if not moved and not wrong:
+        return found, []
+    if not moved:
+        return found, [
+            "no names are known: their arrays were taken to be in the order of execution; if they "
+            "are not, say which is which (--map, by=)"
+        ]
+    which = [f"{ours} is {shown(name)}" for ours, name in list(moved.items())[:5]]
+    listed = ", ".join(which) + (", …" if len(moved) > 5 else "")
+    if wrong:
+        return found, [
+            f"their arrays are not in the order of execution: by its numbers {listed}; say which "
+            "is which (--map, by=)"
+        ]
+    unused = tuple(name for name in run.arrays if name not in better.names.values())
+    note = f"their arrays are not in the order of execution; by its numbers {listed}"
+    return replace(better, unused=unused), [note]
 
 
 def _with_what_is_returned(
