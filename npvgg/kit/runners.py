@@ -151,13 +151,21 @@ def run_torch(module: Any, x: Array) -> Run:
     keep("output", answer)
     note = "the module was in training mode, and was run in evaluation mode"
     notes = (note,) * any(mode for _, mode in modes)
-    return Run(arrays, notes, watched=True, returned=dict(_tensors("output", answer)))
+    returned = dict(_tensors("output", answer))
+    if not returned:
+        kind = type(answer).__name__
+        notes += (
+            f"no tensor of numbers was found in what it returns ({kind}): only what is inside the "
+            "module was compared",
+        )
+    return Run(arrays, notes, watched=True, returned=returned)
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Array]]:
-    """The tensors in what a module returns: one, or several in tuples, lists and dicts."""
+    """The tensors of numbers that a module returns: one, or several in tuples, lists, dicts."""
     if hasattr(value, "detach"):
-        yield name, as_array(value, name)
+        if not value.is_complex() and "bool" not in str(value.dtype):
+            yield name, as_array(value, name)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _tensors(f"{name}[{key!r}]", item)

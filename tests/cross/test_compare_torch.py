@@ -144,6 +144,16 @@ def test_what_a_module_returns_may_be_the_logits_among_others():
     assert mapped.notes == ("1 tensor that it returns is compared with nothing: 'output'",)
 
 
+def test_what_is_returned_in_a_strange_box_is_not_passed_over_in_silence():
+    pack = pack_of("plain", "block")
+    module = timms("plain", pack)
+    boxed = quick(Wrapped(module, lambda y: {y * 2}).eval(), pack)
+    assert boxed.ok
+    (note,) = boxed.notes
+    assert note.startswith("no tensor of numbers was found in what it returns (set)")
+    assert quick(Wrapped(module, lambda y: (y, y > 0)).eval(), pack).notes == ()
+
+
 def test_the_command_gives_timm_the_packs_weights(tmp_path, capfd):
     pack = conformance_pack("repvgg_a0", size=32)
     pack.write(tmp_path / "pack")
