@@ -59,8 +59,8 @@ def compare(
     alone: each tensor was computed alone, from the reference's own tensors as its inputs: then its
         bound is the sharper, local one
     diagnosis: whether the first wrong tensor is replayed with the mistakes that people make, to see
-        which reproduces it; in one block that takes about a second, in all of RepVGG-A0, where only
-        the logits are given, half a minute
+        which reproduces it; in one block that takes up to some seconds, in all of RepVGG-A0 at
+        64 × 64, where only the logits are given, half a minute
 
     Raises ArgumentError, WeightsError where there is nothing to compare.
     """
