@@ -5,6 +5,7 @@ That they are as near the truth as PyTorch is proved in test_golden.py.
 
 import pickle
 import threading
+import weakref
 
 import naive
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 import npvgg
 from npvgg.config import RepVGGConfig, expand
-from npvgg.engines import im2col, prepare, winograd
+from npvgg.engines import compiled, im2col, prepare, winograd
 from npvgg.engines.compiled import CompiledNetwork
 from npvgg.engines.packing import Filter
 from npvgg.engines.transforms import FILTERS
@@ -187,6 +188,39 @@ def test_many_threads_may_call_one_model(engine):
     assert not wrong
 
 
+@pytest.mark.parametrize("engine", FAST)
+def test_many_threads_may_call_a_new_model_first(engine):
+    x, wrong = images(1, 3, 40, 56), []
+    want = model(engine)(x)
+    for _ in range(5):
+        network, ready = model(engine, threads=1), threading.Barrier(4)
+
+        def call(network=network, ready=ready):
+            ready.wait()
+            if not np.array_equal(network(x), want):
+                wrong.append(engine)
+
+        callers = [threading.Thread(target=call) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(60)
+    assert not wrong
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_the_number_of_threads_may_change_under_a_model(engine):
+    network, x = model(engine), images(2, 3, 40, 56)
+    want = network(x)
+    try:
+        for threads in (1, 4, 2, 8, 1):
+            npvgg.set_num_threads(threads)
+            for _ in range(5):
+                np.testing.assert_array_equal(network(x), want)
+    finally:
+        npvgg.set_num_threads(None)
+
+
 # --- The network as data --------------------------------------------------------------------------
 
 
@@ -210,9 +244,28 @@ def test_weights_are_the_same_before_and_after_they_are_packed(options, reparame
 
 def test_packed_kernels_are_held_once():
     network = model("im2col")
+    kernels = [weakref.ref(block.form.weight) for block in network.network.blocks]
     network(images(1, 3, 32, 32))
-    kernels = [block.form.weight for block in network._engine._network.blocks]
-    assert all(kernel.strides == (0, 0, 0, 0) for kernel in kernels)
+    assert [kernel() for kernel in kernels] == [None] * len(kernels)
+
+
+def test_an_interrupt_while_the_weights_are_packed_leaves_the_model_usable(monkeypatch):
+    network, x = model("winograd"), images(1, 3, 32, 32)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("npvgg.engines.compiled._with_kernel", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            network(x)
+    np.testing.assert_array_equal(network(x), model("winograd")(x))
+
+
+def test_memory_is_bounded_for_tiny_images_too():
+    engine = model("winograd")._engine
+    engine.logits(images(500, 3, 2, 2))
+    assert max(shape[0] for shape, _ in engine._plans) * 64 * 64 <= compiled.SLICE_PIXELS
 
 
 # --- Shapes and values ----------------------------------------------------------------------------

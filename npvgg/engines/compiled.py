@@ -29,6 +29,10 @@ Choice = Callable[[Filter, int, int], int]
 SLICE_PIXELS = 8 * 224 * 224
 """Pixels of a batch that go through the network together; bounds the memory."""
 
+LEAST_PIXELS = 64 * 64
+"""What a smaller image is counted for: its margins and last maps, of hundreds of channels, do not
+shrink with it."""
+
 PLANS = 4
 """How many shapes of input are kept ready."""
 
@@ -87,7 +91,7 @@ class CompiledNetwork:
     def _in_slices(self, x: Array, taps: tuple[int, ...]) -> list[Array]:
         if len(x) == 0:
             return [y[:0] for y in self._run(np.zeros((1, *x.shape[1:]), x.dtype), taps)]
-        most = max(1, SLICE_PIXELS // (x.shape[2] * x.shape[3]))
+        most = max(1, SLICE_PIXELS // max(x.shape[2] * x.shape[3], LEAST_PIXELS))
         parts = [self._run(x[i : i + most], taps) for i in range(0, len(x), most)]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
@@ -103,7 +107,7 @@ class CompiledNetwork:
             if callable(step):
                 step(work.data, results)
             else:
-                workers.run(_share(step, plan, work), threads)
+                workers.run(_share(step, plan, work, threads), threads)
         plan.give(work)
         return results
 
@@ -131,27 +135,26 @@ class CompiledNetwork:
             weights = aligned(self._places[-1])
             for f, at in zip(filters, self._places, strict=False):
                 pack(f, weights[at : at + packed_floats(f)], threads)
-            self._weights = weights
-            if self._network.form == "deploy":
-                self._release()
+            released = self._released() if self._network.form == "deploy" else self._network
+            shapes = [_filters(block) for block in released.blocks]
+            shapes += self._filters[len(shapes) :]  # the classifier's
+            # all at once: an interrupt in between would leave the kernels held twice
+            self._network, self._filters, self._weights = released, shapes, weights
         return self._weights
 
-    def _release(self) -> None:
-        """Let go of kernels that are packed: zeros that take no memory keep their shapes."""
+    def _released(self) -> Network:
+        """Give the network without the kernels: zeros that take no memory keep their shapes."""
         blocks = [
             _with_kernel(block, np.broadcast_to(np.float32(0), f.weight.shape))
             for block, (f, *_) in zip(self._network.blocks, self._filters, strict=False)
         ]
-        self._network = replace(self._network, blocks=tuple(blocks))
-        self._filters[: len(blocks)] = map(_filters, blocks)
+        return replace(self._network, blocks=tuple(blocks))
 
 
-def _share(step: Table, plan: Plan, work: Workspace) -> Callable[[], None]:
+def _share(step: Table, plan: Plan, work: Workspace, threads: int) -> Callable[[], None]:
     """Give the function that takes part in one run of some steps."""
-    state = program.counters(len(step), len(work.scratch))
-    return lambda: program.run(
-        step, plan.tables, plan.weights, work.data, work.v, work.scratch, state
-    )
+    state, scratch = program.counters(len(step), threads), work.scratch[:threads]
+    return lambda: program.run(step, plan.tables, plan.weights, work.data, work.v, scratch, state)
 
 
 def _with_kernel(block: Block, weight: Array) -> Block:
