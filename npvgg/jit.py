@@ -24,12 +24,15 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 from llvmlite import binding
-from numba.core import caching, config
+from numba.core import caching, config, event
+from numba.core.codegen import get_host_cpu_features
 from numba.core.compiler_lock import global_compiler_lock
 
 from npvgg import progress
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_MARK = "_npvgg_kernel"
 
 NOTICE_AFTER = 1.0
 """Seconds of compiling, all kernels together, after which standard error says so."""
@@ -39,10 +42,12 @@ def kernel(function: Function) -> Function:
     """Compile a function when it is first called, without the interpreter's lock.
 
     Division by zero follows IEEE 754, and no index is checked: the callers' contracts say what must
-    hold. Floating-point operations are never reordered: results have the same bits everywhere.
+    hold. Floating-point operations are never reordered: results have the same bits for any threads
+    and any batch, on processors of one kind (those without fused multiply-adds round more often).
     """
     if config.DISABLE_JIT:
         return function
+    setattr(function, _MARK, True)
     before, directory = config.CACHE_DIR, kernel_cache()
     config.CACHE_DIR = str(directory or "")
     try:
@@ -95,6 +100,14 @@ def _only_ours(path: Path, user: int) -> bool:
     return True
 
 
+def processor() -> tuple[str, str]:
+    """Give name and features of the processor that Numba compiles for, in LLVM's words."""
+    features = config.CPU_FEATURES
+    if features is None:
+        features = get_host_cpu_features()  # without AVX where $NUMBA_ENABLE_AVX says so
+    return config.CPU_NAME or binding.get_host_cpu_name(), features
+
+
 @cache
 def _digest() -> str:
     """Name everything on which the machine code depends."""
@@ -102,11 +115,8 @@ def _digest() -> str:
     package = Path(__file__).parent
     for path in sorted([Path(__file__), *package.joinpath("engines").glob("*.py")]):
         state.update(path.read_bytes())
-    features = config.CPU_FEATURES
-    if features is None:
-        features = binding.get_host_cpu_features().flatten()
-    processor = config.CPU_NAME or binding.get_host_cpu_name()
-    for part in (numba.__version__, llvmlite.__version__, processor, features, sys.version):
+    switches = f"{config.OPT} {config.LOOP_VECTORIZE} {config.SLP_VECTORIZE}"
+    for part in (numba.__version__, llvmlite.__version__, *processor(), switches, sys.version):
         state.update(part.encode())
     return state.hexdigest()[:16]
 
@@ -149,18 +159,15 @@ class _TolerantCache(caching.FunctionCache):  # type: ignore[misc]
         )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load what was compiled for a signature, or None, which begins compiling it."""
+        """Load what was compiled for a signature, or None."""
         try:
             loaded = super().load_overload(sig, target_context)
         except Exception:  # whatever a damaged pickle raises
             loaded = None
-        if loaded is None:
-            _clock.start()
         return loaded
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep what was compiled, if it can be kept."""
-        _clock.stop()
         try:
             super().save_overload(sig, data)
         except Exception:  # a damaged index, a full disk
@@ -171,10 +178,11 @@ class _TolerantCache(caching.FunctionCache):  # type: ignore[misc]
                 return
 
 
-class _Clock:
+class _Clock(event.Listener):  # type: ignore[misc]
     """Says that kernels are being compiled, once their compiling has taken a while in all.
 
-    They are compiled under one lock, each while those that call it wait.
+    Numba tells it of every compilation's begin and end, of whatever package. They are compiled
+    under one lock, each while those that call it wait.
     """
 
     def __init__(self) -> None:
@@ -183,8 +191,10 @@ class _Clock:
         self.began = 0.0
         self.timer: threading.Timer | None = None
 
-    def start(self) -> None:
-        """Begin with a kernel."""
+    def on_start(self, event: Any) -> None:
+        """Begin with a kernel, if it is one of ours."""
+        if not _ours(event):
+            return
         self.running += 1
         if self.running == 1 and self.left > 0:
             self.began = time.monotonic()
@@ -193,9 +203,11 @@ class _Clock:
             with suppress(RuntimeError):  # no thread to be had: no word
                 self.timer.start()
 
-    def stop(self) -> None:
-        """End with a kernel."""
-        self.running = max(0, self.running - 1)
+    def on_end(self, event: Any) -> None:
+        """End with a kernel, compiled or not."""
+        if not _ours(event):
+            return
+        self.running -= 1
         if self.running == 0 and self.timer is not None:
             self.timer.cancel()
             self.left -= time.monotonic() - self.began
@@ -205,7 +217,11 @@ class _Clock:
         progress.notice("compiling the kernels for this processor, once")
 
 
-_clock = _Clock()
+def _ours(event: Any) -> bool:
+    return hasattr(event.data["dispatcher"].py_func, _MARK)
+
+
+event.register("numba:compile", _Clock())
 
 
 # --- Forks ----------------------------------------------------------------------------------------

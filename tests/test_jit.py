@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import pytest
@@ -232,17 +233,59 @@ def test_compiling_that_takes_over_a_second_in_all_is_said_once(monkeypatch, sec
     monkeypatch.setattr(jit.threading, "Timer", Timer)
     monkeypatch.setattr(jit.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(jit.progress, "notice", lines.append)
+
+    def compilation(function):
+        return SimpleNamespace(data={"dispatcher": function})
+
+    ours = compilation(jit.kernel(lambda x: x))
+    others = compilation(numba.njit(lambda x: x))
     clock = jit._Clock()
     for pause in seconds:
-        clock.start()
-        clock.start()  # one kernel that calls another
-        clock.stop()
+        clock.on_start(others)
+        clock.on_start(ours)
+        clock.on_start(ours)  # one kernel that calls another
+        clock.on_end(ours)
         now[0] += pause
         for timer in [t for t in timers if t.due <= now[0]]:
             timer.function()
-        clock.stop()
+        clock.on_end(ours)
+        clock.on_end(others)
         now[0] += 100  # time in which nothing is compiled does not count
     assert len(lines) == said
+
+
+def test_compiling_that_fails_ends_as_well(monkeypatch):
+    clock = jit._Clock()
+    numba.core.event.register("numba:compile", clock)
+    try:
+        with pytest.raises(numba.TypingError):
+            jit.kernel(lambda x: x.nothing)(1)
+    finally:
+        numba.core.event.unregister("numba:compile", clock)
+    assert clock.running == 0
+    assert clock.left < jit.NOTICE_AFTER
+
+
+SLOW = """
+from npvgg import jit
+for clock in jit.event._registered["numba:compile"]:
+    clock.left = 1e-3
+@jit.kernel
+def double(x):
+    return 2 * x
+assert double(21) == 42
+print(0, jit.kernel_cache())
+"""
+
+
+def test_compiling_is_said_also_where_nothing_can_be_kept(tmp_path):
+    (tmp_path / "file").touch()
+    script = tmp_path / "script.py"
+    script.write_text(SLOW)
+    process = start(script, NUMBA_CACHE_DIR=str(tmp_path / "file" / "below"))
+    results, complaints = process.communicate(timeout=120)
+    assert results.split() == ["0", "None"]
+    assert complaints == "npvgg: compiling the kernels for this processor, once\n"
 
 
 def test_without_a_home_there_is_another_place(tmp_path):

@@ -27,8 +27,8 @@ terms is added to one large running value. The order of the sum of one (i, j) is
 of the slices, and depends on nothing else: the same product has the same bits in a tile of any
 height, in any thread.
 
-What must already hold: w, y and all offsets into them are multiples of 16 floats in memory aligned
-to 64 bytes; no offset leaves its array; x does not overlap what is written of y.
+What must already hold: w, y, the bias and all offsets into them are multiples of 16 floats in
+memory aligned to 64 bytes; no offset leaves its array; x does not overlap what is written of y.
 
 `accumulate` is the same for rows that lie side by side, 16 floats apart, in X and in Y: their
 addresses need no registers of their own, so its tile is taller.
@@ -51,7 +51,7 @@ from numba.core import cgutils, config
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from npvgg.jit import kernel
+from npvgg.jit import kernel, processor
 from npvgg.ops import Array
 
 Table: TypeAlias = NDArray[np.int64]
@@ -81,17 +81,13 @@ def _tile_of_this_machine() -> Tile:
     """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    name, features = config.CPU_NAME, config.CPU_FEATURES
-    if features is None:
-        features = "" if name else llvm.get_host_cpu_features().flatten()
+    name, features = processor()
     vector = ir.VectorType(ir.FloatType(), LANES)
     module = ir.Module()
     function = ir.Function(module, ir.FunctionType(vector, [vector, vector]), "probe")
     builder = ir.IRBuilder(function.append_basic_block())
     builder.ret(builder.fadd(*function.args))
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=name or llvm.get_host_cpu_name(), features=features
-    )
+    machine = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features)
     assembly = machine.emit_assembly(llvm.parse_assembly(str(module)))
     if "zmm" in assembly:
         return Tile(10, 14, 2)
