@@ -38,7 +38,9 @@ def resolve(threads: int | None) -> int:
 
 
 def available() -> int:
-    """Count the processors that this process may use: its affinity, and its cgroups' quotas."""
+    """Count the processors that this process may use: its affinity now, and the quotas that its
+    cgroups had when they were first looked up.
+    """
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -57,11 +59,11 @@ def _quota() -> int | None:
     quotas = []
     for folder in _cgroups():
         try:
-            quota, period = _words(f"{folder}/cpu.max")
+            quota, period = _read(f"{folder}/cpu.max").split()
         except (OSError, ValueError):
             try:
-                (quota,) = _words(f"{folder}/cpu.cfs_quota_us")
-                (period,) = _words(f"{folder}/cpu.cfs_period_us")
+                quota = _read(f"{folder}/cpu.cfs_quota_us").strip()
+                period = _read(f"{folder}/cpu.cfs_period_us").strip()
             except (OSError, ValueError):
                 continue
         if quota.isdigit() and period.isdigit() and int(period) > 0:  # not "max", not "-1"
@@ -72,7 +74,7 @@ def _quota() -> int | None:
 def _cgroups() -> list[str]:
     """List the folders of this process's CPU groups, v2 and v1, each from itself to the root."""
     try:
-        lines = [word.split(":", 2) for word in _words("/proc/self/cgroup")]
+        lines = [line.split(":", 2) for line in _read("/proc/self/cgroup").splitlines()]
     except (OSError, ValueError):
         lines = []
     folders = ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu"]
@@ -84,9 +86,9 @@ def _cgroups() -> list[str]:
     return folders
 
 
-def _words(path: str) -> list[str]:
+def _read(path: str) -> str:
     with open(path, encoding="utf-8") as file:
-        return file.read().split()
+        return file.read()
 
 
 def _checked(threads: int) -> int:

@@ -67,6 +67,13 @@ def test_a_wrong_number_is_refused_by_name(wrong):
             },
             2,
         ),
+        (  # a blank in a name is part of it
+            {
+                "/proc/self/cgroup": "0::/user.slice/my app.service\n",
+                "/sys/fs/cgroup/user.slice/my app.service/cpu.max": "100000 100000",
+            },
+            1,
+        ),
         (
             {
                 "/proc/self/cgroup": "0::/a\n",
@@ -86,12 +93,12 @@ def test_a_wrong_number_is_refused_by_name(wrong):
     ],
 )
 def test_the_quota_of_the_control_groups_counts(monkeypatch, files, quota):
-    def words(path):
+    def read(path):
         if path not in files:
             raise FileNotFoundError(path)
-        return files[path].split()
+        return files[path]
 
-    monkeypatch.setattr(threads, "_words", words)
+    monkeypatch.setattr(threads, "_read", read)
     threads._quota.cache_clear()
     assert threads._quota() == quota
 
