@@ -54,22 +54,24 @@ def counted(items: Iterable[T], total: int, one: str) -> Iterator[T]:
     terminal = on_terminal()
     start = shown = first = time.monotonic()
     ever = False
-    for count, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        first = now if count == 1 else first
-        pause = TERMINAL_SECONDS if terminal else LOG_SECONDS
-        if now - start > SILENT_SECONDS and now - shown >= pause:
-            text = f"npvgg: {count:,} of {total:,} {noun(total, one)}"
-            if now > first:
-                text += f", {(count - 1) / (now - first):.1f}/s"
-            print(
-                f"\r{text}\x1b[K" if terminal else text,
-                file=sys.stderr,
-                end="" if terminal else "\n",
-                flush=True,
-            )
-            shown, ever = now, True
-    if ever and terminal:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+    try:
+        for count, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            first = now if count == 1 else first
+            pause = TERMINAL_SECONDS if terminal else LOG_SECONDS
+            if now - start > SILENT_SECONDS and now - shown >= pause:
+                text = f"npvgg: {count:,} of {total:,} {noun(total, one)}"
+                if now > first:
+                    text += f", {(count - 1) / (now - first):.1f}/s"
+                print(
+                    f"\r{text}\x1b[K" if terminal else text,
+                    file=sys.stderr,
+                    end="" if terminal else "\n",
+                    flush=True,
+                )
+                shown, ever = now, True
+    finally:
+        if ever and terminal:  # nothing is written behind the count
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

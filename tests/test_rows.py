@@ -99,3 +99,17 @@ def test_progress_is_silent_at_first_then_counts_on_standard_error(capsys, monke
     monkeypatch.setattr(progress, "quiet", True)
     list(progress.counted("abc", 3, "photo"))
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_amid_a_count_leaves_a_clean_line(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "on_terminal", lambda: True)
+
+    def failing():
+        yield from "ab"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(progress.counted(failing(), 3, "photo"))
+    assert capsys.readouterr().err.endswith("\r\x1b[K")
