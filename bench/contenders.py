@@ -72,7 +72,7 @@ def make_onnxruntime(name: str, threads: int) -> Run:
 
 
 def make_openvino(name: str, threads: int, precision: str = "f32") -> Run:
-    """Give OpenVINO on the CPU, in float32, for the shape of the first input."""
+    """Give OpenVINO on the CPU, in float32, compiled for every shape that comes."""
     import openvino
 
     core = openvino.Core()

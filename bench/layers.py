@@ -98,15 +98,16 @@ def work(row: Any) -> tuple[float, float]:
     """Count a step's work on one image: GFLOP of its products; MB of weights, input and output."""
     row = [int(field) for field in row]
     groups = max(1, -(-row[p.COUNT] // max(1, row[p.GROUP])))
-    panels = row[p.PANELS] if row[p.KIND] == p.SCATTER else row[p.TASKS] // groups
+    panels = row[p.PANELS] if row[p.KIND] == p.FROM_V else row[p.TASKS] // groups
     chs = panels * PANEL  # of the output
-    maps = {p.DIRECT: 1, p.SCATTER: row[p.N] ** 2}.get(row[p.KIND], 0)
+    maps = {p.DIRECT: 1, p.FROM_V: row[p.N] ** 2}.get(row[p.KIND], 0)
     products = maps * row[p.DEPTH] * chs
     transformed = row[p.N] ** 2 * row[p.PRODUCT]
+    weights = p.TAPS * row[p.DEPTH] * chs  # as they lie in memory
     floats = {
         p.DIRECT: row[p.X_IMAGE] + products + chs * row[p.HEIGHT] * row[p.WIDTH],
-        p.GATHER: row[p.X_IMAGE] + transformed,
-        p.SCATTER: transformed + products + chs * row[p.HEIGHT] * row[p.WIDTH],
+        p.TO_V: row[p.X_IMAGE] + transformed,
+        p.FROM_V: transformed + weights + chs * row[p.HEIGHT] * row[p.WIDTH],
         p.SQUEEZE: row[p.X_IMAGE],
         p.SCALE: 2 * row[p.Y_IMAGE],
     }[row[p.KIND]]

@@ -1,7 +1,7 @@
 """The attention layers that a block may carry: which weights each has, and what it does with them.
 
-Each layer scales a map by a gate in (0, 1) computed from the map itself. A layer is two functions
-side by side: `<name>_shapes(channels, **options)` lists its weights under timm's names,
+Each layer scales a map by a gate computed from the map itself, in (0, 1) by default. A layer is two
+functions side by side: `<name>_shapes(channels, **options)` lists its weights under timm's names,
 `<name>(x, weights, …)` is the arithmetic. `shapes` and `attend` are the two doors.
 
 Sources: timm `layers/squeeze_excite.py`, `layers/eca.py`, `layers/cbam.py`,
@@ -137,7 +137,7 @@ def eca_shapes(
 ) -> Shapes:
     """Weights of efficient channel attention: one 1-D kernel, its length from the channel count.
 
-    length = the odd number at or above |log₂ channels + beta| / gamma, at least 3
+    length = the odd number at or above ⌊|log₂ channels + beta| / gamma⌋, at least 3
     (arXiv:1910.03151, eq. 12). kernel_size is accepted and unused, as in timm, which always knows
     the channels.
     """

@@ -48,7 +48,7 @@ def conv2d(
     P = (H + 2·padding − dilation·(R − 1) − 1) // stride + 1, likewise Q; both must be at least 1.
 
     The windows are laid out as the columns of one matrix per image and group (im2col), so that the
-    sum over (c, r, s) is a matrix product; a 1×1 kernel needs no copy.
+    sum over (c, r, s) is a matrix product; a 1×1 kernel of stride 1 needs no copy.
 
     Source: the operator of `torch.nn.functional.conv2d`.
     """

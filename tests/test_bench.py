@@ -145,11 +145,11 @@ def test_the_work_of_a_step_is_counted_by_hand():
     assert gflop == pytest.approx(2e-9 * 35 * 90 * 3 * PANEL)
     assert megabytes == pytest.approx(4e-6 * (1000 + 90 * 3 * PANEL + 35 * 3 * PANEL))
     tiles = {"N": 4, "PRODUCT": 320, "COUNT": 12, **common}
-    assert work(step(p.GATHER, **tiles)) == (0, pytest.approx(4e-6 * (1000 + 16 * 320)))
+    assert work(step(p.TO_V, **tiles)) == (0, pytest.approx(4e-6 * (1000 + 16 * 320)))
     panels = {"PANELS": 3, "BUNDLE": 2, "TASKS": 2}
-    gflop, megabytes = work(step(p.SCATTER, GROUP=12, DEPTH=90, **panels, **tiles))
+    gflop, megabytes = work(step(p.FROM_V, GROUP=12, DEPTH=90, **panels, **tiles))
     assert gflop == pytest.approx(2e-9 * 12 * 90 * 3 * PANEL * 16)
-    floats = 16 * 320 + 16 * 90 * 3 * PANEL + 35 * 3 * PANEL
+    floats = 16 * 320 + 9 * 90 * 3 * PANEL + 35 * 3 * PANEL
     assert megabytes == pytest.approx(4e-6 * floats)
     assert work(step(p.SQUEEZE, TASKS=6, **common)) == (0, pytest.approx(4e-6 * 1000))
 

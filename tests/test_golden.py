@@ -94,7 +94,7 @@ def test_the_formula_gives_the_weights_of_the_goldens():
 @pytest.mark.parametrize("form", ["train", "deploy"])
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CASES)
-def test_float32_errs_no_more_than_four_times_pytorch(name, engine, form):
+def test_float32_errs_little_more_than_pytorch(name, engine, form):
     if engine != "reference":
         pytest.importorskip("numba", reason="numba is not installed")
     case = CASES[name]

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from npvgg.engines import plan
 from npvgg.engines import program as p
 from npvgg.engines.microkernel import LANES
 
@@ -13,12 +14,11 @@ def doubling(channels, images, by_images, near=0):
     """A SCALE step that multiplies maps of one pixel, twos behind them, in their place by two."""
     step = np.zeros((1, p.FIELDS), np.int64)
     maps = channels * images * LANES
-    step[0, [p.KIND, p.NEAR, p.TASKS, p.BLOCKS]] = p.SCALE, near, channels * images, channels
+    step[0, [p.KIND, p.NEAR, p.COUNT]] = p.SCALE, near, images
     step[0, [p.HEIGHT, p.WIDTH]] = 1
     step[0, [p.X, p.X_IMAGE, p.X_PLANE]] = maps, channels * LANES, LANES
     step[0, [p.Y, p.Y_IMAGE, p.Y_PLANE]] = 0, channels * LANES, LANES
-    shares = (images, channels, 1) if by_images else (channels, 1, channels)
-    step[0, [p.UNITS, p.UNIT, p.EACH]] = shares
+    step[0, plan.SHARES] = plan._shares(channels, images, local=by_images)
     data = np.arange(2 * maps, dtype=np.float32)
     data[maps:] = 2
     return step, data, maps
@@ -32,7 +32,9 @@ def test_every_task_is_done_once(channels, images, by_images, expected, come):
     step, data, maps = doubling(channels, images, by_images)
     program = np.concatenate([step, doubling(channels, images, by_images, near=1)[0]])
     empty = np.zeros(LANES, np.float32)
-    scratch, state = np.zeros((expected, LANES), np.float32), p.counters(2, expected)
+    scratch, state = np.zeros((expected + 3, LANES), np.float32), p.counters(2, expected)
+    scratch, canary = scratch[:expected], scratch[expected:]
+    canary[:] = 7  # nobody's
     arguments = program, np.zeros(1, np.int64), empty, data, empty, scratch, state
     crew = [threading.Thread(target=p.run, args=arguments) for _ in range(come)]
     for thread in crew:
@@ -40,6 +42,7 @@ def test_every_task_is_done_once(channels, images, by_images, expected, come):
     for thread in crew:
         thread.join()
     np.testing.assert_array_equal(data[:maps], 4 * np.arange(maps))
+    assert (canary == 7).all()
 
 
 @pytest.mark.parametrize("near", [0, 1])

@@ -240,9 +240,9 @@ class Plan:
     def _squeeze(self, x: MapLayout, means: MapLayout) -> Table:
         """Plan the mean of every channel, and give that step."""
         step = np.zeros(p.FIELDS, np.int64)
-        step[[p.KIND, p.BLOCKS]] = p.SQUEEZE, _ceil(x.chs, LANES)
+        step[[p.KIND, p.COUNT]] = p.SQUEEZE, x.n
         step[[p.HEIGHT, p.WIDTH]] = x.height, x.width
-        step[SHARES] = _shares(step[p.BLOCKS], x.n)
+        step[SHARES] = _shares(_ceil(x.chs, LANES), x.n)
         step[READS] = _ways(x, x.at + x.margin * (x.row + x.lanes))
         step[WRITES] = _ways(means, means.at)
         self._rows.append(step)
@@ -311,23 +311,23 @@ class Plan:
         depth, group, bundle = _fitting(fast.n**2, f.width, count, strip, f.panels)
         step[[p.SLICE, p.GROUP, p.PANELS, p.BUNDLE]] = depth, group, f.panels, bundle
 
-        gather, scatter = step.copy(), step
-        gather[[p.KIND, p.MATRIX]] = p.GATHER, INPUT_OF[m, f.stride]
-        gather[p.X] = x.at + (x.margin - f.padding) * (x.row + x.lanes)
-        gather[SHARES] = _shares(blocks, y.n * tiles_y, local=group < count)
+        to_v, from_v = step.copy(), step
+        to_v[[p.KIND, p.MATRIX]] = p.TO_V, INPUT_OF[m, f.stride]
+        to_v[p.X] = x.at + (x.margin - f.padding) * (x.row + x.lanes)
+        to_v[SHARES] = _shares(blocks, y.n * tiles_y, local=group < count)
 
-        scatter[[p.KIND, p.MATRIX]] = p.SCATTER, KERNEL_OF[m, f.stride]
-        scatter[[p.OUTPUT, p.DEPTH]] = OUTPUT_OF[m, f.stride], f.width
-        scatter[p.Y] = y.at + y.margin * (y.row + y.lanes)
-        scatter[[p.COLS, p.COLS_STEP]] = self._columns(
+        from_v[[p.KIND, p.MATRIX]] = p.FROM_V, KERNEL_OF[m, f.stride]
+        from_v[[p.OUTPUT, p.DEPTH]] = OUTPUT_OF[m, f.stride], f.width
+        from_v[p.Y] = y.at + y.margin * (y.row + y.lanes)
+        from_v[[p.COLS, p.COLS_STEP]] = self._columns(
             f, lambda first, last: _segments(first, last, strip), f.width
         )
-        scatter[[p.U_PLANE, p.M_PLANE]] = p.apart(depth * PANEL), p.apart(group * PANEL)
-        scatter[SHARES] = _shares(_ceil(f.panels, bundle), _ceil(count, group))
+        from_v[[p.U_PLANE, p.M_PLANE]] = p.apart(depth * PANEL), p.apart(group * PANEL)
+        from_v[SHARES] = _shares(_ceil(f.panels, bundle), _ceil(count, group))
 
         self._v_floats = max(self._v_floats, fast.n**2 * product)  # all convolutions use one V
-        self._scratch_floats = max(self._scratch_floats, p.scratch_floats(scatter))
-        self._rows += [gather, scatter]
+        self._scratch_floats = max(self._scratch_floats, p.scratch_floats(from_v))
+        self._rows += [to_v, from_v]
 
     def _columns(
         self, f: Filter, offsets: Callable[[int, int], Table], depth: int

@@ -10,8 +10,8 @@ are always the same.
 
     DIRECT   convolution as a matrix product whose left side is gathered through tables ("im2col"
              without the columns); a task is one panel of output channels × one group of pixels
-    GATHER   Winograd, first half: V = Bᵀ d B of all tiles; a task is one row of tiles × 16 channels
-    SCATTER  Winograd, second half: U = G g Gᵀ, M = Σ_c V ⊙ U for each of the n² products,
+    TO_V     Winograd, first half: V = Bᵀ d B of all tiles; a task is one row of tiles × 16 channels
+    FROM_V   Winograd, second half: U = G g Gᵀ, M = Σ_c V ⊙ U for each of the n² products,
              Y = Aᵀ M A, bias, ReLU; a task is a few panels of output channels × one group of tiles
     SQUEEZE  the mean of every channel of a map; a task is 16 channels of one image
     SCALE    the map times one number per channel, and ReLU, in its place; a task as above
@@ -43,7 +43,7 @@ from npvgg.engines.microkernel import LANES, MR, PANEL, accumulate, multiply
 from npvgg.engines.transforms import finish, transform
 from npvgg.jit import kernel
 
-DIRECT, GATHER, SCATTER, SQUEEZE, SCALE = range(5)
+DIRECT, TO_V, FROM_V, SQUEEZE, SCALE = range(5)
 
 (
     KIND, TASKS,
@@ -53,7 +53,7 @@ DIRECT, GATHER, SCATTER, SQUEEZE, SCALE = range(5)
     Y, Y_IMAGE, Y_PLANE, Y_ROW,  # output
     W, BIAS, RELU,  # start of the panels and of the bias among the weights; 1 or 0
     COLS, COLS_STEP, DEPTH, SLICE,  # table of input offsets, its step per panel, length, piece
-    ROWS, OUTS, COUNT, GROUP,  # tables of pixels; how many pixels or tiles, how many per task
+    ROWS, OUTS, COUNT, GROUP,  # tables of pixels; how many pixels, tiles or images, and per task
     N, M, STEP, MATRIX, OUTPUT,  # tile: inputs, outputs, way to the next; Bᵀ or G, and Aᵀ
     PRODUCT, BLOCKS, STRIP,  # V: floats per product, 16-channel blocks, tiles per strip
     PANELS, BUNDLE,  # of output channels in all, and per task
@@ -85,7 +85,7 @@ def apart(floats: int) -> int:
 
 
 def scratch_floats(step: Any) -> int:
-    """Floats of a thread's own that a SCATTER step needs: U, M, and one tile at the map's edge."""
+    """Floats of a thread's own that a FROM_V step needs: U, M, and one tile at the map's edge."""
     planes = int(step[U_PLANE]) + int(step[BUNDLE]) * int(step[M_PLANE])
     return int(step[N]) ** 2 * planes + int(step[M]) ** 2 * LANES
 
@@ -117,9 +117,9 @@ def direct(step, task, tables, weights, data):
 
 
 @kernel
-def gather(step, task, data, v):
+def to_v(step, task, data, v):
     """Transform one row of tiles of 16 channels: V = Bᵀ d B."""
-    n, matrix, product, strip = step[N], step[MATRIX], step[PRODUCT], step[STRIP]
+    n, matrix, plane, strip = step[N], step[MATRIX], step[PRODUCT], step[STRIP]
     tiles_x, tiles_y = step[TILES_X], step[TILES_Y]
     images = step[COUNT] // (tiles_x * tiles_y)
     block, row = task // (images * tiles_y), task % (images * tiles_y)
@@ -127,12 +127,12 @@ def gather(step, task, data, v):
     x = step[X] + image * step[X_IMAGE] + block * step[X_PLANE] + ty * step[STEP] * step[X_ROW]
     for tile in range(row * tiles_x, (row + 1) * tiles_x):
         y = (tile // strip * step[BLOCKS] + block) * strip + tile % strip
-        transform(matrix, data, x, step[X_ROW], LANES, v, y * LANES, n * product, product)
+        transform(matrix, data, x, step[X_ROW], LANES, v, y * LANES, n * plane, plane)
         x += step[STEP] * LANES
 
 
 @kernel
-def scatter(step, task, tables, weights, data, v, mine):
+def from_v(step, task, tables, weights, data, v, mine):
     """Multiply one group of tiles by a few panels, slice by slice of the depth; transform back."""
     groups = (step[COUNT] + step[GROUP] - 1) // step[GROUP]
     bundle, first = task // groups * step[BUNDLE], task % groups * step[GROUP]
@@ -148,8 +148,8 @@ def scatter(step, task, tables, weights, data, v, mine):
             ahead = w + (depth if p + 1 < panels else length - (panels - 1) * depth) * TAPS * PANEL
             expand(step, length, weights, w, mine)
             cols = step[COLS] + (bundle + p) * step[COLS_STEP] + k
-            product(step, first, count, cols, length, k > 0, tables, weights, ahead, v, mine,
-                    m + p * panel_floats)  # fmt: skip
+            add_products(step, first, count, cols, length, k > 0, tables, weights, ahead, v, mine,
+                         m + p * panel_floats)  # fmt: skip
     spare = m + panels * panel_floats
     for p in range(panels):
         for vector in range(PANEL // LANES):
@@ -172,7 +172,7 @@ def expand(step, length, weights, w, mine):
 
 
 @kernel
-def product(step, first, count, cols, length, more, tables, weights, ahead, v, mine, m):
+def add_products(step, first, count, cols, length, more, tables, weights, ahead, v, mine, m):
     """Add a slice of the depth to all products of one panel: M += V ⊙ U, or M = V ⊙ U if not more.
 
     ahead: the weights that come next; their lines are asked for evenly in the meantime.
@@ -219,7 +219,7 @@ def put(step, block, tile, at, spare, weights, data, mine):
 @kernel
 def squeeze(step, task, data, mine):
     """Average 16 channels of one image: a sum per row, then the sum of the rows' sums."""
-    image, block = task // step[BLOCKS], task % step[BLOCKS]
+    block, image = task // step[COUNT], task % step[COUNT]
     x = step[X] + image * step[X_IMAGE] + block * step[X_PLANE]
     y = step[Y] + image * step[Y_IMAGE] + block * step[Y_PLANE]
     for lane in range(LANES):
@@ -240,7 +240,7 @@ def squeeze(step, task, data, mine):
 @kernel
 def scale(step, task, data, mine):
     """Multiply 16 channels of one image by their numbers: Y = max(Y · X, least)."""
-    image, block = task // step[BLOCKS], task % step[BLOCKS]
+    block, image = task // step[COUNT], task % step[COUNT]
     x = step[X] + image * step[X_IMAGE] + block * step[X_PLANE]
     y = step[Y] + image * step[Y_IMAGE] + block * step[Y_PLANE]
     least = np.float32(0.0 if step[RELU] else -np.inf)
@@ -269,6 +269,19 @@ def _add_atomically(typing: Any, array: Any, index: Any, amount: Any) -> Any:
 
 
 @intrinsic
+def _look_atomically(typing: Any, array: Any, index: Any) -> Any:
+    """Emit array[index], as the last of all threads left it: a read, so that waiting threads do not
+    take the cache line from those that count.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(builder.gep(data, [arguments[1]]), "seq_cst", 8)
+
+    return types.int64(array, types.int64), emit
+
+
+@intrinsic
 def _give_way(typing: Any) -> Any:
     """Emit a call that offers the processor to another thread."""
 
@@ -291,7 +304,12 @@ def _add_plainly(array: Any, index: int, amount: int) -> Any:
     return before
 
 
+def _look_plainly(array: Any, index: int) -> Any:
+    return array[index]
+
+
 add: Callable[..., Any] = _add_plainly if config.DISABLE_JIT else _add_atomically
+look: Callable[..., Any] = _look_plainly if config.DISABLE_JIT else _look_atomically
 give_way: Callable[..., None] = (lambda: None) if config.DISABLE_JIT else _give_way
 
 PATIENCE = 4000
@@ -330,10 +348,10 @@ def run(program, tables, weights, data, v, scratch, state):
                 task = (first + unit) * step[UNIT] + each * step[EACH]
                 if step[KIND] == DIRECT:
                     direct(step, task, tables, weights, data)
-                elif step[KIND] == GATHER:
-                    gather(step, task, data, v)
-                elif step[KIND] == SCATTER:
-                    scatter(step, task, tables, weights, data, v, mine)
+                elif step[KIND] == TO_V:
+                    to_v(step, task, data, v)
+                elif step[KIND] == FROM_V:
+                    from_v(step, task, tables, weights, data, v, mine)
                 elif step[KIND] == SQUEEZE:
                     squeeze(step, task, data, mine)
                 else:
@@ -341,7 +359,7 @@ def run(program, tables, weights, data, v, scratch, state):
                 add(state, done, 1)
                 ticket = add(state, begun, 1)
         looks = 0
-        while add(state, done, 0) < step[TASKS]:
+        while look(state, done) < step[TASKS]:
             looks += 1
             if looks > PATIENCE:
                 give_way()

@@ -12,9 +12,9 @@ A matrix has many zeros and ones, and rows in pairs: those of the points a and �
 signs of the odd powers alone. Their common sums E (equal signs) and O (opposite signs) are made
 once,
 
-    row(a) = E + O,        row(−a) = ± (E − O),
+    row(a) = E + O,        row(−a) = E − O,
 
-and nothing is multiplied by 0 or ±1. `transform_plain` and `finish_plain` say the same in NumPy,
+and nothing is multiplied by 0 or 1. `transform_plain` and `finish_plain` say the same in NumPy,
 from the same matrices, and take their places under NUMBA_DISABLE_JIT=1.
 """
 

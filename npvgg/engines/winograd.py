@@ -1,4 +1,4 @@
-"""The Winograd engine: 3×3 convolutions with a third to a fifth of the multiplications.
+"""The Winograd engine: 3×3 convolutions with a quarter to three fifths of the multiplications.
 
 A tile of m × m outputs needs n × n products per input channel instead of m × m × 9, n = m + 2 for
 stride 1, n = 2m + 1 for stride 2 (`cook_toom`). Summing over channels comes before transforming
