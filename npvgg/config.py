@@ -22,10 +22,14 @@ ACT_LAYERS = (
     "relu", "relu6", "leaky_relu", "silu", "swish", "gelu", "gelu_tanh", "quick_gelu", "mish",
     "elu", "celu", "selu", "sigmoid", "tanh", "hard_sigmoid", "hard_swish", "hard_mish", "identity",
 )  # fmt: skip
-"""Every activation name that `ops.activation` knows; the names are timm's."""
+"""Every activation name that `ops.activation` knows; the names are timm's. (PReLU, whose slope is a
+weight, is left out.)
+"""
 
 ATTN_LAYERS = ("se", "ese", "eca", "ceca", "cbam", "lcbam")
-"""Every attention name that `attention.py` knows; the names are timm's."""
+"""Every attention name that `attention.py` knows; the names are timm's. (The others that timm can
+build into a RepVGG, ecam and gca, are left out, as is eca's use_mlp.)
+"""
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 """How the last map becomes one vector; the empty name leaves it a map."""
