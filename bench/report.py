@@ -161,7 +161,7 @@ def footnote(what: str, where: dict[str, Any]) -> str:
     return (
         f"{note} {where['processor']}, {where['processors']} processors, {where['system']}, "
         f"Python {where['python']}; {versions}; commit {where['commit']}, {where['date']}."
-        + (f" The machine was busy with something else: load {where['load']:.1f}." if busy else "")
+        + (f" The machine had been busy before it began: load {where['load']:.1f}." if busy else "")
     )
 
 
