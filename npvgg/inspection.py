@@ -92,7 +92,7 @@ def _network(loaded: Checkpoint, model: str | None) -> tuple[Network | None, dic
     try:
         return weights.build_network(loaded.tensors, config, precision), described, ""
     except WeightsError as error:
-        return None, nothing, str(error)
+        return None, nothing if model else described, str(error)
 
 
 def suspicious_values(tensors: Mapping[str, NDArray[Any]]) -> Iterator[str]:

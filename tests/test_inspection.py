@@ -100,6 +100,12 @@ def test_what_is_wrong_is_found(tmp_path, tensors, match):
     assert any(re.search(match, finding) for finding in report["findings"]), report
 
 
+def test_a_network_with_a_bad_value_is_still_known(tmp_path):
+    tensors = changed("head.fc.bias", 3, np.nan)
+    report = inspect(saved(tmp_path / "a.safetensors", tensors))
+    assert report["network"] == "repvgg_nano"
+
+
 def test_a_dead_channel_is_found(tmp_path):
     model = npvgg.create_model("repvgg_nano")
     arrays = {name: array.copy() for name, array in model.state_dict().items()}
