@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from math import ceil
 from typing import Any
 
-from npvgg.errors import ArgumentError
+from npvgg.errors import ArgumentError, refuse_keyword
 
 ACT_LAYERS = (
     "relu", "relu6", "leaky_relu", "silu", "swish", "gelu", "gelu_tanh", "quick_gelu", "mish",
@@ -149,14 +148,10 @@ class RepVGGConfig:
         width_factor scales the stem and every stage; stages round to a multiple of 8 as timm's
         `make_divisible` does.
         """
-        known = [f.name for f in fields(self)]
+        known = {"width_factor", *(f.name for f in fields(self))}
         for name in changes:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-                raise ArgumentError(
-                    f"{name}: not a keyword of create_model nor of a configuration; {hint}"
-                )
+                refuse_keyword(name, "a configuration", known)
         if (
             isinstance(width_factor, bool)
             or not isinstance(width_factor, int | float)
@@ -209,9 +204,9 @@ def expand(config: RepVGGConfig) -> tuple[BlockSpec, ...]:
     because every stage but the last has an even number of blocks in every published network.
 
     Dilation: a stage that would stride past `output_stride` keeps its size and multiplies the
-    dilation by its stride instead. Its first block takes dilation 1
-    where the stage's is 1 or 2, and 2 where it is more; where that is not the stage's, the block
-    has no identity branch (timm `create_byob_stages`, `RepVggBlock.use_ident`).
+    dilation by its stride instead. Its first block takes dilation 1 where the stage's is 1 or 2,
+    and 2 where it is more; where that is not the stage's, the block has no identity branch (timm
+    `create_byob_stages`, `RepVggBlock.use_ident`).
     """
     common = (config.act_layer, config.attn_layer, config.attn_kwargs, config.attn_after_act)
     in_chs, out_chs = config.in_chans, config.stem_chs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from inspect import signature
 from os import PathLike
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from npvgg import attention, checkpoint, hub, timmconfig
 from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig
-from npvgg.errors import ArgumentError, WeightsError
+from npvgg.errors import ArgumentError, WeightsError, refuse_keyword
 from npvgg.folder import CONFIG
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.pretrained import default_tag, is_network, pretrained_cfg, split_tag
@@ -132,9 +131,9 @@ def _repository(name: object, pretrained: bool) -> Path | None:
 
     Raises ArgumentError, WeightsError.
     """
-    if not isinstance(name, str) or is_network(name):
+    if not isinstance(name, str):
         return None
-    if not (set(name) & set(":/\\") or os.path.isdir(name)):
+    if not set(name) & set(":/\\") and (is_network(name) or not os.path.isdir(name)):
         return None
     source, colon, place = name.partition(":")
     if not colon or len(source) == 1:  # C: is a drive
@@ -234,12 +233,10 @@ def _json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
 
 def _check_keywords(config: Mapping[str, Any]) -> None:
     """Every keyword is one of a configuration, or ArgumentError names the nearest of all."""
-    fitting = {"width_factor", *RepVGGConfig.__dataclass_fields__}
-    own = signature(create_model).parameters.keys() - {"config"}
-    for name in config.keys() - fitting:
-        near = get_close_matches(name, sorted(own | fitting), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(own | fitting))}"
-        raise ArgumentError(f"{name}: not a keyword of create_model; {hint}")
+    for name in config:
+        if name not in timmconfig.KEYWORDS:
+            own = signature(create_model).parameters.keys() - {"config"}
+            refuse_keyword(name, "create_model", own | timmconfig.KEYWORDS)
 
 
 def _checked_seed(seed: object) -> int:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
 import numpy as np
 
-from npvgg.errors import ArgumentError
+from npvgg.errors import ArgumentError, refuse_keyword
 from npvgg.images import Opening
 from npvgg.transform import ImageWarning, Transform
 
@@ -217,10 +216,8 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
 
 def _opening(channels: int, options: Mapping[str, Any]) -> Opening:
     known = {field.name for field in fields(Opening)} - {"channels"}
-    every = sorted(known | set(signature(create_transform).parameters) - {"opening"})
     for name in options:
         if name not in known:
-            near = get_close_matches(name, every, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(every)}"
-            raise ArgumentError(f"{name}: not a keyword of create_transform; {hint}")
+            own = signature(create_transform).parameters.keys() - {"opening"}
+            refuse_keyword(name, "create_transform", known | own)
     return Opening(channels=channels, **options)

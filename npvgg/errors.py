@@ -1,8 +1,12 @@
 """The errors of the house: each names the argument, what was expected and what was found.
 
 All of them are `ValueError`s as well, so code that knows nothing of npvgg can still catch them.
-Imports nothing.
+Imports the standard library alone.
 """
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NoReturn
 
 
 class NpvggError(ValueError):
@@ -19,3 +23,11 @@ class WeightsError(NpvggError):
 
 class ImageError(NpvggError):
     """An image cannot be read, or is not one that may be read."""
+
+
+def refuse_keyword(name: str, of: str, known: Iterable[str]) -> NoReturn:
+    """Raise ArgumentError for a keyword that a function lacks, with the nearest of those it has."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+    raise ArgumentError(f"{name}: not a keyword of {of}; {hint}")

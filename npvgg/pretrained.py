@@ -19,7 +19,7 @@ from typing import Any
 
 from npvgg.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from npvgg.errors import ArgumentError
-from npvgg.variants import VARIANTS, canonical_name
+from npvgg.variants import VARIANTS, canonical_name, spelled
 
 _IMAGENET: dict[str, Any] = {
     "num_classes": 1000,
@@ -112,7 +112,7 @@ def split_tag(name: str) -> tuple[str, str | None]:
 
 def is_network(name: str) -> bool:
     """Whether a name is a network of the table, with a tag or without, right or wrong."""
-    return name.strip().partition(".")[0].lower().replace("-", "_") in VARIANTS
+    return spelled(name.partition(".")[0]) in VARIANTS
 
 
 def pretrained_cfg(architecture: str, tag: str | None = None) -> dict[str, Any]:

@@ -50,6 +50,11 @@ VARIANTS: Mapping[str, RepVGGConfig] = MappingProxyType({
 """Every named network, by timm's spelling (the original's is accepted too: `canonical_name`)."""
 
 
+def spelled(name: str) -> str:
+    """Spell a name, or the beginning of one, as the table does, known or not."""
+    return name.strip().lower().replace("-", "_")
+
+
 def canonical_name(name: str) -> str:
     """Turn any accepted spelling into the table's: "RepVGG-A2" and "repvgg_a2" are the same
     network.
@@ -60,7 +65,7 @@ def canonical_name(name: str) -> str:
         raise ArgumentError(
             f"name: expected the name of a network (str), got {type(name).__name__}"
         )
-    canonical = name.strip().lower().replace("-", "_")
+    canonical = spelled(name)
     if canonical not in VARIANTS:
         near = get_close_matches(canonical, VARIANTS, n=3)
         hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(VARIANTS)}"

@@ -180,7 +180,7 @@ def test_what_is_not_a_network_is_refused_by_name(changes, message):
     ("changes", "message"),
     [
         ({"act_laier": "relu"}, "act_laier: .*did you mean act_layer"),
-        ({"zzz": 1}, "zzz: not a keyword .*known: depths"),
+        ({"zzz": 1}, "zzz: not a keyword .*known: act_layer"),
         ({"width_factor": 0}, "width_factor: expected a number above 0, at most 1000, got 0"),
         ({"width_factor": True}, "width_factor: .* got True"),
         ({"width_factor": "2"}, "width_factor: .* got '2'"),

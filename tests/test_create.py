@@ -323,6 +323,9 @@ def test_a_folder_needs_no_slash_in_its_name_and_a_network_comes_first(tmp_path,
     (tmp_path / "mine").mkdir()
     tiny.model(reparameterize=False).save(tmp_path / "mine" / "model.safetensors")
     assert create_model("mine", pretrained=True).config == tiny.config()
+    (tmp_path / "mine").rename(tmp_path / "repvgg_a0.tuned")
+    assert create_model("./repvgg_a0.tuned", pretrained=True).config == tiny.config()
+    assert create_model("repvgg_a0.tuned/", pretrained=True).config == tiny.config()
     (tmp_path / "repvgg_nano").mkdir()
     assert create_model("repvgg_nano", pretrained=True).name == "repvgg_nano.cifar10"
 
