@@ -120,9 +120,7 @@ def _add_features(verbs: Any) -> None:
         help="which maps (all), negative from the end: --out-indices=0,-1, or the same with spaces "
         "after the photos",
     )
-    parser.add_argument(
-        "--format", choices=("table", "jsonl"), default="table", help="of what is printed (table)"
-    )
+    _add_format(parser, "jsonl")
     parser.set_defaults(run=commands.features)
 
 
@@ -145,9 +143,7 @@ def _add_info(verbs: Any) -> None:
         metavar=("C", "H", "W"),
         help="the network's own by default",
     )
-    parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
-    )
+    _add_format(parser, "json")
     parser.set_defaults(run=commands.info)
 
 
@@ -161,9 +157,7 @@ def _add_list(verbs: Any) -> None:
     parser.add_argument(
         "pattern", nargs="?", default="", help="part of the name, or a pattern such as '*_b?'"
     )
-    parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
-    )
+    _add_format(parser, "json")
     parser.set_defaults(run=commands.list_networks)
 
 
@@ -188,9 +182,7 @@ def _add_inspect(verbs: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="any weights file")
     parser.add_argument("--model", metavar="NAME", help="the network, where FILE does not tell")
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
-    parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
-    )
+    _add_format(parser, "json")
     parser.set_defaults(run=filecommands.inspect)
 
 
@@ -255,9 +247,7 @@ def _add_verify(verbs: Any) -> None:
     )
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a checkpoint A")
     parser.add_argument("--wrapper-b", metavar="KEY", help="which weights of a checkpoint B")
-    parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
-    )
+    _add_format(parser, "json")
     parser.set_defaults(run=filecommands.verify)
 
 
@@ -441,6 +431,12 @@ def _run_options() -> argparse.ArgumentParser:
         help=f"open these formats alone ({','.join(FORMATS)})",
     )
     return parser
+
+
+def _add_format(parser: argparse.ArgumentParser, other: str) -> None:
+    parser.add_argument(
+        "--format", choices=("table", other), default="table", help="of what is printed (table)"
+    )
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:

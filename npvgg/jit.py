@@ -161,10 +161,9 @@ class _TolerantCache(caching.FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load what was compiled for a signature, or None."""
         try:
-            loaded = super().load_overload(sig, target_context)
+            return super().load_overload(sig, target_context)
         except Exception:  # whatever a damaged pickle raises
-            loaded = None
-        return loaded
+            return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep what was compiled, if it can be kept."""
@@ -191,9 +190,9 @@ class _Clock(event.Listener):  # type: ignore[misc]
         self.began = 0.0
         self.timer: threading.Timer | None = None
 
-    def on_start(self, event: Any) -> None:
+    def on_start(self, compilation: Any) -> None:
         """Begin with a kernel, if it is one of ours."""
-        if not _ours(event):
+        if not _ours(compilation):
             return
         self.running += 1
         if self.running == 1 and self.left > 0:
@@ -203,9 +202,9 @@ class _Clock(event.Listener):  # type: ignore[misc]
             with suppress(RuntimeError):  # no thread to be had: no word
                 self.timer.start()
 
-    def on_end(self, event: Any) -> None:
+    def on_end(self, compilation: Any) -> None:
         """End with a kernel, compiled or not."""
-        if not _ours(event):
+        if not _ours(compilation):
             return
         self.running -= 1
         if self.running == 0 and self.timer is not None:
@@ -217,8 +216,8 @@ class _Clock(event.Listener):  # type: ignore[misc]
         progress.notice("compiling the kernels for this processor, once")
 
 
-def _ours(event: Any) -> bool:
-    return hasattr(event.data["dispatcher"].py_func, _MARK)
+def _ours(compilation: Any) -> bool:
+    return hasattr(compilation.data["dispatcher"].py_func, _MARK)
 
 
 event.register("numba:compile", _Clock())

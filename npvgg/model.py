@@ -205,7 +205,7 @@ class RepVGG:
         Raises ArgumentError for an impossible form or a dtype that the weights overflow,
         WeightsError where the file cannot be written.
         """
-        if PurePath(path).suffix != ".safetensors":
+        if PurePath(path).suffix.lower() != ".safetensors":
             raise ArgumentError(
                 f"path: expected a name in .safetensors, got {fspath(path)!r} "
                 "(npvgg.convert writes .pth, npvgg.onnxwrite .onnx)"

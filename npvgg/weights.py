@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -155,12 +156,8 @@ def _other_network(named: Tensors, config: RepVGGConfig) -> str:
         name, other = infer_config(named)
     except WeightsError:
         return ""
-    same = (other.depths, other.widths, other.groups) == (
-        config.depths,
-        config.widths,
-        config.groups,
-    )
-    return "" if same else f", but of {name}"
+    size = attrgetter("depths", "widths", "groups")
+    return "" if size(other) == size(config) else f", but of {name}"
 
 
 def _check_names_and_shapes(named: Tensors, config: RepVGGConfig, form: str) -> None:

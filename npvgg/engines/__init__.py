@@ -4,11 +4,12 @@ An engine is one function,
 
     prepare(network, *, threads=None, deterministic=False) -> Prepared
 
-that does once what needs doing once (pack weights, choose algorithms, allocate), and gives an
-object with two verbs. Engines compute the same network; they differ in speed, and by rounding.
-(Winograd adds and subtracts neighbours first: numbers near the largest float32 overflow sooner, and
-an infinity spreads over its tile.) The contract is the whole chain of blocks, not one layer,
-because the fast engines keep a memory layout of their own from the first convolution to the last.
+that gives an object with two verbs; what needs doing once (pack weights, choose algorithms,
+allocate) is done once, at the first call at the latest. Engines compute the same network; they
+differ in speed, and by rounding. (Winograd adds and subtracts neighbours first: numbers near the
+largest float32 overflow sooner, and an infinity spreads over its tile.) The contract is the whole
+chain of blocks, not one layer, because the fast engines keep a memory layout of their own from the
+first convolution to the last.
 
 Here stand module names, not modules, so that `import npvgg` loads neither Numba nor LLVM, and the
 reference engine works on a machine that has neither.
