@@ -27,7 +27,7 @@ from bench.contenders import CONTENDERS, FILES, MODULES, READABLE
 from bench.measure import race
 from bench.numbers import compared
 from bench.report import Row, Rows
-from npvgg.threads import available
+from npvgg.engines.threads import available
 
 VARIANTS = {
     "repvgg_a0": 224, "repvgg_a2": 224, "repvgg_b0": 224, "repvgg_b1g4": 224, "repvgg_b3": 224,

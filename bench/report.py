@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from npvgg import __version__
-from npvgg.threads import available
+from npvgg.engines.threads import available
 
 PACKAGES = (
     "numpy", "numba", "llvmlite", "scipy", "onnx", "onnxruntime", "openvino", "ncnn", "torch",

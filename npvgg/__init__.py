@@ -3,14 +3,13 @@
 from npvgg import data
 from npvgg.config import RepVGGConfig
 from npvgg.create import create_model
+from npvgg.engines.threads import set_num_threads
 from npvgg.errors import ArgumentError, ImageError, NpvggError, WeightsError
-from npvgg.info import info
+from npvgg.hub.pretrained import list_models
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.ops import softmax, topk
-from npvgg.pretrained import list_models
-from npvgg.threads import set_num_threads
-
-__version__ = "0.1.0"
+from npvgg.tools.summary import info
+from npvgg.version import __version__
 
 __all__ = [
     "ArgumentError",
@@ -20,6 +19,7 @@ __all__ = [
     "RepVGG",
     "RepVGGConfig",
     "WeightsError",
+    "__version__",
     "create_model",
     "data",
     "info",

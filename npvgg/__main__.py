@@ -2,6 +2,6 @@
 
 import sys
 
-from npvgg.cli import main
+from npvgg.cli.main import main
 
 sys.exit(main())

@@ -13,17 +13,20 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from npvgg import attention, checkpoint, hub, timmconfig
-from npvgg.checkpoint import Checkpoint
+from npvgg import attention
 from npvgg.config import RepVGGConfig
 from npvgg.errors import ArgumentError, WeightsError, refuse_keyword
-from npvgg.folder import CONFIG
+from npvgg.formats import checkpoint
+from npvgg.formats.checkpoint import Checkpoint
+from npvgg.formats.folder import CONFIG
+from npvgg.formats.untrusted import blaming, json_object, shown
+from npvgg.hub import locate
+from npvgg.hub.pretrained import default_tag, is_network, pretrained_cfg, split_tag
 from npvgg.model import FeatureNet, RepVGG
-from npvgg.pretrained import default_tag, is_network, pretrained_cfg, split_tag
-from npvgg.timmconfig import Description
-from npvgg.untrusted import blaming, json_object, shown
 from npvgg.variants import VARIANTS
-from npvgg.weights import build_network, infer_config, random_tensors
+from npvgg.weights import timmconfig
+from npvgg.weights.build import build_network, infer_config, random_tensors
+from npvgg.weights.timmconfig import Description
 
 Tensors = Mapping[str, NDArray[Any]]
 Source = str | PathLike[str] | Checkpoint | Tensors
@@ -97,7 +100,7 @@ def create_model(
     architecture, tag = split_tag(name) if name is not None else (None, None)
     if pretrained:
         tag = tag or default_tag(architecture)
-        weights = hub.locate(f"{architecture}.{tag}")
+        weights = locate.locate(f"{architecture}.{tag}")
     tensors, origin, description = _read(weights, wrapper)
     path, metadata = (origin.path, origin.metadata) if origin else (None, {})
     with blaming(path):
@@ -143,7 +146,7 @@ def _repository(name: object, pretrained: bool) -> Path | None:
     if not pretrained:
         raise ArgumentError(f"pretrained: expected True with {name!r}, whose weights are meant")
     if source != "local-dir":
-        return hub.obtain(*hub.split_revision(place))
+        return locate.obtain(*locate.split_revision(place))
     if not os.path.isdir(place):
         raise ArgumentError(
             f"name: expected a folder, got {place!r}; a repository of the hub is hf-hub:{place}"

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from npvgg.errors import ArgumentError, refuse_keyword
-from npvgg.images import Opening
-from npvgg.transform import ImageWarning, Transform
+from npvgg.images.opening import Opening
+from npvgg.images.transform import ImageWarning, Transform
 
 __all__ = [
     "ImageWarning",

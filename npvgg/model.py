@@ -16,15 +16,17 @@ from typing import Any, Literal, TypeGuard, overload
 
 import numpy as np
 
-from npvgg import checkpoint, keymap, weights
-from npvgg.checkpoint import Checkpoint
 from npvgg.config import RepVGGConfig, feature_info
 from npvgg.engines import prepare
 from npvgg.engines.reference import forward_head
 from npvgg.errors import ArgumentError
+from npvgg.formats import checkpoint
+from npvgg.formats.checkpoint import Checkpoint
 from npvgg.network import Head, Network
 from npvgg.ops import Array
 from npvgg.progress import noun
+from npvgg.version import __version__
+from npvgg.weights import build, keymap
 
 
 class FeatureInfo(list[dict[str, Any]]):
@@ -185,7 +187,7 @@ class RepVGG:
 
     def state_dict(self) -> dict[str, Array]:
         """Copy the weights, under timm's names and in the model's form."""
-        return {name: array.copy() for name, array in weights.flatten(self.network).items()}
+        return {name: array.copy() for name, array in build.flatten(self.network).items()}
 
     def save(
         self,
@@ -208,7 +210,7 @@ class RepVGG:
         if PurePath(path).suffix.lower() != ".safetensors":
             raise ArgumentError(
                 f"path: expected a name in .safetensors, got {fspath(path)!r} "
-                "(npvgg.convert writes .pth, npvgg.onnxwrite .onnx)"
+                "(npvgg.tools.convert writes .pth, npvgg.export.writer .onnx)"
             )
         if dtype not in (None, "float16", "float32", "float64"):
             raise ArgumentError(f"dtype: expected float16, float32 or float64, got {dtype!r}")
@@ -222,13 +224,12 @@ class RepVGG:
                 "form: a folded network cannot be unfolded; make the model from train-form weights "
                 "with reparameterize=False, then save form='train'"
             )
-        tensors = {name: _stored(name, t, dtype) for name, t in weights.flatten(network).items()}
+        tensors = {name: _stored(name, t, dtype) for name, t in build.flatten(network).items()}
         checkpoint.save_safetensors(
             path, tensors, self._metadata(network.form), overwrite=overwrite
         )
 
     def _metadata(self, form: str) -> dict[str, str]:
-        from npvgg import __version__
 
         metadata = {
             "format": "pt",  # loaders of the PyTorch world ask for this key

@@ -5,7 +5,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from npvgg import checkpoint
+from npvgg.formats import checkpoint
 
 
 @pytest.fixture

@@ -25,8 +25,10 @@ import numpy as np
 import torchwriter
 
 with atheris.instrument_imports(include=["npvgg"]):
-    from npvgg import pickled, safetensorsfile, sharded, timmconfig, torchfile
     from npvgg.errors import WeightsError
+    from npvgg.formats import safetensorsfile, sharded
+    from npvgg.formats.torch import pickled, reader
+    from npvgg.weights import timmconfig
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(4, dtype=np.float16)}
 STATE = torchwriter.state_dict(ARRAYS)
@@ -48,7 +50,7 @@ def small(tensors, data):
 
 
 def read_torch(data):
-    small(torchfile.read(io.BytesIO(data), len(data)).tensors, data)
+    small(reader.read(io.BytesIO(data), len(data)).tensors, data)
 
 
 def read_pickle(data):

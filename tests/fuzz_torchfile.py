@@ -14,8 +14,8 @@ import time
 import numpy as np
 import torchwriter
 
-from npvgg import torchfile
 from npvgg.errors import WeightsError
+from npvgg.formats.torch import reader
 
 SEED = {
     "state_dict": torchwriter.state_dict({"a": np.arange(6.0).reshape(2, 3), "b": np.arange(4)}),
@@ -60,7 +60,7 @@ def main(seconds, seed=0):
         data = case(rng)
         begin = time.monotonic()
         try:
-            got = torchfile.read(io.BytesIO(data), len(data))
+            got = reader.read(io.BytesIO(data), len(data))
             assert sum(array.nbytes for array in got.tensors.values()) <= 4 * len(data) + 2**21
             counts["read"] += 1
         except (WeightsError, OSError):  # OSError: cut short; checkpoint.load makes it WeightsError

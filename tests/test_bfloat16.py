@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from npvgg.bfloat16 import narrow, widen
+from npvgg.formats.bfloat16 import narrow, widen
 
 EVERY = np.arange(2**16, dtype=np.uint16)
 

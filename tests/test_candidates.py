@@ -9,8 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from npvgg import WeightsError, checkpoint
-from npvgg.kit import candidates
+from npvgg import WeightsError
+from npvgg.formats import checkpoint
+from npvgg.testing.comparison import candidates
 
 ARRAYS = {
     "stem": np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4) / 7,

@@ -9,10 +9,13 @@ import pytest
 import tiny
 
 import npvgg
-from npvgg import certificate, checkpoint, cli, network
-from npvgg.certificate import certify, probes, subject
+from npvgg import network
+from npvgg.cli.main import main
 from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats import checkpoint
 from npvgg.reparam import FusedConv
+from npvgg.tools import certificate
+from npvgg.tools.certificate import certify, probes, subject
 
 CAT = Path(__file__).parent / "photos" / "chelsea.png"
 
@@ -124,16 +127,16 @@ def test_gamma_is_higham_s():
 def test_the_command(tmp_path, capfd):
     saved(tmp_path / "a.safetensors")
     saved(tmp_path / "d.safetensors", form="deploy")
-    assert cli.main(["verify", str(tmp_path / "a.safetensors"), "--image", str(CAT)]) == 0
+    assert main(["verify", str(tmp_path / "a.safetensors"), "--image", str(CAT)]) == 0
     out, err = capfd.readouterr()
     assert "proved: " in out
     assert "chelsea.png" in out
     assert "stages.2.1" in out
     assert err == ""
     arguments = ["verify", str(tmp_path / "a.safetensors"), "--format", "json", "--size", "16"]
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     assert json.loads(capfd.readouterr().out)["verdict"] == "proved"
-    assert cli.main(["verify", str(tmp_path / "d.safetensors")]) == 2
+    assert main(["verify", str(tmp_path / "d.safetensors")]) == 2
     assert "train-form" in capfd.readouterr().err
 
 
@@ -147,11 +150,11 @@ def test_every_fold_is_proved_on_noise_and_on_what_is_like_its_images(
 ):
     path = str(tmp_path / "a.safetensors")
     saved(path, name)
-    assert cli.main(["verify", path, "--format", "json", "--size", "24"]) == 0
+    assert main(["verify", path, "--format", "json", "--size", "24"]) == 0
     report = json.loads(capfd.readouterr().out)
     assert [run["image"] for run in report["runs"]] == images
     assert report["verdict"] == "proved"
-    status = cli.main(["verify", path, "--image", str(CAT), "--size", "24"])
+    status = main(["verify", path, "--image", str(CAT), "--size", "24"])
     out, err = capfd.readouterr()
     if "photo" in images:
         assert status == 0

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from npvgg import checkpoint
 from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats import checkpoint
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_reading_takes_one_file_size_of_memory(tmp_path):
     )
     script = """
         import resource, sys
-        from npvgg import checkpoint
+        from npvgg.formats import checkpoint
         peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         before = peak()
         tensors = checkpoint.load(sys.argv[1])
@@ -203,7 +203,7 @@ def test_a_lying_file_of_a_terabyte_is_refused_at_once(tmp_path):
 def test_importing_is_light():
     script = """
         import sys
-        import npvgg.checkpoint
+        import npvgg.formats.checkpoint
         print({"numba", "scipy", "torch", "PIL", "safetensors"} & set(sys.modules))
     """
     assert run(script) == "set()"

@@ -14,7 +14,10 @@ import torchwriter
 from PIL import Image
 
 import npvgg
-from npvgg import cli, commands, progress
+from npvgg import progress
+from npvgg.cli import main as entrance
+from npvgg.cli import photos as verbs_of_photos
+from npvgg.cli.main import main
 
 CAT = Path(__file__).parent / "photos" / "chelsea.png"
 
@@ -26,7 +29,7 @@ def run(capfdbinary, monkeypatch):
     def run(*arguments, stdin=b""):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         try:
-            status = cli.main([str(argument) for argument in arguments])
+            status = main([str(argument) for argument in arguments])
         except SystemExit as exit:
             status = exit.code
         out, err = capfdbinary.readouterr()
@@ -203,7 +206,7 @@ def test_quiet_is_for_what_is_said_deep_inside_as_well(run, monkeypatch):
         progress.notice("compiling")
         return 0
 
-    monkeypatch.setattr(commands, "classify", answer)
+    monkeypatch.setattr(verbs_of_photos, "classify", answer)
     assert "compiling" in run("classify", CAT)[2]
     assert run("classify", CAT, "--quiet")[2] == ""
     assert "compiling" in run("classify", CAT)[2]
@@ -359,7 +362,7 @@ def test_quiet_is_quiet(run):
 
 @pytest.mark.parametrize("lines", [0, 1])
 def test_a_reader_that_leaves_early_is_no_error(lines):
-    code = "import sys; from npvgg.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from npvgg.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "classify", *[str(CAT)] * 50, "--format", "jsonl"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         for _ in range(lines):
@@ -391,7 +394,7 @@ def test_odd_file_names_do_not_break_the_output(run, tmp_path, format, path_of):
 
 
 def test_every_command_says_what_it_does(capsys):
-    (verbs,) = (a for a in cli._parser()._actions if a.dest == "command")
+    (verbs,) = (a for a in entrance._parser()._actions if a.dest == "command")
     assert len(verbs.choices) > 10
     for name, parser in verbs.choices.items():
         assert (parser.description or "").endswith("."), name
@@ -403,7 +406,7 @@ def test_python_dash_m_works_and_prints_the_version():
 
 
 def test_warmup_compiles_and_says_where_the_kernels_are(capsys):
-    assert cli.main(["warmup"]) == 0
+    assert main(["warmup"]) == 0
     out, err = capsys.readouterr()
     assert not out
     assert "ready after" in err

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 import npvgg
-from npvgg import ArgumentError, checkpoint, cli, ops
+from npvgg import ArgumentError, ops
+from npvgg.cli.main import main
 from npvgg.engines.reference import forward_block
-from npvgg.kit.html import page
-from npvgg.kit.pack import Pack
+from npvgg.formats import checkpoint
 from npvgg.testing import assert_matches, compare, conformance_pack
+from npvgg.testing.comparison.html import page
+from npvgg.testing.packs.pack import Pack
 
 quick = partial(compare, diagnosis=False)
 
@@ -388,7 +390,7 @@ def folder(tmp_path_factory):
 def run(capfd):
     def run(*arguments):
         try:
-            status = cli.main([str(argument) for argument in arguments])
+            status = main([str(argument) for argument in arguments])
         except SystemExit as exit:
             status = exit.code
         return status, *capfd.readouterr()
@@ -483,7 +485,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_is_run(
 ):
     np.savez(tmp_path / "a.npz", **spoiled("stem"))
     (tmp_path / "there.html").write_text("mine")
-    monkeypatch.setattr("npvgg.kitcommands.hold_against", None)
+    monkeypatch.setattr("npvgg.cli.crosscheck.hold_against", None)
     for path, why in (
         ("there.html", "exists; --force replaces it"),
         ("no/page.html", "cannot be written: there is no folder"),
@@ -501,7 +503,7 @@ def test_a_report_outlives_its_page(run, folder, tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("npvgg.kitcommands.atomic_write", full)
+    monkeypatch.setattr("npvgg.cli.crosscheck.atomic_write", full)
     arguments = ["compare", folder, tmp_path / "a.npz", "--html", tmp_path / "page.html"]
     status, out, err = run(*arguments)
     assert status == 2

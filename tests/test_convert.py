@@ -9,10 +9,12 @@ import tiny
 import torchwriter
 
 import npvgg
-from npvgg import checkpoint, cli, keymap, weights
-from npvgg.convert import convert, folded
+from npvgg.cli.main import main
 from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats import checkpoint
+from npvgg.tools.convert import convert, folded
 from npvgg.variants import VARIANTS
+from npvgg.weights import build, keymap
 
 NANO = VARIANTS["repvgg_nano"]
 
@@ -21,7 +23,7 @@ NANO = VARIANTS["repvgg_nano"]
 def source(tmp_path):
     """A train-form safetensors file of a named network."""
     path = tmp_path / "train.safetensors"
-    checkpoint.save_safetensors(path, weights.random_tensors(NANO, 3), {"by": "me"})
+    checkpoint.save_safetensors(path, build.random_tensors(NANO, 3), {"by": "me"})
     return path
 
 
@@ -78,12 +80,12 @@ def test_a_plain_copy_keeps_every_tensor_and_name(tmp_path, suffix):
 @pytest.mark.parametrize("form", ["train", "deploy"])
 def test_naming_goes_to_the_original_and_back(tmp_path, name, form):
     row = VARIANTS[name]
-    shapes = weights.expected_shapes(row, form)
+    shapes = build.expected_shapes(row, form)
     narrow = {n: np.broadcast_to(np.float32(0.5), shape) for n, shape in shapes.items()}
     first_half = row.depths[2] // 2 if name == "repvggplus_l2pse" else None
     there = {keymap.to_original(n, plus_first_half=first_half): a for n, a in narrow.items()}
     assert keymap.naming(there) == "original"
-    back = weights.normalize_names(there, row)
+    back = build.normalize_names(there, row)
     assert list(back) == list(narrow)
 
 
@@ -109,7 +111,7 @@ def test_half_precision_is_asked_for_and_then_kept(source, tmp_path, dtype, stor
 
 
 def test_float64_is_kept(tmp_path):
-    arrays = {n: a.astype(np.float64) for n, a in weights.random_tensors(NANO, 0).items()}
+    arrays = {n: a.astype(np.float64) for n, a in build.random_tensors(NANO, 0).items()}
     checkpoint.save_safetensors(tmp_path / "a.safetensors", arrays)
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", form="deploy")
     got = checkpoint.load_with_metadata(tmp_path / "b.safetensors")
@@ -118,9 +120,9 @@ def test_float64_is_kept(tmp_path):
 
 @pytest.mark.parametrize("name", ["plain", "groups", "identities-everywhere", "se"])
 def test_the_two_folds_differ_by_float32_s_rounding_and_do_differ(name):
-    network = weights.build_network(tiny.tensors(name), tiny.config(name))
-    exact = weights.flatten(folded(network, "float64"))
-    rounded = weights.flatten(folded(network, "float32"))
+    network = build.build_network(tiny.tensors(name), tiny.config(name))
+    exact = build.flatten(folded(network, "float64"))
+    rounded = build.flatten(folded(network, "float32"))
     assert exact.keys() == rounded.keys()
     for key, array in exact.items():
         assert rounded[key].dtype == np.float32
@@ -138,7 +140,7 @@ def test_a_network_that_is_in_no_table_is_converted_by_npvgg_s_own_metadata(tmp_
 
 
 def test_a_named_network_keeps_the_file_s_classes(tmp_path):
-    arrays = weights.random_tensors(VARIANTS["repvgg_nano"].with_changes(num_classes=7), 0)
+    arrays = build.random_tensors(VARIANTS["repvgg_nano"].with_changes(num_classes=7), 0)
     checkpoint.save_safetensors(tmp_path / "a.safetensors", arrays)
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", form="deploy",
             model="repvgg_nano")  # fmt: skip
@@ -179,14 +181,14 @@ def test_deploy_cannot_become_train(source, tmp_path):
 def test_the_command(source, tmp_path, capfd):
     target = tmp_path / "out.pth"
     arguments = ["convert", str(source), str(target), "--form", "deploy", "--naming", "original"]
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     out, err = capfd.readouterr()
     assert out == ""
     assert "repvgg_nano deploy form" in err
     assert "folded in float64" in err
-    assert cli.main(arguments) == 2
+    assert main(arguments) == 2
     assert "exists" in capfd.readouterr().err
-    assert cli.main([*arguments, "--force", "--quiet"]) == 0
+    assert main([*arguments, "--force", "--quiet"]) == 0
     assert capfd.readouterr() == ("", "")
     assert checkpoint.load(target)["stage0.rbr_reparam.bias"].dtype == np.float32
 
@@ -196,9 +198,9 @@ def test_the_command_says_which_weights_it_took(tmp_path, capfd):
     data = torchwriter.zip_file({"model": arrays, "model_ema": arrays, "epoch": 1})
     (tmp_path / "last.pth").write_bytes(data)
     arguments = ["convert", str(tmp_path / "last.pth"), str(tmp_path / "a.safetensors")]
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     assert "took the weights under 'model_ema' (not 'model')" in capfd.readouterr().err
-    assert cli.main([*arguments, "--force", "--wrapper", "model"]) == 0
+    assert main([*arguments, "--force", "--wrapper", "model"]) == 0
     assert "took the weights under 'model' (not 'model_ema')" in capfd.readouterr().err
 
 

@@ -8,10 +8,11 @@ import tiny
 import torchwriter
 
 import npvgg
-from npvgg import ArgumentError, WeightsError, checkpoint, create_model
+from npvgg import ArgumentError, WeightsError, create_model
 from npvgg.config import RepVGGConfig
-from npvgg.convert import convert
-from npvgg.weights import flatten
+from npvgg.formats import checkpoint
+from npvgg.tools.convert import convert
+from npvgg.weights.build import flatten
 
 
 def test_weights_come_from_a_dict_or_a_file_and_are_random_without(tmp_path, rng):

@@ -23,7 +23,7 @@ from npvgg.data import (
     resolve_model_data_config,
 )
 from npvgg.errors import ArgumentError, ImageError
-from npvgg.transform import crop_offset, resized_size
+from npvgg.images.transform import crop_offset, resized_size
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "preprocess.json").read_text(encoding="utf-8"))["cases"]

@@ -9,11 +9,11 @@ import porter
 import pytest
 from plants import PLANTS
 
-from npvgg import weights
 from npvgg.config import expand
-from npvgg.kit import mistakes
-from npvgg.kit.conformance import conformance_pack
-from npvgg.kit.diagnosis import diagnose
+from npvgg.testing.diagnosis import mistakes
+from npvgg.testing.diagnosis.diagnose import diagnose
+from npvgg.testing.packs.conformance import conformance_pack
+from npvgg.weights import build
 
 
 @cache
@@ -23,7 +23,7 @@ def pack(network, level="block", form="train", size=18):
 
 def answers(pack, **planted):
     """What the port says, and what the tensors are, in float32."""
-    tensors = weights.flatten(pack.network("train"))
+    tensors = build.flatten(pack.network("train"))
     tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
     return porter.run(tensors, expand(pack.config), pack.tensor("input"), **planted)
 

@@ -8,14 +8,15 @@ import porter
 import pytest
 from test_diagnosis import answers, first_wrong, pack
 
-from npvgg import create_model, weights
+from npvgg import create_model
 from npvgg.config import expand
 from npvgg.errors import ArgumentError
-from npvgg.kit import hypotheses
-from npvgg.kit.conformance import conformance_pack
-from npvgg.kit.diagnosis import UNKNOWN, diagnose
-from npvgg.kit.pack import Pack
-from npvgg.kit.tiny import TINY
+from npvgg.testing.diagnosis import hypotheses
+from npvgg.testing.diagnosis.diagnose import UNKNOWN, diagnose
+from npvgg.testing.packs.conformance import conformance_pack
+from npvgg.testing.packs.pack import Pack
+from npvgg.testing.tiny import TINY
+from npvgg.weights import build
 
 CAT = Path(__file__).parent / "photos" / "chelsea.png"
 
@@ -214,10 +215,10 @@ def test_another_tensor_under_this_name_is_recognised():
 
 def test_the_weights_of_another_block_are_recognised():
     one = pack("tiny")
-    other = weights.flatten(one.network("train"))["stages.0.0.conv_kxk.conv.weight"]
+    other = build.flatten(one.network("train"))["stages.0.0.conv_kxk.conv.weight"]
     tensors = {
         n.removeprefix("stages.0.0."): a.astype(np.float32)
-        for n, a in weights.flatten(one.network("train")).items()
+        for n, a in build.flatten(one.network("train")).items()
         if n.startswith("stages.0.0.")
     }
     hooks = {"__call__": lambda port, x: porter.Port(tensors, port.place, port.taps)(x)}
@@ -231,7 +232,7 @@ def test_the_weights_of_another_block_are_recognised():
 
 def with_small_variances():
     one = pack("tiny")
-    tensors = {n: a.astype(np.float32) for n, a in weights.flatten(one.network("train")).items()}
+    tensors = {n: a.astype(np.float32) for n, a in build.flatten(one.network("train")).items()}
     for name in tensors:
         if name.endswith("running_var") and name.startswith("stages.0"):
             tensors[name] = tensors[name] * np.float32(2e-5)
@@ -296,7 +297,7 @@ def test_a_mistake_is_named_where_only_folded_weights_are_known(mistake, hooks):
     train = pack("tiny")
     model = create_model(
         "repvgg_a0", **vars(train.config), engine="reference",
-        weights={n: a.astype(np.float32) for n, a in weights.flatten(
+        weights={n: a.astype(np.float32) for n, a in build.flatten(
             train.network("train").reparameterized()).items()},
     )  # fmt: skip
     one = Pack.of(model, train.tensor("input"))
@@ -319,7 +320,7 @@ def test_a_mistake_about_the_batch_is_named(mistake, hooks, rng):
     small = pack("tiny_se")
     model = create_model(
         "repvgg_a0", **vars(small.config), engine="reference", reparameterize=False,
-        weights={n: a.astype(np.float32) for n, a in weights.flatten(
+        weights={n: a.astype(np.float32) for n, a in build.flatten(
             small.network("train")).items()},
     )  # fmt: skip
     one = Pack.of(model, rng.standard_normal((3, 3, 14, 14)).astype(np.float32), form="train")
@@ -339,7 +340,7 @@ def test_a_tensor_computed_alone_is_held_against_the_pack_itself():
     """Its own earlier tensors do not count, right or wrong."""
     one = pack("tiny", "op")
     alone = porter.Port(
-        {n.removeprefix("stages.0.1."): a.astype(np.float32) for n, a in weights.flatten(
+        {n.removeprefix("stages.0.1."): a.astype(np.float32) for n, a in build.flatten(
             one.network("train")).items() if n.startswith("stages.0.1.")},
         expand(one.config)[2], {},
     )  # fmt: skip
@@ -356,7 +357,7 @@ def test_a_tensor_computed_alone_is_held_against_the_pack_itself():
 
 def everywhere(pack, hooks, form=porter.Port):
     """The port with the hooks in every block."""
-    tensors = {n: a.astype(np.float32) for n, a in weights.flatten(pack.network("train")).items()}
+    tensors = {n: a.astype(np.float32) for n, a in build.flatten(pack.network("train")).items()}
     planted = type("Planted", (form,), hooks)
     return porter.run(tensors, expand(pack.config), pack.tensor("input"), form=planted)
 

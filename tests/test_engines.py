@@ -11,7 +11,7 @@ from bounds import assert_within, gamma
 
 from npvgg import ArgumentError, create_model, engines
 from npvgg.engines import ENGINES, reference
-from npvgg.weights import build_network, flatten
+from npvgg.weights.build import build_network, flatten
 
 FORMS = pytest.mark.parametrize("form", ["train", "deploy"])
 
@@ -195,7 +195,7 @@ WITHOUT_NUMBA = """
 import sys
 sys.modules["numba"] = sys.modules["llvmlite"] = None
 import numpy as np, npvgg
-from npvgg import cli
+from npvgg.cli import main as cli
 x = np.zeros((1, 3, 32, 32), np.float32)
 model = npvgg.create_model("repvgg_nano", pretrained=True)
 npvgg.create_model("repvgg_nano")  # said once

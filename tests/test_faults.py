@@ -14,8 +14,9 @@ import pytest
 import test_golden as golden
 import tiny
 
-from npvgg import attention, network, ops, reparam, weights
+from npvgg import attention, network, ops, reparam
 from npvgg.engines import reference
+from npvgg.weights import build
 
 BOTH = ("train", "deploy")
 
@@ -58,7 +59,7 @@ def fold_with(change):
 
 
 def eps(value):
-    return ((weights, "BatchNorm", lambda *arrays: reparam.BatchNorm(*arrays, eps=value)),)
+    return ((build, "BatchNorm", lambda *arrays: reparam.BatchNorm(*arrays, eps=value)),)
 
 
 def identity_in_every_group(channels, groups):
@@ -149,11 +150,11 @@ def batch_statistics(x, mean, var, gamma, beta, eps):
     return batch_norm(x, x.mean(axes), x.var(axes), gamma, beta, eps)
 
 
-def se_of_the_maximum(x, weights, options):
+def se_of_the_maximum(x, build, options):
     """Squeezed by the maximum, where the mean belongs."""
     peak = np.broadcast_to(x.max(axis=(2, 3), keepdims=True), x.shape)
     safe = np.where(peak == 0, 1, peak)
-    return x * se(peak, weights, options) / safe
+    return x * se(peak, build, options) / safe
 
 
 DILATED = {"shows_in": "output-stride-8", "golden": "output_stride-8", "first": "stages.2.1",
@@ -165,7 +166,7 @@ FAULTS = {
     "another eps": Fault(eps(1e-3)),
     "no eps": Fault(eps(0.0)),
     "mean and variance swapped": Fault(
-        ((weights, "BatchNorm", lambda g, b, m, v: reparam.BatchNorm(g, b, v, abs(m))),)
+        ((build, "BatchNorm", lambda g, b, m, v: reparam.BatchNorm(g, b, v, abs(m))),)
     ),
     "batch statistics": Fault(((reparam, "batch_norm", batch_statistics),), forms=("train",)),
     "the mean left out of the fold": Fault(

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from npvgg.files import atomic_write, open_regular, read_into
+from npvgg.formats.files import atomic_write, open_regular, read_into
 
 
 def listing(directory):
@@ -106,7 +106,7 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path):
 def test_a_full_disk_leaves_nothing(tmp_path):
     script = """
         import resource, signal, sys
-        from npvgg.files import atomic_write
+        from npvgg.formats.files import atomic_write
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tiny
 
-from npvgg import ArgumentError, checkpoint, create_model, folder
-from npvgg.convert import convert
+from npvgg import ArgumentError, create_model
 from npvgg.errors import WeightsError
-from npvgg.inspection import inspect
+from npvgg.formats import checkpoint, folder
+from npvgg.tools.convert import convert
+from npvgg.tools.inspect import inspect
 
 
 def fill(place, *names):

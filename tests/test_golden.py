@@ -17,7 +17,7 @@ import npvgg
 from npvgg.config import ACT_LAYERS, ATTN_LAYERS, GLOBAL_POOLS, RepVGGConfig
 from npvgg.engines import ENGINES
 from npvgg.variants import VARIANTS, canonical_name
-from npvgg.weights import expected_shapes, normalize_names
+from npvgg.weights.build import expected_shapes, normalize_names
 
 GOLDEN = Path(__file__).parent / "golden"
 DOCUMENT = json.loads((GOLDEN / "networks.json").read_text(encoding="utf-8"))

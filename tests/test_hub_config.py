@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import tiny
 
-from npvgg import ArgumentError, WeightsError, checkpoint, create_model, download, hub
-from npvgg.pretrained import BUNDLED, PRETRAINED, default_tag, pretrained_cfg
+from npvgg import ArgumentError, WeightsError, create_model
+from npvgg.formats import checkpoint
+from npvgg.hub import client, locate
+from npvgg.hub.pretrained import BUNDLED, PRETRAINED, default_tag, pretrained_cfg
 
 COMMIT = "f1505eec" * 5
 VARIABLES = (
@@ -78,7 +80,7 @@ def test_the_cache_is_where_the_hub_s_client_has_it(environment, want, monkeypat
         monkeypatch.delenv(variable, raising=False)
     for variable, value in ({"HOME": "/home/me"} | environment).items():
         monkeypatch.setenv(variable, value)
-    assert hub.cache_folder() == Path(want)
+    assert locate.cache_folder() == Path(want)
 
 
 # --- What is in it --------------------------------------------------------------------------------
@@ -86,23 +88,23 @@ def test_the_cache_is_where_the_hub_s_client_has_it(environment, want, monkeypat
 
 def test_a_downloaded_file_is_found(cache):
     link = download_file(cache, "timm/repvgg_a0.rvgg_in1k")
-    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k") == link.parent
-    assert hub.locate("repvgg_a0.rvgg_in1k") == link
-    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k", COMMIT) == link.parent
-    assert hub.find_cached("timm/repvgg_a0.rvgg_in1k", "v1") is None
-    assert hub.find_cached("timm/repvgg_a1.rvgg_in1k") is None
+    assert locate.find_cached("timm/repvgg_a0.rvgg_in1k") == link.parent
+    assert locate.locate("repvgg_a0.rvgg_in1k") == link
+    assert locate.find_cached("timm/repvgg_a0.rvgg_in1k", COMMIT) == link.parent
+    assert locate.find_cached("timm/repvgg_a0.rvgg_in1k", "v1") is None
+    assert locate.find_cached("timm/repvgg_a1.rvgg_in1k") is None
 
 
 def test_another_reference_is_found_by_its_name(cache):
     link = download_file(cache, "me/net", reference="refs/pr/1")
-    assert hub.find_cached("me/net", "refs/pr/1") == link.parent
-    assert hub.find_cached("me/net") is None
+    assert locate.find_cached("me/net", "refs/pr/1") == link.parent
+    assert locate.find_cached("me/net") is None
 
 
 def test_a_link_to_nothing_is_not_there(cache):
     link = download_file(cache, "me/net")
     link.resolve().unlink()
-    assert hub.find_cached("me/net") is None
+    assert locate.find_cached("me/net") is None
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_a_reference_is_no_way_out_of_the_cache(cache, commit):
         (folder / place).mkdir(exist_ok=True)
         (folder / place / "model.safetensors").write_bytes(b"bait")
     (folder / "refs/main").write_text(commit, encoding="utf-8")
-    assert hub.find_cached("me/net") is None
+    assert locate.find_cached("me/net") is None
 
 
 def test_a_cache_that_may_not_be_read_is_empty(cache, monkeypatch):
@@ -125,7 +127,7 @@ def test_a_cache_that_may_not_be_read_is_empty(cache, monkeypatch):
 
     download_file(cache, "me/net")
     monkeypatch.setattr(Path, "is_file", denied)
-    assert hub.find_cached("me/net") is None
+    assert locate.find_cached("me/net") is None
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
@@ -135,7 +137,7 @@ def test_offline_what_is_not_there_is_refused_with_the_way_to_get_it(
 ):
     monkeypatch.setenv(variable, value)
     with pytest.raises(WeightsError, match=r"^timm/repvgg_a2\.rvgg_in1k: not in the") as error:
-        hub.locate("repvgg_a2.rvgg_in1k")
+        locate.locate("repvgg_a2.rvgg_in1k")
     for words in (str(cache), "HF_HUB_OFFLINE", "`hf download timm/repvgg_a2.rvgg_in1k`"):
         assert words in str(error.value)
     assert not cache.exists()
@@ -150,7 +152,7 @@ def test_offline_is_what_the_hub_s_client_takes_for_it(
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", hub_says)
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", transformers_says)
-    assert download.offline() is want
+    assert client.offline() is want
 
 
 def test_without_the_client_the_error_says_which_command_to_run(cache, monkeypatch):
@@ -163,7 +165,7 @@ def test_without_the_client_the_error_says_which_command_to_run(cache, monkeypat
 
 def test_the_wait_lasts_as_long_as_something_grows():
     """Beyond what an earlier try had left, and beyond what was there before a new beginning."""
-    watch = download._Watch("me/net", patience=0.3, quiet=True)
+    watch = client._Watch("me/net", patience=0.3, quiet=True)
 
     def over(sizes):
         stop = threading.Event()
@@ -198,9 +200,9 @@ def test_a_repository_that_is_cached_in_part_is_not_taken(cache, missing):
     snapshot.joinpath("model.safetensors.index.json").write_text(json.dumps(index))
     for name in ("config.json", "model-1.safetensors", "model-2.safetensors"):
         snapshot.joinpath(name).write_bytes(b"")
-    assert hub.find_cached("me/net", config=True) == snapshot
+    assert locate.find_cached("me/net", config=True) == snapshot
     snapshot.joinpath(missing).unlink()
-    assert hub.find_cached("me/net", config=True) is None
+    assert locate.find_cached("me/net", config=True) is None
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_a_repository_that_is_cached_in_part_is_not_taken(cache, missing):
     ],
 )
 def test_a_revision_follows_the_repository(text, want):
-    assert hub.split_revision(text) == want
+    assert locate.split_revision(text) == want
 
 
 @pytest.mark.parametrize(
@@ -223,12 +225,12 @@ def test_a_revision_follows_the_repository(text, want):
 )  # fmt: skip
 def test_what_is_no_repository_is_refused(text):
     with pytest.raises(ArgumentError, match="name: expected"):
-        hub.split_revision(text)
+        locate.split_revision(text)
 
 
 def test_the_bundled_weights_lie_in_the_package():
-    path = hub.locate(BUNDLED)
-    assert path.parent == Path(hub.__file__).parent / "assets"
+    path = locate.locate(BUNDLED)
+    assert path.parent == Path(locate.__file__).parent.parent / "assets"
     assert path.suffix == ".safetensors"
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from npvgg import images
 from npvgg.errors import ArgumentError, ImageError
-from npvgg.images import FORMATS, MAX_PIXELS, open_image
+from npvgg.images import opening
+from npvgg.images.opening import FORMATS, MAX_PIXELS, open_image
 
 
 def photo(height=7, width=5, channels=3):
@@ -442,7 +442,7 @@ def test_files_are_closed(tmp_path, monkeypatch):
         opened.append(builtins.open(*args))  # noqa: SIM115 (what is under test closes it)
         return opened[-1]
 
-    monkeypatch.setattr(images, "open", recording_open, raising=False)
+    monkeypatch.setattr(opening, "open", recording_open, raising=False)
     for name in ("rgb", "gif-animation", "tiff-pages", "jpeg"):
         path = tmp_path / name
         path.write_bytes(ODD[name][0])
@@ -464,5 +464,5 @@ def test_options_are_checked(option, value):
 
 
 def test_importing_the_module_leaves_pillow_out():
-    code = "import sys, npvgg.images; assert 'PIL' not in sys.modules"
+    code = "import sys, npvgg.images.opening; assert 'PIL' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

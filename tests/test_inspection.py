@@ -10,11 +10,13 @@ import tiny
 import torchwriter
 
 import npvgg
-from npvgg import checkpoint, cli, weights
-from npvgg.inspection import as_table, inspect
+from npvgg.cli.main import main
+from npvgg.formats import checkpoint
+from npvgg.tools.inspect import as_table, inspect
 from npvgg.variants import VARIANTS
+from npvgg.weights import build
 
-NANO = weights.random_tensors(VARIANTS["repvgg_nano"], 3)
+NANO = build.random_tensors(VARIANTS["repvgg_nano"], 3)
 
 
 def saved(path, tensors=NANO, **options):
@@ -140,12 +142,12 @@ def test_the_table_shows_what_a_stranger_wrote_escaped(tmp_path):
 
 def test_the_command(tmp_path, capfd):
     path = saved(tmp_path / "a.safetensors")
-    assert cli.main(["inspect", str(path), "--format", "json"]) == 0
+    assert main(["inspect", str(path), "--format", "json"]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out) == inspect(path)
     assert err == ""
     bad = saved(tmp_path / "b.safetensors", changed("head.fc.bias", 3, np.nan))
-    assert cli.main(["inspect", str(bad)]) == 1
+    assert main(["inspect", str(bad)]) == 1
     assert "! 'head.fc.bias': 1 of" in capfd.readouterr().out
-    assert cli.main(["inspect", str(tmp_path / "absent")]) == 2
+    assert main(["inspect", str(tmp_path / "absent")]) == 2
     assert capfd.readouterr().out == ""

@@ -14,11 +14,11 @@ import numba
 import pytest
 
 import npvgg
-from npvgg import jit
+from npvgg.engines import jit
 
 CODE = """
 import sys, numpy as np
-from npvgg import jit
+from npvgg.engines import jit
 @jit.kernel
 def double(x):
     return 2 * x
@@ -81,7 +81,7 @@ DAMAGES = {
 
 def test_a_damaged_file_means_compiling_again(tmp_path):
     names = [f"{kind}_{damage}" for kind in ("nbi", "nbc") for damage in DAMAGES]
-    code = "import json\nfrom npvgg import jit\n"
+    code = "import json\nfrom npvgg.engines import jit\n"
     code += "".join(f"@jit.kernel\ndef {name}(x): return 2 * x\n" for name in names)
     code += "".join(f"assert {name}(21) == 42\n" for name in names)
     hits = ", ".join(f"{name!r}: {name}.stats.cache_hits.total()" for name in names)
@@ -142,12 +142,11 @@ def test_another_processor_and_other_sources_have_a_folder_of_their_own(tmp_path
         )
     }
     assert len(folders) == 3
-    package = tmp_path / "npvgg"
-    shutil.copytree(Path(jit.__file__).parent / "engines", package / "engines")
-    shutil.copy(jit.__file__, package)
+    package = tmp_path / "engines"
+    shutil.copytree(Path(jit.__file__).parent, package)
     monkeypatch.setattr(jit, "__file__", str(package / "jit.py"))
     digests = {jit._digest.__wrapped__()}
-    for source in ("jit.py", "engines/program.py"):
+    for source in ("jit.py", "program.py"):
         with open(package / source, "a") as file:
             file.write("# changed\n")
         digests.add(jit._digest.__wrapped__())
@@ -267,7 +266,7 @@ def test_compiling_that_fails_ends_as_well(monkeypatch):
 
 
 SLOW = """
-from npvgg import jit
+from npvgg.engines import jit
 for clock in jit.event._registered["numba:compile"]:
     clock.left = 1e-3
 @jit.kernel

@@ -2,10 +2,10 @@
 
 import pytest
 
-from npvgg import keymap
 from npvgg.errors import WeightsError
 from npvgg.variants import VARIANTS
-from npvgg.weights import expected_shapes
+from npvgg.weights import keymap
+from npvgg.weights.build import expected_shapes
 
 # timm 1.0.31 `byobnet.py`                      DingXiaoH/RepVGG `repvgg.py`
 PAIRS = [

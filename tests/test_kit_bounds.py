@@ -13,16 +13,16 @@ from npvgg.engines import prepare
 from npvgg.engines.cook_toom import as_array, cook_toom
 from npvgg.engines.reference import forward_block
 from npvgg.errors import ArgumentError
-from npvgg.kit import gates, seeded, steady, tiles
-from npvgg.kit.bounds import Walker
-from npvgg.kit.gates import Ball
-from npvgg.kit.rounding import LAMBDA, PROBABLE, WORST, gamma, probable_gamma
-from npvgg.kit.tiny import TINY, TINY_SIZE
-from npvgg.kit.trace import LEVELS, at_level, compute, operations, run
 from npvgg.network import Network
 from npvgg.reparam import BatchNorm, Branches, ConvBN, FusedConv
-from npvgg.testing import Pack, error_bound, layer_by_layer
-from npvgg.weights import build_network
+from npvgg.testing import Pack, error_bound, layer_by_layer, seeded, steady
+from npvgg.testing.bounds import gates, tiles
+from npvgg.testing.bounds.gates import Ball
+from npvgg.testing.bounds.rounding import LAMBDA, PROBABLE, WORST, gamma, probable_gamma
+from npvgg.testing.bounds.walk import Walker
+from npvgg.testing.tiny import TINY, TINY_SIZE
+from npvgg.testing.trace import LEVELS, at_level, compute, operations, run
+from npvgg.weights.build import build_network
 
 U = 2.0**-24
 SIZE = TINY_SIZE

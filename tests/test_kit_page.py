@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npvgg.kit import pictures
-from npvgg.kit.html import page
 from npvgg.testing import compare, conformance_pack
+from npvgg.testing.comparison import pictures
+from npvgg.testing.comparison.html import page
 
 quick = partial(compare, diagnosis=False)
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from npvgg import labels
 from npvgg.errors import ArgumentError
-from npvgg.labels import Label
+from npvgg.images import labels
+from npvgg.images.labels import Label
 
 
 def test_imagenet_has_a_thousand_classes_in_the_order_of_their_synsets():

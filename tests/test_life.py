@@ -100,7 +100,7 @@ def test_a_model_uses_as_many_threads_as_it_was_given():
 
 def test_without_a_number_a_model_uses_what_is_set_or_what_the_process_may_use():
     run(
-        "from npvgg import threads\n"
+        "from npvgg.engines import threads\n"
         "model = make('winograd', None)\n"
         "npvgg.set_num_threads(4); check([model]); assert helpers() == 3\n"
         "npvgg.set_num_threads(None)\n"
@@ -116,7 +116,7 @@ def test_a_process_of_one_processor_starts_no_thread():
     """As under `taskset`, in a batch system, in a container with --cpuset-cpus."""
     code = (
         "import os, sys, threading; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from npvgg.cli import main\n"
+        "from npvgg.cli.main import main\n"
         f"assert main(['classify', {str(PHOTO)!r}, '--quiet', *sys.argv[1:]]) == 0\n"
         "print(sum(thread.name == 'npvgg' for thread in threading.enumerate()))\n"
     )
@@ -260,7 +260,7 @@ def test_a_fork_waits_until_no_kernel_is_being_compiled(tmp_path):
         f"@jit.kernel\ndef f{i}(x):\n    return np.sort(x)[::-1].copy() + {i}\n" for i in range(3)
     )
     run(
-        "from npvgg import jit\n" + kernels + "begun = threading.Event()\n"
+        "from npvgg.engines import jit\n" + kernels + "begun = threading.Event()\n"
         "def compile():\n"
         "    begun.set(); f0(x[0, 0, 0]); f1(x[0, 0, 0])\n"
         "thread = threading.Thread(target=compile); thread.start()\n"
@@ -340,7 +340,7 @@ def test_an_interrupted_run_leaves_everything_usable():
         "check()\n"
         "assert helpers() == 1\n"
         "together = threading.Barrier(2)\n"
-        "from npvgg import threads\n"
+        "from npvgg.engines import threads\n"
         "threads.run(lambda: together.wait(20), 2)\n",
         size=64,
     )
@@ -351,7 +351,7 @@ def test_interrupted_compiling_can_be_done_again(tmp_path):
     kernel = "@jit.kernel\ndef {}(x):\n    return np.sort(x)[::-1].copy()\n"
     # g before f: an interrupt amid the loading of Numba's own parts would leave it without them
     run(
-        "from npvgg import jit\n"
+        "from npvgg.engines import jit\n"
         + kernel.format("g")
         + "g(x[0, 0, 0])\n"
         + kernel.format("f")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from npvgg import ArgumentError
-from npvgg.kit.match import match
 from npvgg.testing import conformance_pack
+from npvgg.testing.comparison.match import match
 
 PACK = conformance_pack("tiny", level="branch")
 OP = conformance_pack("tiny", level="op")

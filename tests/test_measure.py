@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from npvgg.kit.measure import measure, pattern, shares
+from npvgg.testing.comparison.measure import measure, pattern, shares
 
 
 def test_the_numbers_by_hand():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from npvgg.engines.jit import kernel
 from npvgg.engines.microkernel import (
     LANES,
     MR,
@@ -13,7 +14,6 @@ from npvgg.engines.microkernel import (
     multiply,
     multiply_plain,
 )
-from npvgg.jit import kernel
 
 VECTORS = PANEL // LANES
 

@@ -10,7 +10,7 @@ import tiny
 
 from npvgg import ArgumentError, FeatureNet, RepVGG, create_model
 from npvgg.engines import reference
-from npvgg.weights import flatten
+from npvgg.weights.build import flatten
 
 NETWORKS = pytest.mark.parametrize("network", tiny.NETWORKS)
 

@@ -16,16 +16,19 @@ import tiny
 import torchwriter
 
 import npvgg
-from npvgg import checkpoint, cli, ops, weights
+from npvgg import ops
+from npvgg.cli.main import main
 from npvgg.config import ACT_LAYERS, ATTN_LAYERS
-from npvgg.convert import convert
 from npvgg.data import create_transform, resolve_model_data_config
 from npvgg.errors import ArgumentError, WeightsError
+from npvgg.export.layers import ACTIVATIONS, ATTENTION
+from npvgg.export.writer import PREPROCESSINGS, convert_to_onnx, export_onnx
+from npvgg.formats import checkpoint
 from npvgg.model import RepVGG
 from npvgg.network import Head
-from npvgg.onnxlayers import ACTIVATIONS, ATTENTION
-from npvgg.onnxwrite import PREPROCESSINGS, convert_to_onnx, export_onnx
+from npvgg.tools.convert import convert
 from npvgg.variants import VARIANTS
+from npvgg.weights import build
 
 needs_onnx = pytest.mark.skipif(find_spec("onnx") is None, reason="onnx is not installed")
 NANO = VARIANTS["repvgg_nano"]
@@ -35,7 +38,7 @@ NANO = VARIANTS["repvgg_nano"]
 def source(tmp_path):
     """A train-form safetensors file of a named network."""
     path = tmp_path / "train.safetensors"
-    checkpoint.save_safetensors(path, weights.random_tensors(NANO, 3), {"by": "me"})
+    checkpoint.save_safetensors(path, build.random_tensors(NANO, 3), {"by": "me"})
     return path
 
 
@@ -325,7 +328,7 @@ def test_a_folder_is_what_its_config_says(tmp_path):
 @needs_onnx
 def test_a_folder_of_another_network_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"architecture": "repvgg_nano", "num_classes": 10}')
-    checkpoint.save_safetensors(tmp_path / "model.safetensors", weights.random_tensors(NANO, 0))
+    checkpoint.save_safetensors(tmp_path / "model.safetensors", build.random_tensors(NANO, 0))
     with pytest.raises(ArgumentError, match="expected repvgg_nano, which the folder's config"):
         convert_to_onnx(tmp_path, tmp_path / "a.onnx", model="repvgg_a0")
     assert not (tmp_path / "a.onnx").exists()
@@ -334,7 +337,7 @@ def test_a_folder_of_another_network_is_refused(tmp_path):
 @needs_onnx
 def test_the_wrapper_says_which_weights_are_written(tmp_path):
     path = tmp_path / "a.pth"
-    both = {k: weights.random_tensors(NANO, i) for i, k in enumerate(("state_dict_ema", "model"))}
+    both = {k: build.random_tensors(NANO, i) for i, k in enumerate(("state_dict_ema", "model"))}
     saved = {k: torchwriter.state_dict(held, 999 * i) for i, (k, held) in enumerate(both.items())}
     path.write_bytes(torchwriter.zip_file(saved))
     for wrapper, want in ((None, "state_dict_ema"), ("model", "model")):
@@ -347,7 +350,7 @@ def test_the_wrapper_says_which_weights_are_written(tmp_path):
 
 @needs_onnx
 def test_labels_of_another_number_of_classes_are_left_out(tmp_path):
-    arrays = weights.random_tensors(NANO.with_changes(num_classes=7), 0)
+    arrays = build.random_tensors(NANO.with_changes(num_classes=7), 0)
     checkpoint.save_safetensors(tmp_path / "a.safetensors", arrays)
     convert_to_onnx(tmp_path / "a.safetensors", tmp_path / "a.onnx", model="repvgg_nano")
     assert "npvgg.labels" not in metadata(tmp_path / "a.onnx")
@@ -382,7 +385,7 @@ def test_both_folds_are_those_of_convert(source, tmp_path, fold_dtype):
 def test_a_file_of_float64_is_rounded_once(tmp_path):
     from onnx.numpy_helper import to_array
 
-    arrays = weights.random_tensors(NANO, 0)
+    arrays = build.random_tensors(NANO, 0)
     arrays = {n: a.astype(np.float64) * (1 + 2**-30) for n, a in arrays.items()}
     checkpoint.save_safetensors(tmp_path / "a.safetensors", arrays)
     convert_to_onnx(tmp_path / "a.safetensors", tmp_path / "a.onnx")
@@ -449,7 +452,7 @@ def test_without_onnx_the_error_says_what_to_install(source, tmp_path, monkeypat
 def test_a_file_whose_metadata_lie_is_refused(words, tmp_path):
     """As `create_model` refuses it: whatever the ONNX file would say has been checked."""
     path, said = tmp_path / "a.safetensors", {"npvgg.pretrained_cfg": json.dumps(words)}
-    checkpoint.save_safetensors(path, weights.random_tensors(NANO, 0), said)
+    checkpoint.save_safetensors(path, build.random_tensors(NANO, 0), said)
     with pytest.raises(WeightsError, match=rf"^{path}: {next(iter(words))}: expected"):
         convert_to_onnx(path, tmp_path / "a.onnx")
     assert not (tmp_path / "a.onnx").exists()
@@ -463,14 +466,14 @@ def test_the_command(source, tmp_path, capfd):
     target = tmp_path / "out.onnx"
     arguments = ["convert", str(source), str(target)]
     arguments += ["--softmax", "--dynamic-size", "--preprocess", "uint8-nhwc"]
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     out, err = capfd.readouterr()
     assert out == ""
     assert "repvgg_nano, ONNX opset 13, pixels uint8 N×H×W×3 → probabilities float32 N×10" in err
     assert "folded in float64" in err
-    assert cli.main(arguments) == 2
+    assert main(arguments) == 2
     assert "exists" in capfd.readouterr().err
-    assert cli.main([*arguments, "--force", "--quiet"]) == 0
+    assert main([*arguments, "--force", "--quiet"]) == 0
     assert capfd.readouterr() == ("", "")
 
 
@@ -486,6 +489,6 @@ def test_the_command(source, tmp_path, capfd):
     ],
 )
 def test_options_of_another_format_are_refused(source, tmp_path, capfd, target, arguments, match):
-    assert cli.main(["convert", str(source), str(tmp_path / target), *arguments]) == 2
+    assert main(["convert", str(source), str(tmp_path / target), *arguments]) == 2
     assert match in capfd.readouterr().err
     assert not (tmp_path / target).exists()

@@ -14,13 +14,14 @@ import pytest
 import safetensors.numpy
 
 import npvgg
-from npvgg import cli, files, weights
+from npvgg.cli.main import main
 from npvgg.errors import ArgumentError, WeightsError
-from npvgg.kit import seeded
-from npvgg.kit.rounding import U
-from npvgg.kit.tiny import TINY
-from npvgg.kit.trace import LEVELS
-from npvgg.testing import Pack, compare, conformance_pack
+from npvgg.formats import files
+from npvgg.testing import Pack, compare, conformance_pack, seeded
+from npvgg.testing.bounds.rounding import U
+from npvgg.testing.tiny import TINY
+from npvgg.testing.trace import LEVELS
+from npvgg.weights import build
 
 CAT = Path(__file__).parent / "photos" / "chelsea.png"
 
@@ -202,7 +203,7 @@ def test_what_is_read_is_what_was_written(tmp_path, form, level):
 
 
 def same(a, b):
-    for one, other in zip(weights.flatten(a).items(), weights.flatten(b).items(), strict=True):
+    for one, other in zip(build.flatten(a).items(), build.flatten(b).items(), strict=True):
         assert one[0] == other[0]
         np.testing.assert_array_equal(one[1], other[1])
 
@@ -375,7 +376,7 @@ def test_maps_that_overflow_float32_make_no_pack():
 def _with_scale(scale):
     tensors = seeded.tensors(TINY["tiny"], 0)
     tensors["stem.conv_kxk.bn.weight"] = np.full(8, scale, np.float32)
-    network = weights.build_network(tensors, TINY["tiny"])
+    network = build.build_network(tensors, TINY["tiny"])
     return npvgg.RepVGG("tiny", TINY["tiny"], network, {}, engine="reference")
 
 
@@ -535,7 +536,7 @@ def test_the_old_pack_comes_back_where_the_new_cannot_take_its_place(tmp_path, m
 def test_the_command_writes_what_python_makes(tmp_path, capsys):
     arguments = ["--model", "tiny_se", "--seed", "3", "--level", "branch", "--form", "deploy"]
     out = tmp_path / "out"
-    assert cli.main(["conformance", str(out), *arguments, "--size", "12"]) == 0
+    assert main(["conformance", str(out), *arguments, "--size", "12"]) == 0
     want = conformance_pack("tiny_se", seed=3, level="branch", form="deploy", size=12)
     want.write(tmp_path / "want")
     for path in (tmp_path / "want").iterdir():
@@ -543,16 +544,16 @@ def test_the_command_writes_what_python_makes(tmp_path, capsys):
     said = capsys.readouterr()
     assert said.out == ""
     assert "tiny_se in deploy form, 18 tensors of level branch" in said.err
-    assert cli.main(["conformance", str(out)]) == 2
+    assert main(["conformance", str(out)]) == 2
     assert "--force" in capsys.readouterr().err
-    assert cli.main(["conformance", str(out), "--force", "--quiet"]) == 0
+    assert main(["conformance", str(out), "--force", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
     assert Pack.read(out).manifest["model"] == "tiny"
 
 
 def test_bounds_for_winograd_are_wider_and_say_so(tmp_path, capsys):
     out = tmp_path / "out"
-    assert cli.main(["conformance", str(out), "--winograd", "4", "--quiet"]) == 0
+    assert main(["conformance", str(out), "--winograd", "4", "--quiet"]) == 0
     wide, plain = Pack.read(out), conformance_pack("tiny")
     assert (wide.manifest["tolerances"]["winograd"], plain.manifest["tolerances"]["winograd"]) == (
         4,
@@ -561,17 +562,17 @@ def test_bounds_for_winograd_are_wider_and_say_so(tmp_path, capsys):
     for name in ("stem", "logits"):
         np.testing.assert_array_equal(wide.tensor(name), plain.tensor(name))
         assert wide.bound(name).max() > plain.bound(name).max()
-    assert cli.main(["conformance", str(tmp_path / "no"), "--winograd", "1"]) == 2
+    assert main(["conformance", str(tmp_path / "no"), "--winograd", "1"]) == 2
     assert "winograd: expected 0 or 2 … 6, got 1" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
 
 def test_a_photo_may_be_given_and_an_odd_seed_may_not(tmp_path, capsys):
     arguments = ["--model", "repvgg_nano", "--size", "16", "--input", str(CAT), "--quiet"]
-    assert cli.main(["conformance", str(tmp_path / "out"), *arguments]) == 0
+    assert main(["conformance", str(tmp_path / "out"), *arguments]) == 0
     assert Pack.read(tmp_path / "out").manifest["input"]["photo"] == "chelsea.png"
     with pytest.raises(SystemExit):
-        cli.main(["conformance", str(tmp_path / "no"), "--seed", "-1"])
+        main(["conformance", str(tmp_path / "no"), "--seed", "-1"])
     assert "expected an integer of 0 or more, got '-1'" in capsys.readouterr().err
 
 

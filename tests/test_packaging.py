@@ -13,8 +13,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 def test_the_command_line_starts_without_them_too():
     code = (
-        "import npvgg.cli, sys\n"
-        "try: npvgg.cli.main(['list'])\n"
+        "import npvgg.cli.main, sys\n"
+        "try: npvgg.cli.main.main(['list'])\n"
         "finally: print('numba' in sys.modules, 'scipy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from npvgg import pickled
 from npvgg.errors import WeightsError
-from npvgg.pickled import parse
-from npvgg.records import DICT, FROZENSET, SET, Name, Record, is_name
+from npvgg.formats.torch import pickled
+from npvgg.formats.torch.pickled import parse
+from npvgg.formats.torch.records import DICT, FROZENSET, SET, Name, Record, is_name
 
 PROTOCOLS = [2, 3, 4, 5]
 

@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
+from npvgg.cli.inputs import Photo
+from npvgg.cli.predict import predict
 from npvgg.errors import ImageError
-from npvgg.inputs import Photo
-from npvgg.predict import predict
 
 
 class Numbers:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from npvgg import cli, commands
+from npvgg.cli import main as entrance
+from npvgg.cli import photos
+from npvgg.cli.main import main
 from npvgg.engines import ENGINES
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +31,7 @@ def test_the_output_is_what_the_first_command_prints(monkeypatch, capfdbinary):
     monkeypatch.chdir(ROOT)
     command = next(line for line in README.splitlines() if line.startswith("python3 -m venv"))
     arguments = shlex.split(command.rpartition("npvgg ")[2])
-    assert cli.main(arguments) == commands.OK
+    assert main(arguments) == photos.OK
     assert capfdbinary.readouterr().out.decode() == blocks("text")[0]
 
 
@@ -55,14 +57,16 @@ def test_every_command_that_it_shows_is_one(capsys):
     assert len(shown) >= 5
     for _, *arguments in shown:
         arguments = arguments[: arguments.index(">")] if ">" in arguments else arguments
-        assert callable(cli._parser().parse_args(arguments).run)
+        assert callable(entrance._parser().parse_args(arguments).run)
 
 
-def test_every_module_has_its_place_in_the_house():
+def test_every_folder_and_every_module_of_the_root_has_its_place_in_the_house():
     house = README.partition("## The house")[2].partition("\n## ")[0]
-    listed = set(re.findall(r"`(?:\w+/)?(\w+)/?`", house))
-    modules = {path.stem for path in (ROOT / "npvgg").rglob("*.py")} - {"__init__", "__main__"}
-    assert {name for name in modules - listed if not name.startswith("mistaken_")} == set()
+    listed = set(re.findall(r"^\| (.*?) \|", house, re.MULTILINE))
+    listed = set(re.findall(r"`(\w+/?)`", " ".join(listed)))
+    root = {path.stem for path in (ROOT / "npvgg").glob("[a-z]*.py")}
+    folders = {f"{path.parent.name}/" for path in (ROOT / "npvgg").glob("*/__init__.py")}
+    assert listed - {"npvgg/"} == root - {"errors", "progress", "version"} | folders
 
 
 def test_the_measured_errors_are_those_of_the_report():

@@ -7,9 +7,10 @@ import os
 import pytest
 from PIL import Image
 
-from npvgg import progress, rows
-from npvgg.images import FORMATS
-from npvgg.inputs import SUFFIXES, expand
+from npvgg import progress
+from npvgg.cli import rows
+from npvgg.cli.inputs import SUFFIXES, expand
+from npvgg.images.opening import FORMATS
 
 ROW = {"path": "a,\"b", "status": "ok", "error": "", "notes": ["x", "y"],
        "topk": [{"index": 3, "label": "cat, domestic", "prob": 0.5}]}  # fmt: skip

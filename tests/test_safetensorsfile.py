@@ -14,9 +14,9 @@ import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from npvgg import safetensorsfile
-from npvgg.bfloat16 import narrow
 from npvgg.errors import WeightsError
+from npvgg.formats import safetensorsfile
+from npvgg.formats.bfloat16 import narrow
 
 NATIVE = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 

@@ -8,9 +8,12 @@ import pytest
 import tiny
 
 import npvgg
-from npvgg import checkpoint, cli, convert, weights
-from npvgg.certificate import subject
-from npvgg.sameness import compare
+from npvgg.cli.main import main
+from npvgg.formats import checkpoint
+from npvgg.tools import convert
+from npvgg.tools.certificate import subject
+from npvgg.tools.verify import compare
+from npvgg.weights import build
 
 CONFIG = tiny.config("identities-everywhere")
 TENSORS = tiny.tensors("identities-everywhere")
@@ -40,7 +43,7 @@ def judged(a, b):
 
 
 def deployed(tensors=TENSORS, eps=1e-5, dtype=np.float32):
-    network = weights.build_network(tensors, CONFIG, np.float64)
+    network = build.build_network(tensors, CONFIG, np.float64)
     blocks = []
     for block in network.blocks:
         form = block.form
@@ -51,7 +54,7 @@ def deployed(tensors=TENSORS, eps=1e-5, dtype=np.float32):
         }
         blocks.append(dataclasses.replace(block, form=dataclasses.replace(form, **parts)))
     network = dataclasses.replace(network, blocks=tuple(blocks)).reparameterized()
-    return {name: array.astype(dtype) for name, array in weights.flatten(network).items()}
+    return {name: array.astype(dtype) for name, array in build.flatten(network).items()}
 
 
 def with_eps(bn, eps):
@@ -146,9 +149,9 @@ def test_the_classifier_is_one_layer(files):
 
 def test_the_tolerance_is_sharp(files):
     train, write = files
-    network = weights.build_network(TENSORS, CONFIG, np.float64)
+    network = build.build_network(TENSORS, CONFIG, np.float64)
     for name in ("stem.reparam_conv.weight", "stages.0.0.reparam_conv.bias"):
-        tensors = weights.flatten(network.reparameterized())
+        tensors = build.flatten(network.reparameterized())
         for factor, verdict in ((2.0**-24, "same"), (2.0**-16, "different")):
             changed = {n: a.astype("f4") for n, a in tensors.items()}
             changed[name] = (tensors[name] * (1 + factor)).astype("f4")
@@ -170,17 +173,17 @@ def test_other_networks_are_told_apart(tmp_path):
 def test_the_command(files, tmp_path, capfd):
     train, write = files
     convert.convert(train, tmp_path / "d.safetensors", form="deploy")
-    assert cli.main(["verify", str(train), str(tmp_path / "d.safetensors"), "--size", "16"]) == 0
+    assert main(["verify", str(train), str(tmp_path / "d.safetensors"), "--size", "16"]) == 0
     out, err = capfd.readouterr()
     assert "same: the same up to rounding; bit for bit, folded in float64" in out
     assert err == ""
     wrong = write("b.safetensors", deployed(eps=1e-3))
     arguments = ["verify", str(train), str(wrong), "--size", "16"]
-    assert cli.main(arguments) == 1
+    assert main(arguments) == 1
     out, _ = capfd.readouterr()
     assert "beyond rounding" in out
     assert "different: b.safetensors: the same but for the eps of its batch norms: 0.001" in out
-    assert cli.main([*arguments, "--format", "json"]) == 1
+    assert main([*arguments, "--format", "json"]) == 1
     assert json.loads(capfd.readouterr().out)["verdict"] == "different"
 
 

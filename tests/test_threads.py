@@ -8,7 +8,7 @@ import time
 import pytest
 
 import npvgg
-from npvgg import threads
+from npvgg.engines import threads
 
 
 @pytest.fixture(autouse=True)

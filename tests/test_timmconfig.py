@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npvgg import WeightsError, create_model, labels, timmconfig
+from npvgg import WeightsError, create_model
 from npvgg.data import create_transform, resolve_data_config
+from npvgg.images import labels
 from npvgg.variants import VARIANTS
+from npvgg.weights import timmconfig
 
 # timm/repvgg_a2.rvgg_in1k, as it lies on the hub.
 A2 = {

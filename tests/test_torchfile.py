@@ -22,8 +22,8 @@ from torchwriter import (
 )  # fmt: skip
 
 import npvgg
-from npvgg import bfloat16, checkpoint
 from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats import bfloat16, checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -24,8 +24,8 @@ from torchwriter import (
     zip_file,
 )  # fmt: skip
 
-from npvgg import torchfile
 from npvgg.errors import WeightsError
+from npvgg.formats.torch import reader
 
 
 class Planted:
@@ -244,10 +244,8 @@ def test_a_file_cut_anywhere_is_refused(load, make):
 
 def test_a_dict_that_is_named_many_times_is_searched_once(load, monkeypatch):
     searched = []
-    is_tensor = torchfile._is_tensor
-    monkeypatch.setattr(
-        torchfile, "_is_tensor", lambda value: searched.append(1) or is_tensor(value)
-    )
+    is_tensor = reader._is_tensor
+    monkeypatch.setattr(reader, "_is_tensor", lambda value: searched.append(1) or is_tensor(value))
     shared = {str(i): i for i in range(1_000)}
     value = {"w": whole(X, "0")} | {f"k{i}": shared for i in range(1_000)}
     assert_same(load(zip_file(value)).tensors, {"w": X})

@@ -11,8 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from npvgg import checkpoint, torchwrite
 from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats import checkpoint
+from npvgg.formats.torch import writer
 
 DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "?"]
 TENSORS = {
@@ -23,7 +24,7 @@ TENSORS = {
 
 
 def written(tensors, metadata=None, cast=None):
-    return b"".join(torchwrite.write_chunks(tensors, metadata or {}, cast))
+    return b"".join(writer.write_chunks(tensors, metadata or {}, cast))
 
 
 def test_what_is_written_is_read_back(tmp_path):

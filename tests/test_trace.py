@@ -9,9 +9,8 @@ import tiny
 
 import npvgg
 from npvgg.errors import ArgumentError
-from npvgg.kit import steady
-from npvgg.kit.trace import LEVELS, at_level, compute, operations, run
-from npvgg.testing import layer_by_layer
+from npvgg.testing import layer_by_layer, steady
+from npvgg.testing.trace import LEVELS, at_level, compute, operations, run
 
 TRAIN_OP = [
     ("input", "", "input", ()),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from npvgg.engines.jit import kernel
 from npvgg.engines.layout import aligned
 from npvgg.engines.microkernel import LANES
 from npvgg.engines.transforms import (
@@ -17,7 +18,6 @@ from npvgg.engines.transforms import (
     transform,
     transform_plain,
 )
-from npvgg.jit import kernel
 
 ROW, COL, Y_ROW, Y_COL = 30 * LANES, 2 * LANES, 25 * LANES, LANES
 

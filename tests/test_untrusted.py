@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from npvgg import untrusted
 from npvgg.errors import ArgumentError, WeightsError
-from npvgg.untrusted import MAX_BYTES, blaming, checked_numel, path_text, shown
+from npvgg.formats import untrusted
+from npvgg.formats.untrusted import MAX_BYTES, blaming, checked_numel, path_text, shown
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 
 from npvgg import ArgumentError, list_models
 from npvgg.config import expand
-from npvgg.pretrained import PRETRAINED, default_tag, pretrained_cfg, split_tag
+from npvgg.hub.pretrained import PRETRAINED, default_tag, pretrained_cfg, split_tag
 from npvgg.variants import VARIANTS, canonical_name
-from npvgg.weights import expected_shapes
+from npvgg.weights.build import expected_shapes
 
 # arXiv:2101.03697, table 2 (depths without the stem), table 3 and DingXiaoH/RepVGG README (million
 # parameters in deploy form, None where none is published): depths, a, b, groups, parameters

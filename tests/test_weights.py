@@ -8,9 +8,10 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npvgg import WeightsError, keymap
+from npvgg import WeightsError
 from npvgg.variants import VARIANTS
-from npvgg.weights import (
+from npvgg.weights import keymap
+from npvgg.weights.build import (
     build_network,
     expected_shapes,
     flatten,

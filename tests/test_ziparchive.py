@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from npvgg import ziparchive
 from npvgg.errors import WeightsError
+from npvgg.formats import ziparchive
 
 MEMBERS = {"a/data.pkl": b"pickle", "a/é": b"", "a/data/0": bytes(range(256)) * 3}
 

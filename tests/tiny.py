@@ -4,7 +4,7 @@ import naive
 import numpy as np
 
 from npvgg import RepVGGConfig, create_model
-from npvgg.weights import random_tensors
+from npvgg.weights.build import random_tensors
 
 BASE = {"depths": (1, 2, 3, 1), "widths": (4, 8, 8, 12), "stem_chs": 4, "num_classes": 5}
 NETWORKS = {

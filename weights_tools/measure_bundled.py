@@ -17,8 +17,8 @@ import numpy as np
 
 import npvgg
 from npvgg.engines import ENGINES
-from npvgg.hub import locate
-from npvgg.pretrained import BUNDLED
+from npvgg.hub.locate import locate
+from npvgg.hub.pretrained import BUNDLED
 
 
 def main() -> None:

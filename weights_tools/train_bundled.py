@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 import npvgg
 from npvgg.config import expand
-from npvgg.pretrained import BUNDLED, pretrained_cfg
+from npvgg.hub.pretrained import BUNDLED, pretrained_cfg
 from npvgg.variants import VARIANTS
 
 NAME, TAG = BUNDLED.split(".")

@@ -34,11 +34,11 @@ from validation_report import EXACT, OWN, Measured, Said, left_out, write
 import npvgg
 from bench.exports import write_ncnn
 from bench.report import say
-from npvgg.kit.report import MISSING, OK
-from npvgg.kit.runners import run_onnx
-from npvgg.kit.tiles import LARGEST
-from npvgg.onnxwrite import export_onnx
+from npvgg.export.writer import export_onnx
 from npvgg.testing import Pack, Report, compare, layer_by_layer
+from npvgg.testing.bounds.tiles import LARGEST
+from npvgg.testing.comparison.report import MISSING, OK
+from npvgg.testing.comparison.runners import run_onnx
 
 TILED = ("winograd", "ncnn")
 """Those that compute by Winograd's algorithms."""

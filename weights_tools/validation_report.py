@@ -22,10 +22,10 @@ Written by `weights_tools/validate_against_torch.py` on {date}, {processor}:
 Each cell: the largest error as a share of the tolerance, where 1 would be wrong, and in brackets as
 a multiple of PyTorch's own float32 error in the same tensor (or of half an ulp of its largest
 number, if that is more). PyTorch's float64 is the truth. The tolerance is derived, element by
-element (`npvgg/kit/bounds.py`, chain), and the same for all, without any allowance for Winograd's
-algorithms. Where those are beyond it (npvgg's, ncnn's), they are held to their own derived bound
-(`npvgg/kit/tiles.py`, F(6 × 6, 3 × 3)), and listed. npvgg's float64 is held to 1e-12 of the
-tensor's largest number.
+element (`testing/bounds/walk.py`, chain), and the same for all, without any allowance for
+Winograd's algorithms. Where those are beyond it (npvgg's, ncnn's), they are held to their own
+derived bound (`testing/bounds/tiles.py`, F(6 × 6, 3 × 3)), and listed. npvgg's float64 is held to
+1e-12 of the tensor's largest number.
 
 Every tensor counts: each branch after its batch norm, their sum, attention, the block, pooling,
 logits. Who folds or fuses those inside a block has the others. PyTorch folds by its own code, in

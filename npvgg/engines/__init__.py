@@ -71,7 +71,7 @@ def prepare(
 
     "auto" takes the fastest engine that serves the network's dtype and can be imported; where Numba
     cannot, that is said, and the reference engine takes its place. threads: for the compiled
-    engines, None for `npvgg.threads.resolve(None)`; any number gives the same bits.
+    engines, None for `npvgg.engines.threads.resolve(None)`; any number gives the same bits.
     deterministic: the same bits for an image alone and in any batch; every engine of today does so
     anyway.
     Raises ArgumentError for an unknown engine, one that cannot serve the dtype or be imported, or

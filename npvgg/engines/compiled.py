@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from npvgg import threads as workers
 from npvgg.engines import program
+from npvgg.engines import threads as workers
 from npvgg.engines.layout import Table, aligned
 from npvgg.engines.packing import Filter, pack, packed_floats, unpack
 from npvgg.engines.plan import Algorithm, Plan, Workspace, sizes

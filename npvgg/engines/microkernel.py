@@ -51,7 +51,7 @@ from numba.core import cgutils, config
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from npvgg.jit import kernel, processor
+from npvgg.engines.jit import kernel, processor
 from npvgg.ops import Array
 
 Table: TypeAlias = NDArray[np.int64]

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from npvgg.engines.jit import kernel
 from npvgg.engines.microkernel import PANEL
-from npvgg.jit import kernel
+from npvgg.engines.threads import share
 from npvgg.ops import Array
-from npvgg.threads import share
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,9 +39,9 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
+from npvgg.engines.jit import kernel
 from npvgg.engines.microkernel import LANES, MR, PANEL, accumulate, multiply
 from npvgg.engines.transforms import finish, transform
-from npvgg.jit import kernel
 
 DIRECT, TO_V, FROM_V, SQUEEZE, SCALE = range(5)
 

@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from npvgg import cli
+from npvgg.cli.main import main
 from npvgg.errors import ArgumentError
-from npvgg.kit import factories, runners
 from npvgg.testing import compare, conformance_pack
+from npvgg.testing.comparison import factories, runners
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: nothing to compare with")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: nothing to compare with")
@@ -109,7 +109,7 @@ def test_a_graph_that_takes_bytes_is_told_so(tmp_path):
     pack.write(tmp_path / "pack")
     weights, path = tmp_path / "pack" / "weights.deploy.safetensors", tmp_path / "a.onnx"
     options = ["--preprocess", "uint8-nhwc", "--dynamic-size"]
-    assert cli.main(["convert", str(weights), str(path), *options]) == 0
+    assert main(["convert", str(weights), str(path), *options]) == 0
     with pytest.raises(ArgumentError, match="is floating-point: export without --preprocess"):
         quick(path, pack)
 
@@ -175,9 +175,9 @@ def test_the_command_runs_it(saved, tmp_path, capfd):
     pack = conformance_pack("tiny")
     pack.write(tmp_path / "pack")
     arguments = ["compare", str(tmp_path / "pack"), "--onnx"]
-    assert cli.main([*arguments, str(saved(graph(pack))), "--json", "--all"]) == 0
+    assert main([*arguments, str(saved(graph(pack))), "--json", "--all"]) == 0
     assert json.loads(capfd.readouterr().out)["ok"]
-    assert cli.main([*arguments, str(saved(graph(pack, without_a_relu)))]) == 1
+    assert main([*arguments, str(saved(graph(pack, without_a_relu)))]) == 1
     assert "wrong from stages.1.0 on" in capfd.readouterr().out
 
 

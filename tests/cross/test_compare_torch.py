@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from npvgg import cli
+from npvgg.cli.main import main
 from npvgg.errors import ArgumentError
-from npvgg.kit import factories
 from npvgg.testing import compare, conformance_pack
+from npvgg.testing.comparison import factories
 
 timm = pytest.importorskip("timm", reason="timm is not installed: nothing to compare with")
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
@@ -158,11 +158,11 @@ def test_the_command_gives_timm_the_packs_weights(tmp_path, capfd):
     pack = conformance_pack("repvgg_a0", size=32)
     pack.write(tmp_path / "pack")
     arguments = ["compare", str(tmp_path / "pack"), "--torch", "timm:create_model:repvgg_a0"]
-    assert cli.main([*arguments, "--load-weights", "--all"]) == 0
+    assert main([*arguments, "--load-weights", "--all"]) == 0
     out, err = capfd.readouterr()
     assert "given the pack's weights, in train form" in err
     assert "right: each of 25 tensors" in out
-    assert cli.main([*arguments, "--no-diagnosis"]) == 1  # timm's own random weights
+    assert main([*arguments, "--no-diagnosis"]) == 1  # timm's own random weights
     out, err = capfd.readouterr()
     assert "wrong from stem on" in out
     assert "--load-weights" in err
@@ -181,16 +181,16 @@ def test_a_factory_in_the_current_folder(tmp_path, monkeypatch, capfd):
     conformance_pack("tiny").write("pack")
     path = list(sys.path)
     try:
-        assert cli.main(["compare", "pack", "--torch", "my_port:make"]) == 1
+        assert main(["compare", "pack", "--torch", "my_port:make"]) == 1
         assert "wrong shape 1×8×9×9" in capfd.readouterr().out  # taken for the logits
-        assert cli.main(["compare", "pack", "--torch", "my_port:make", "--load-weights"]) == 2
+        assert main(["compare", "pack", "--torch", "my_port:make", "--load-weights"]) == 2
         assert "expected the tensors of tiny in train form" in capfd.readouterr().err
-        assert cli.main(["compare", "pack", "--torch", "my_port:broken"]) == 2
+        assert main(["compare", "pack", "--torch", "my_port:broken"]) == 2
         assert "ZeroDivisionError" in capfd.readouterr().err
-        assert cli.main(["compare", "pack", "--torch", "my_port:narrow"]) == 2
+        assert main(["compare", "pack", "--torch", "my_port:narrow"]) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert "expected a torch module that takes [1, 3, 18, 18], got RuntimeError: " in line
-        assert cli.main(["compare", "pack", "--torch", "my_port:scripted"]) == 2
+        assert main(["compare", "pack", "--torch", "my_port:scripted"]) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert "expected a torch module that hooks can watch, got a scripted one" in line
     finally:

@@ -8,9 +8,10 @@ import formula
 import numpy as np
 import pytest
 
-from npvgg import checkpoint, weights
-from npvgg.convert import convert, folded
+from npvgg.formats import checkpoint
+from npvgg.tools.convert import convert, folded
 from npvgg.variants import VARIANTS
+from npvgg.weights import build
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
 timm = pytest.importorskip("timm", reason="timm is not installed: nothing to compare with")
@@ -26,7 +27,7 @@ NAMES = {"repvgg_a0": "RepVGG-A0", "repvgg_b1g4": "RepVGG-B1g4"}
 def source(request, tmp_path_factory):
     """The train-form weights of a network in a safetensors file."""
     path = tmp_path_factory.mktemp("weights") / f"{request.param}.safetensors"
-    checkpoint.save_safetensors(path, weights.random_tensors(VARIANTS[request.param], 1))
+    checkpoint.save_safetensors(path, build.random_tensors(VARIANTS[request.param], 1))
     return path
 
 
@@ -86,8 +87,8 @@ def test_folding_in_float32_gives_timm_s_bits_where_torch_rounds_roots_correctly
     root = torch.Tensor.sqrt
     monkeypatch.setattr(torch.Tensor, "sqrt", lambda tensor: root(tensor.double()).float())
     want = reparameterize_model(timm_model(source)).state_dict()
-    network = weights.build_network(checkpoint.load(source), VARIANTS[source.stem])
-    got = weights.flatten(folded(network, "float32"))
+    network = build.build_network(checkpoint.load(source), VARIANTS[source.stem])
+    got = build.flatten(folded(network, "float32"))
     assert got.keys() == want.keys()
     for name, array in got.items():
         np.testing.assert_array_equal(array, want[name].numpy(), err_msg=name)

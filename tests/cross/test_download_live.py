@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 import npvgg
-from npvgg import checkpoint
+from npvgg.formats import checkpoint
 
 if importlib.util.find_spec("huggingface_hub") is None:
     pytest.skip("huggingface_hub is not installed: no client to test", allow_module_level=True)
@@ -205,7 +205,7 @@ def test_what_came_in_part_is_never_taken_for_the_whole(hub, run, files):
 def test_the_command_line_names_the_classes_of_a_fine_tuned_repository(hub, run, files, tmp_path):
     hub.repositories["me/net"] = files
     code = """
-from npvgg.cli import main
+from npvgg.cli.main import main
 sys.exit(main(["classify", {!r}, "--model", "hf-hub:me/net", "--format", "json", *{!r}]))
 """
     (row,), words = run(code.format(str(CAT), []))

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from npvgg.kit.trace import compute, operations, run
 from npvgg.testing import conformance_pack
+from npvgg.testing.trace import compute, operations, run
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 F = torch.nn.functional

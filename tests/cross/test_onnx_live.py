@@ -18,10 +18,10 @@ import npvgg
 from npvgg import ops
 from npvgg.config import ACT_LAYERS, ATTN_LAYERS
 from npvgg.engines.reference import forward_block, forward_head
-from npvgg.onnxlayers import ACTIVATIONS
-from npvgg.onnxwrite import PREPROCESSINGS, export_onnx
+from npvgg.export.layers import ACTIVATIONS
+from npvgg.export.writer import PREPROCESSINGS, export_onnx
 from npvgg.variants import VARIANTS
-from npvgg.weights import random_tensors
+from npvgg.weights.build import random_tensors
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: no files to compare")
 onnxruntime = pytest.importorskip(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from npvgg.data import create_transform, resolve_data_config, resolve_model_data_config
 from npvgg.errors import ArgumentError, ImageError
-from npvgg.transform import resized_size
+from npvgg.images.transform import resized_size
 
 timm = pytest.importorskip("timm", reason="timm is not installed: nothing to compare with")
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")

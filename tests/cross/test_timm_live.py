@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import npvgg
-from npvgg import data, hub
+from npvgg import data
 from npvgg.config import ACT_LAYERS, ATTN_LAYERS
 from npvgg.engines import ENGINES, prepare
-from npvgg.pretrained import BUNDLED, PRETRAINED, pretrained_cfg
+from npvgg.hub import locate
+from npvgg.hub.pretrained import BUNDLED, PRETRAINED, pretrained_cfg
 
 timm = pytest.importorskip("timm", reason="timm is not installed: nothing to compare with")
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
@@ -282,7 +283,9 @@ def test_the_random_weights_of_npvgg_run_in_timm():
     judge.assert_float64(block_answers(ours, x), timm_peer.block_answers(theirs, x))
 
 
-@pytest.mark.skipif(not hub.locate(BUNDLED).is_file(), reason="the bundled weights are not there")
+@pytest.mark.skipif(
+    not locate.locate(BUNDLED).is_file(), reason="the bundled weights are not there"
+)
 def test_the_bundled_model_runs_in_timm():
     ours = npvgg.create_model(BUNDLED, pretrained=True, reparameterize=False, dtype="float64")
     weights = with_counters(ours.state_dict())

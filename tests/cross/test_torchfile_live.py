@@ -6,8 +6,8 @@ import collections
 import numpy as np
 import pytest
 
-from npvgg import checkpoint
 from npvgg.errors import WeightsError
+from npvgg.formats import checkpoint
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
 pytestmark = pytest.mark.cross

@@ -1,0 +1,191 @@
+"""The commands over weights files: convert, inspect, verify."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from npvgg import progress
+from npvgg.cli.photos import OK
+from npvgg.data import create_transform, resolve_data_config
+from npvgg.errors import ArgumentError
+from npvgg.export import writer
+from npvgg.formats import checkpoint
+from npvgg.formats.untrusted import shown
+from npvgg.hub.locate import ASSETS
+from npvgg.hub.pretrained import pretrained_cfg
+from npvgg.ops import Array
+from npvgg.tools import inspect as inspection
+from npvgg.tools.certificate import Subject, certify, probes, subject
+from npvgg.tools.convert import convert as convert_file
+from npvgg.tools.verify import compare
+
+PHOTO = ASSETS / "chelsea.png"
+
+FOUND = 1
+"""Exit status: done, and something is wrong with the file."""
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Write a weights file anew, or as ONNX."""
+    if Path(args.target).suffix.lower() == ".onnx":
+        return _convert_to_onnx(args)
+    _refuse_options(args, {"dynamic_size": False, "softmax": False, "preprocess": None}, ".onnx")
+    done = convert_file(
+        args.source,
+        args.target,
+        model=args.model,
+        form=args.form,
+        naming=args.naming,
+        dtype=args.dtype,
+        fold_dtype=args.fold_dtype,
+        wrapper=args.wrapper,
+        overwrite=args.force,
+    )
+    if done.source.choice:
+        progress.notice(f"took {done.source.choice}")
+    count = sum(array.size for array in done.tensors.values())
+    kind = " ".join(done.metadata.get(key, "") for key in ("npvgg.model", "npvgg.form")).strip()
+    fold = done.metadata.get("npvgg.fold")
+    progress.notice(
+        f"{args.target}: {kind + ' form, ' if kind else ''}{len(done.tensors)} tensors, "
+        f"{count:,} numbers"
+        + (f", folded in {fold}" if fold not in (None, "none") else "")
+        + (f", rounded to {done.dtype}" if done.dtype in ("f16", "bf16") else "")
+    )
+    return OK
+
+
+def _convert_to_onnx(args: argparse.Namespace) -> int:
+    _refuse_options(args, {"naming": None}, ".safetensors and .pth")
+    for option, only in (("form", "deploy"), ("dtype", "f32")):
+        if (value := getattr(args, option)) not in (None, only):
+            raise ArgumentError(f"--{option}: expected {only} for .onnx, got {value}")
+    source, done = writer.convert_to_onnx(
+        args.source,
+        args.target,
+        model=args.model,
+        fold_dtype=args.fold_dtype,
+        wrapper=args.wrapper,
+        dynamic_size=args.dynamic_size,
+        softmax=args.softmax,
+        preprocess=args.preprocess,
+        overwrite=args.force,
+    )
+    if source.choice:
+        progress.notice(f"took {source.choice}")
+    fold = done.metadata.get("npvgg.fold")
+    progress.notice(
+        f"{args.target}: {done.metadata['npvgg.model']}, ONNX opset {writer.OPSET}, "
+        f"{_end(*done.source)} → {_end(*done.result)}, {done.nodes} nodes, {done.numbers:,} numbers"
+        + (f", folded in {fold}" if fold else "")
+    )
+    return OK
+
+
+def _end(name: str, dtype: str, shape: Sequence[int | str]) -> str:
+    return f"{name} {dtype} {'×'.join(map(str, shape))}"
+
+
+def _refuse_options(args: argparse.Namespace, unused: Mapping[str, Any], where: str) -> None:
+    for option, default in unused.items():
+        if getattr(args, option) != default:
+            raise ArgumentError(f"--{option.replace('_', '-')}: only for {where}")
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Say what a weights file is; status 1 where something looks wrong."""
+    report = inspection.inspect(args.file, model=args.model, wrapper=args.wrapper)
+    if args.format == "json":
+        print(json.dumps(report))
+    else:
+        sys.stdout.writelines(inspection.as_table(report))
+    return FOUND if report["findings"] else OK
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Prove a fold, or tell whether two files are one network; status 1 where not."""
+    one = subject(checkpoint.load_with_metadata(args.a, wrapper=args.wrapper), args.model)
+    images = _images(one, args.size, args.image)
+    if args.b is None:
+        report = certify(one, images)
+    else:
+        other = subject(checkpoint.load_with_metadata(args.b, wrapper=args.wrapper_b), args.model)
+        report = compare(one, other, images)
+    if args.format == "json":
+        print(json.dumps(report))
+    else:
+        sys.stdout.writelines(_certificate(report))
+    return FOUND if report["verdict"] in ("failed", "different") else OK
+
+
+def _images(one: Subject, size: int, paths: list[str]) -> dict[str, Array]:
+    """Noise, a photo of a cat, and the user's photos; a pattern where the network sees no photos.
+
+    Raises ArgumentError, ImageError.
+    """
+    images = probes(one.config, size)
+    channels = one.config.in_chans
+    if channels in (1, 3):
+        cfg = pretrained_cfg(one.name.partition(".")[0])
+        transform = create_transform(
+            **resolve_data_config({"input_size": (channels, size, size)}, cfg)
+        )
+        del images["pattern"]
+        images |= {
+            "photo": transform(PHOTO)[None],
+            **{path: transform(path)[None] for path in paths},
+        }
+    elif paths:
+        raise ArgumentError(f"--image: expected a network of 1 or 3 channels, got {channels}")
+    return images
+
+
+def _certificate(report: dict[str, Any]) -> Iterator[str]:
+    """What people read: the files, the differences, the verdict."""
+    for file in report.get("files") or [report["file"]]:
+        taken = f", under {shown(file['wrapper'])}" if file["wrapper"] else ""
+        classes = f"{file['classes']} {progress.noun(file['classes'], 'class')}"
+        yield (
+            f"{shown(file['path'], 1000)}{taken}: {file['network']}, {file['form']} form, "
+            f"{classes}, {file['naming']}'s names, {'/'.join(file['dtypes'])}, "
+            f"{file['format']}\n"
+        )
+    for run in report["runs"]:
+        if "blocks" in run:
+            yield f"\n{shown(run['image']):14}{'train − deploy form':^36}{'from float64':^24}\n"
+            yield f"{'block':14}{'absolute':>12}{'relative':>12}{'ulp':>12}"
+            yield f"{'train':>12}{'deploy':>12}{'of its bound':>14}\n"
+        for row in run.get("blocks", ()):
+            yield f"{row['name']:14}{_numbers(row)}{row['share_of_bound']:>14.1%}\n"
+        yield from _logits(run)
+    for row in report.get("differences", ())[:10]:
+        yield (
+            f"{row['tensor']}: {row['beyond_rounding']} of {row['of']} beyond rounding, at most "
+            f"{row['absolute']:.3g}, {row['relative']:.3g} of the largest\n"
+        )
+    yield f"\n{report['verdict']}: {report['says']}\n"
+    if "file" in report:
+        yield "normal: up to some 1e-6 relative per block, some 1e-5 in the logits, below 100 % of"
+        yield " the bound\n"
+
+
+def _logits(run: dict[str, Any]) -> Iterator[str]:
+    row = run["logits"]
+    ranks = f"the same top {row['top_k']}" if row["same_top_k"] else "ANOTHER ORDER of classes"
+    if "blocks" in run:
+        yield f"{'logits':14}{_numbers(row)}  {ranks}\n"
+    else:
+        relative, name = row["relative"], shown(run["image"])
+        yield f"logits of {name}: differ by {relative:.3g} of the largest; {ranks}\n"
+
+
+def _numbers(row: dict[str, Any]) -> str:
+    return (
+        f"{row['absolute']:>12.2e}{row['relative']:>12.2e}{row['ulp']:>12.1f}"
+        f"{row['train_error']:>12.2e}{row['deploy_error']:>12.2e}"
+    )

@@ -1,0 +1,1 @@
+"""Bytes of a file → named arrays, and back, strictly checked."""

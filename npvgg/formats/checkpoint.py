@@ -1,0 +1,237 @@
+"""CUSTOMS: the bytes of a file become a dict of arrays, strictly checked; no code is ever run.
+
+`load` recognises a format by its bytes, never by its name, and refuses what it does not know with
+a word on what the file is and what to do. Every failure is one `WeightsError` that begins with
+the path. Nothing here knows RepVGG: names and shapes are the business of the rooms above.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats import safetensorsfile, sharded
+from npvgg.formats.files import atomic_write, open_regular
+from npvgg.formats.folder import CONFIG, weights_in
+from npvgg.formats.torch import reader, writer
+from npvgg.formats.untrusted import MAX_BYTES, blaming, shown
+
+Tensors = dict[str, NDArray[Any]]
+
+CASTS = {None: None, "f32": "F32", "f16": "F16", "bf16": "BF16"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file held and what was taken from it.
+
+    tensors: name → array; `stored`: name → dtype in the file, in safetensors' words (F32, BF16, …)
+    metadata: the file's own text, unchecked and untrusted
+    format: "safetensors", "torch zip", "torch stream", or "sharded" and the format of the files
+    key: the entry of a training checkpoint that was taken (`state_dict_ema`, …), "" for the whole
+    others: other entries that could have been taken      ignored: what else lay beside the weights
+    config: the config.json of the folder, where one was loaded that has it
+    shards: the files that hold the tensors, where `path` is an index of several
+    """
+
+    path: Path
+    format: str
+    tensors: Tensors = field(repr=False)
+    stored: dict[str, str] = field(repr=False)
+    metadata: dict[str, str] = field(default_factory=dict, repr=False)
+    key: str = ""
+    others: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    config: Path | None = None
+    shards: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that was read: the file, or the index and its shards in alphabetical order."""
+        return (self.path, *self.shards)
+
+    @property
+    def choice(self) -> str:
+        """Which weights of a training checkpoint were taken, and which could have been; or ""."""
+        others = ", ".join(shown(other) for other in self.others)
+        taken = f"the weights under {shown(self.key)}" if self.key else "the outermost weights"
+        return taken + (f" (not {others})" if others else "") if self.key or others else ""
+
+
+def load(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Tensors:
+    """The tensors of a weights file by name. Raises WeightsError, which begins with the path.
+
+    float16 stays float16; bfloat16, which NumPy lacks, becomes float32, exactly.
+    wrapper: which weights of a training checkpoint to take: "model", "state_dict_ema", …; "" for
+        those that lie outermost; None for the averaged ones (…_ema) if there are any, as timm does
+    """
+    return load_with_metadata(path, wrapper=wrapper).tensors
+
+
+def load_with_metadata(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Checkpoint:
+    """The tensors of a weights file with its metadata and a report of what was taken.
+
+    path: a file, an index of several, or a folder (see `folder.weights_in`)
+    wrapper: as in `load`. Raises WeightsError, which begins with the path.
+    """
+    if not isinstance(wrapper, str | None):
+        raise ArgumentError(f"wrapper: expected None or a text, got {shown(wrapper)}")
+    if not os.path.isdir(path):
+        return _loaded(path, wrapper)
+    with blaming(path):
+        weights, config = weights_in(Path(path)), Path(path, CONFIG)
+    return replace(_loaded(weights, wrapper), config=config if config.is_file() else None)
+
+
+def _loaded(path: str | os.PathLike[str], wrapper: str | None) -> Checkpoint:
+    with blaming(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(HEAD)
+        file.seek(0)
+        if found := _signature(head):
+            raise WeightsError(f"expected weights, got {found}")
+        if reader.recognised(head):
+            return Checkpoint(Path(path), *reader.read(file, size, wrapper))
+        if sharded.recognised(head):
+            return _joined(Path(path), file.read(sharded.MAX_INDEX + 1), wrapper)
+        if wrapper:
+            raise WeightsError(f"expected a PyTorch file with weights under {shown(wrapper)}")
+        if found := _stranger(head):
+            raise WeightsError(f"expected weights (safetensors, or PyTorch's), got {found}")
+        contents = safetensorsfile.read(file, size)
+    return Checkpoint(
+        Path(path), "safetensors", contents.tensors, contents.stored, contents.metadata
+    )
+
+
+def _joined(path: Path, index: bytes, wrapper: str | None) -> Checkpoint:
+    """The tensors of all the files that an index names, in the order of the index."""
+    places = sharded.parse(index)
+    files = {name: load_with_metadata(path.parent / name, wrapper=wrapper)
+             for name in _small_together(path.parent, sorted(set(places.values())))}  # fmt: skip
+    for name, part in files.items():
+        sharded.check(places, name, part.tensors)
+    first = next(iter(files.values()))
+    return Checkpoint(
+        path,
+        f"sharded {first.format}",
+        {name: files[file].tensors[name] for name, file in places.items()},
+        {name: files[file].stored[name] for name, file in places.items()},
+        first.metadata if all(part.metadata == first.metadata for part in files.values()) else {},
+        shards=tuple(path.parent / name for name in files),
+    )
+
+
+def _small_together(folder: Path, names: list[str]) -> list[str]:
+    total = sum(os.stat(folder / name).st_size for name in names)
+    if total > MAX_BYTES:
+        raise WeightsError(f"expected files of at most {MAX_BYTES} bytes together, got {total}")
+    return names
+
+
+# What people mistake for weights, by the bytes at an offset: what it is and what to do.
+SIGNATURES = (
+    (0, b"version https://git-lfs", "a git-lfs pointer: run `git lfs pull` to get the file itself"),
+    (0, b"<!DOCTYPE", "a web page: the download failed or needs a login"),
+    (0, b"<!doctype", "a web page: the download failed or needs a login"),
+    (0, b"<html", "a web page: the download failed or needs a login"),
+    (0, b"\x93NUMPY", "a NumPy array: use numpy.load"),
+    (0, b"\x1f\x8b\x08", "a gzip file: unpack it first"),
+    (257, b"ustar", "a tar archive: unpack it first, or save a state dict with torch.save"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 (Keras) file: save the weights as safetensors"),
+    (0, b"GGUF", "a GGUF file: save the weights as safetensors"),
+    (4, b"TFL3", "a TFLite model, which has no train-form weights: save those as safetensors"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
+    (0, b"\xfd7zXZ\0", "an xz file: unpack it first"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd file: unpack it first"),
+    (0, b"BZh", "a bzip2 file: unpack it first"),
+    (0, b"Rar!", "a RAR archive: unpack it first"),
+)
+HEAD = 512
+
+
+def _signature(head: bytes) -> str:
+    """What a file is, for the formats that are recognised only to be refused; "" for others."""
+    return next((what for at, magic, what in SIGNATURES if head[at : at + len(magic)] == magic), "")
+
+
+def _stranger(head: bytes) -> str:
+    """What a file is that is neither JSON nor PyTorch's nor like safetensors; "" for the latter.
+
+    A safetensors file has a length below 2**32 and a brace, and damaged ones mostly the one or the
+    other. ONNX begins with fields 1 and 2, 7 or 8 of its ModelProto.
+    """
+    if not head:
+        return "an empty file: the download failed, or the disk was full"
+    if not any(head[4:8]) or head[8:9] == b"{":
+        return ""
+    if head[0] == 0x08 and head[1] < 0x20 and head[2] in b"\x12\x3a\x42":
+        return "an ONNX model: give the weights that it was exported from"
+    return f"a file of an unknown format, which begins with {shown(head[:16])}"
+
+
+def save_safetensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """The tensors become a safetensors file, at once and whole; equal input gives equal bytes.
+
+    dtype: "f32", "f16" or "bf16" rounds the floating-point tensors to nearest, ties to even (the
+    integers stay); None stores each as it is. A finite value that the dtype cannot hold, an
+    existing file without `overwrite`, and a full disk are WeightsErrors that leave the old file.
+    """
+    with blaming(path):
+        chunks = safetensorsfile.write_chunks(tensors, metadata or {}, _cast(dtype))
+        atomic_write(path, chunks, overwrite=overwrite)
+
+
+def save_pth(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """The tensors become a state dict that torch.load opens with weights_only=True.
+
+    Arguments and errors are those of `save_safetensors`.
+    """
+    with blaming(path):
+        chunks = writer.write_chunks(tensors, metadata or {}, _cast(dtype))
+        atomic_write(path, chunks, overwrite=overwrite)
+
+
+def _cast(dtype: str | None) -> str | None:
+    if dtype not in CASTS:
+        raise ArgumentError(f"dtype: expected None, 'f32', 'f16' or 'bf16', got {shown(dtype)}")
+    return CASTS[dtype]
+
+
+def check_values(tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Every value is finite, and no running variance is negative, or WeightsError says where.
+
+    NaN and infinities are legal in every weights format, and make every later number meaningless.
+    """
+    for name, array in tensors.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            _blame_value(name, array, ~np.isfinite(array), "finite values")
+        if name.rpartition(".")[2] == "running_var" and (array < 0).any():
+            _blame_value(name, array, array < 0, "variances of 0 or more")
+
+
+def _blame_value(name: str, array: NDArray[Any], bad: NDArray[np.bool_], expected: str) -> None:
+    where = tuple(map(int, np.unravel_index(int(np.argmax(bad)), array.shape)))
+    raise WeightsError(
+        f"tensor {shown(name)}: expected {expected}, got {array[where]} at {list(where)} "
+        f"({int(bad.sum())} of {array.size} are bad)"
+    )

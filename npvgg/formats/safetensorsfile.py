@@ -1,0 +1,314 @@
+"""CUSTOMS, first desk: the safetensors format, read and written here, by one strict parser.
+
+    file = N (8 bytes, little-endian) · header (N bytes of JSON) · data
+    header = {name: {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]},
+              "__metadata__": {str: str}}
+
+The tensors cover the data without a hole or an overlap, little-endian, in C order.
+The `safetensors` library reads what this room writes and judges it in the tests, but does not sit
+in the path: it accepts what its own specification forbids (duplicate names, a space before the
+brace, unknown fields, entries that are lists), it cannot read BF16 into NumPy, and two parsers for
+one file, one that checks and one that loads, are how scanners are deceived.
+
+Source: github.com/huggingface/safetensors, README "Format" and safetensors/src/tensor.rs.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npvgg.errors import WeightsError
+from npvgg.formats import bfloat16
+from npvgg.formats.files import read_into
+from npvgg.formats.untrusted import MAX_BYTES, MAX_NAME, checked_numel, shown
+
+Tensors = dict[str, NDArray[Any]]
+
+MAX_HEADER = 2**20
+"""Largest header, in bytes: ten times that of timm's repvgg_d2se, with its 985 tensors."""
+
+MAX_TENSORS = 10_000
+
+# In the order in which the library stores them: widest first, so that all stay aligned.
+DTYPES = {
+    "U64": "<u8",
+    "I64": "<i8",
+    "F64": "<f8",
+    "F32": "<f4",
+    "U32": "<u4",
+    "I32": "<i4",
+    "BF16": "<u2",
+    "F16": "<f2",
+    "U16": "<u2",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
+RANK = {name: rank for rank, name in enumerate(DTYPES)}
+
+
+class Entry(NamedTuple):
+    """One tensor of the header: its bytes are data[begin:end]."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Contents(NamedTuple):
+    """What a file of tensors holds, and under which dtype each tensor was stored."""
+
+    tensors: Tensors
+    stored: dict[str, str]
+    metadata: dict[str, str]
+
+
+def read(file: BinaryIO, size: int) -> Contents:
+    """The tensors of an open safetensors file of `size` bytes, from its current position 0.
+
+    The data is read once into one private buffer and the arrays are views of it: one array kept
+    alive keeps the buffer alive. BF16 is widened to float32, and tensors that the file
+    misaligns (legal, and old writers did it) are copied so that no kernel meets them.
+    Raises WeightsError.
+    """
+    header_size = _header_size(file, size)
+    header = bytearray(header_size)
+    read_into(file, memoryview(header))
+    entries, metadata = _parse_header(bytes(header), size - 8 - header_size)
+    data = np.empty(size - 8 - header_size, np.uint8)
+    read_into(file, data.data)
+    tensors = {entry.name: _decode(data, entry) for entry in entries}
+    return Contents(tensors, {entry.name: entry.dtype for entry in entries}, metadata)
+
+
+def _header_size(file: BinaryIO, size: int) -> int:
+    if not 10 <= size <= MAX_BYTES:  # 8 bytes of length and the two of "{}"
+        raise WeightsError(f"expected a file of 10 to {MAX_BYTES} bytes, got {size}")
+    prefix = bytearray(8)
+    read_into(file, memoryview(prefix))
+    length = int.from_bytes(prefix, "little")
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
+        raise WeightsError(
+            f"header length: expected 2 to {min(MAX_HEADER, size - 8)} bytes, got {length}"
+        )
+    return length
+
+
+def _parse_header(header: bytes, data_size: int) -> tuple[list[Entry], dict[str, str]]:
+    """The entries in the order of their bytes, and the metadata, once every rule holds."""
+    table = strict_json(header)
+    metadata = _checked_metadata(table.pop("__metadata__", {}))
+    if len(table) > MAX_TENSORS:
+        raise WeightsError(f"expected at most {MAX_TENSORS} tensors, got {len(table)}")
+    entries = [_checked_entry(name, fields) for name, fields in table.items()]
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
+    position = 0
+    for entry in entries:
+        if entry.begin != position:
+            problem = "a hole" if entry.begin > position else "an overlap"
+            raise WeightsError(
+                f"tensor {shown(entry.name)}: expected data from byte {position}, "
+                f"got {problem}: data_offsets [{entry.begin}, {entry.end}]"
+            )
+        position = entry.end
+    if position != data_size:
+        raise WeightsError(f"expected {position} bytes of data after the header, got {data_size}")
+    return entries, metadata
+
+
+def strict_json(header: bytes) -> dict[str, Any]:
+    """The header as a dict; stricter than `json.loads`, which allows much that JSON does not."""
+    if not header.startswith(b"{"):
+        raise WeightsError(f"header: expected it to begin with '{{', got {shown(header[:16])}")
+    try:
+        table = json.loads(
+            header.decode("utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_int=_natural_number,
+            parse_float=_no_such_number,
+            parse_constant=_no_such_number,
+        )
+    except WeightsError:
+        raise
+    except RecursionError:
+        raise WeightsError("header: expected JSON of three levels, got deep nesting") from None
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise WeightsError(f"header: expected JSON in UTF-8, got {shown(str(error))}") from None
+    if not isinstance(table, dict):  # unreachable while '{' begins it; a guard, not a rule
+        raise WeightsError("header: expected a JSON object")
+    return table
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise WeightsError(f"header: expected unique names, got {shown(twice)} twice")
+    return table
+
+
+def _natural_number(digits: str) -> int:
+    # 19 digits hold every offset; int() of a long text is quadratic; and "-0" is a float in JSON.
+    if len(digits) > 19 or digits.startswith("-"):
+        raise WeightsError(f"header: expected numbers of 0 or more, got {shown(digits)}")
+    return int(digits)
+
+
+def _no_such_number(text: str) -> NoReturn:
+    raise WeightsError(f"header: expected integers only, got {shown(text)}")
+
+
+def _checked_metadata(metadata: object) -> dict[str, str]:
+    if not isinstance(metadata, dict):
+        raise WeightsError(f"__metadata__: expected an object of strings, got {shown(metadata)}")
+    for text in (*metadata.keys(), *metadata.values()):
+        if not isinstance(text, str):
+            raise WeightsError(f"__metadata__: expected strings, got {shown(text)}")
+        check_text(text, "__metadata__")
+    return metadata
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse lone surrogates: legal in a Python string, but in no encoding of a text."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise WeightsError(f"{what}: expected Unicode text, got a lone surrogate in {shown(text)}")
+
+
+def _checked_entry(name: str, fields: object) -> Entry:
+    what = f"tensor {shown(name)}"
+    if not 0 < len(name) <= MAX_NAME:
+        raise WeightsError(f"header: expected names of 1 to {MAX_NAME} characters, got {len(name)}")
+    check_text(name, "header")
+    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
+        raise WeightsError(
+            f"{what}: expected the fields dtype, shape and data_offsets, got {shown(fields)}"
+        )
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise WeightsError(f"{what}: expected a dtype of {', '.join(DTYPES)}, got {shown(dtype)}")
+    if not _are_integers(shape):
+        raise WeightsError(f"{what}: expected a shape of integers, got {shown(shape)}")
+    if not _are_integers(offsets) or len(offsets) != 2:
+        raise WeightsError(f"{what}: expected two integers as data_offsets, got {shown(offsets)}")
+    itemsize = np.dtype(DTYPES[dtype]).itemsize
+    nbytes = checked_numel(shape, itemsize, what) * itemsize
+    if offsets[1] - offsets[0] != nbytes:
+        raise WeightsError(
+            f"{what}: expected {nbytes} bytes for {dtype} {shown(shape)}, got {shown(offsets)}"
+        )
+    return Entry(name, dtype, tuple(shape), offsets[0], offsets[1])
+
+
+def _are_integers(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int for value in values)
+
+
+def _decode(data: NDArray[np.uint8], entry: Entry) -> NDArray[Any]:
+    """The bytes of one tensor as an aligned array of the machine's byte order."""
+    dtype = np.dtype(DTYPES[entry.dtype])
+    raw = data[entry.begin : entry.end]
+    if entry.dtype == "BOOL" and np.any(raw > 1):
+        raise WeightsError(
+            f"tensor {shown(entry.name)}: expected BOOL bytes of 0 and 1, got others"
+        )
+    array = np.require(raw.view(dtype).reshape(entry.shape), dtype.newbyteorder("="), ["A"])
+    return bfloat16.widen(array) if entry.dtype == "BF16" else array
+
+
+def write_chunks(
+    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], cast: str | None
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, one chunk for the header and one for each tensor.
+
+    Equal to the library's byte for byte: tensors by dtype (widest first) then name, the header
+    padded with spaces to a multiple of 8; metadata sorted by key, so equal input gives equal files.
+    cast: the dtype, "F32" "F16" or "BF16", in which the floating-point tensors are stored
+    Every tensor is checked before the first chunk is given out. Raises WeightsError.
+    """
+    kinds = {name: stored_dtype(name, array, cast) for name, array in tensors.items()}
+    order = sorted(tensors, key=lambda name: (RANK[kinds[name]], name.encode()))
+    header = _header({name: (kinds[name], tensors[name].shape) for name in order}, metadata)
+    for name in order:
+        if cast:
+            check_range(name, tensors[name], kinds[name])
+
+    def chunks() -> Iterator[bytes | memoryview]:
+        yield len(header).to_bytes(8, "little") + header
+        for name in order:
+            if tensors[name].size:
+                yield encode(tensors[name], kinds[name]).data.cast("B")
+
+    return chunks()
+
+
+def _header(table: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
+    """The padded JSON header; it must pass the rules that reading demands."""
+    header: dict[str, Any] = {}
+    if metadata:
+        header["__metadata__"] = dict(sorted(_checked_metadata(dict(metadata)).items()))
+    end = 0
+    for name, (dtype, shape) in table.items():
+        begin, itemsize = end, np.dtype(DTYPES[dtype]).itemsize
+        end += checked_numel(shape, itemsize, f"tensor {shown(name)}") * itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER or end > MAX_BYTES or len(table) > MAX_TENSORS:
+        raise WeightsError(
+            f"expected at most {MAX_TENSORS} tensors, {MAX_HEADER} bytes of header and {MAX_BYTES} "
+            f"of data, got {len(table)}, {len(text)} and {end}"
+        )
+    return text
+
+
+def stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
+    """The dtype under which an array goes into a file. Raises WeightsError where there is none."""
+    if not isinstance(name, str) or name in ("", "__metadata__") or len(name) > MAX_NAME:
+        raise WeightsError(f"expected tensors with names, got the name {shown(name)}")
+    check_text(name, "tensors")
+    if not isinstance(array, np.ndarray):
+        raise WeightsError(f"tensor {shown(name)}: expected an array, got {type(array).__name__}")
+    if cast and array.dtype.kind == "f":
+        return cast
+    little = array.dtype.newbyteorder("<")
+    for stored, code in DTYPES.items():
+        if stored != "BF16" and little == np.dtype(code):
+            return stored
+    raise WeightsError(f"tensor {shown(name)}: expected numbers or bools, got {array.dtype}")
+
+
+def check_range(name: str, array: NDArray[Any], stored: str) -> None:
+    """A finite value that would become an infinity is an error, not a rounding."""
+    if array.dtype.kind != "f":
+        return
+    became_infinite = np.isinf(_narrowed(array, stored)) & ~np.isinf(array)
+    if became_infinite.any():
+        index = np.unravel_index(int(np.argmax(became_infinite)), array.shape)
+        where = tuple(map(int, index))
+        raise WeightsError(
+            f"tensor {shown(name)}: expected values within {stored}, "
+            f"got {float(array[where])!r} at {list(where)}"
+        )
+
+
+def _narrowed(array: NDArray[Any], stored: str) -> NDArray[Any]:
+    """The values after rounding to the stored dtype, as an array whose infinities can be seen."""
+    if stored == "BF16":
+        return bfloat16.widen(bfloat16.narrow(array))
+    with np.errstate(over="ignore", under="ignore"):
+        return array.astype(DTYPES[stored])
+
+
+def encode(array: NDArray[Any], stored: str) -> NDArray[Any]:
+    """The array as it lies in the file: C order, little-endian, in the stored dtype."""
+    if stored == "BF16":
+        array = bfloat16.narrow(array)
+    with np.errstate(under="ignore"):  # subnormals round to zero; overflow was checked
+        return np.ascontiguousarray(array, dtype=DTYPES[stored])

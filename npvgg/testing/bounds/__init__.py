@@ -1,0 +1,1 @@
+"""How far from the truth a correct float32 implementation may be."""

@@ -1,0 +1,1 @@
+"""Somebody's numbers: read, matched, measured and reported."""

@@ -1,0 +1,1 @@
+"""What was done, by replaying the mistakes that people make."""

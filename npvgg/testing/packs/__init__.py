@@ -1,0 +1,1 @@
+"""The conformance pack: a folder that holds all that another implementation needs."""

@@ -1,0 +1,102 @@
+"""From a name, weights and an image to a conformance pack."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npvgg.create import create_model
+from npvgg.data import create_transform, resolve_data_config
+from npvgg.errors import ArgumentError
+from npvgg.hub.pretrained import pretrained_cfg, split_tag
+from npvgg.model import RepVGG
+from npvgg.ops import Array
+from npvgg.testing import seeded
+from npvgg.testing.packs.pack import Pack
+from npvgg.testing.tiny import TINY, TINY_SIZE
+from npvgg.tools.convert import sha256
+from npvgg.variants import VARIANTS
+from npvgg.weights.build import build_network
+
+NOISE = "noise"
+SIZE = 64
+
+
+def conformance_pack(
+    model: str | None = "tiny",
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    image: str | os.PathLike[str] = NOISE,
+    level: str = "block",
+    size: int | None = None,
+    form: str | None = None,
+    winograd: int = 0,
+    **config: Any,
+) -> Pack:
+    """Make a conformance pack.
+
+    model: a network of the table, with a pretrained tag for trained weights, or one of the tiny
+        ones: "tiny", "tiny_g2", "tiny_se", "tiny_plus", "tiny_dilated"
+    weights: a weights file; without it and without a tag they come from the seed
+    seed: of weights and noise (`npvgg.testing.seeded`)
+    image: a photo, which goes through the network's own transform, or "noise"
+    level: "block", "branch" or "op", see `npvgg.testing.trace`
+    size: height and width of the image; 64 by default, 18 for a tiny network
+    form: "train" or "deploy", which the tensors are of; train by default, where it is known
+    winograd: the largest tile, 2 … 6, of Winograd's algorithms that the bounds are to admit, or 0
+    config: any field of `RepVGGConfig`
+
+    Raises ArgumentError, WeightsError, ImageError.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ArgumentError(f"seed: expected an integer of 0 … 2**63 − 1, got {seed!r}")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ArgumentError(f"size: expected a positive integer, got {size!r}")
+    subject, weights_origin = _subject(model, weights, seed, config)
+    size = size or (TINY_SIZE if model in TINY else SIZE)
+    x, input_origin = _image(subject, image, size, seed)
+    how = input_origin.get("transform")
+    return Pack.of(
+        subject, x, level=level, form=form, winograd=winograd,
+        weights_origin=weights_origin, input_origin=input_origin,
+        normalised=(how["mean"], how["std"]) if how else None,
+    )  # fmt: skip
+
+
+def _subject(
+    name: str | None, weights: str | os.PathLike[str] | None, seed: int, config: dict[str, Any]
+) -> tuple[RepVGG, dict[str, Any]]:
+    """The model, in train form where it can be, and where its weights come from."""
+    options = {"engine": "reference", "reparameterize": False, **config}
+    if weights is not None:
+        origin = {"file": Path(weights).name, "sha256": sha256(weights)}
+        if name in TINY:
+            raise ArgumentError(f"model: expected a network of the table with weights, got {name}")
+        return create_model(name, weights=weights, **options), origin
+    if name is None:
+        raise ArgumentError("model: expected a name, or weights; got neither")
+    tiny = TINY.get(name)
+    architecture, tag = (name, None) if tiny else split_tag(name)
+    if tag:
+        return create_model(name, pretrained=True, **options), {"pretrained": name}
+    row = (tiny or VARIANTS[architecture]).with_changes(**config)
+    network = build_network(seeded.tensors(row, seed), row)
+    cfg = pretrained_cfg(architecture)
+    return RepVGG(architecture, row, network, cfg, engine="reference"), {"seed": seed}
+
+
+def _image(
+    model: RepVGG, image: str | os.PathLike[str], size: int, seed: int
+) -> tuple[Array, dict[str, Any]]:
+    """The input, (1, C, size, size) float32, and where it comes from."""
+    shape = (model.config.in_chans, size, size)
+    if image == NOISE:
+        low, high = seeded.NOISE
+        return seeded.noise((1, *shape), seed), {"noise": seed, "low": low, "high": high}
+    how = resolve_data_config({"input_size": shape}, model.pretrained_cfg)
+    x: Array = np.asarray(create_transform(**how)(image))[None]
+    return x, {"photo": Path(image).name, "sha256": sha256(image), "transform": how}

@@ -1,0 +1,291 @@
+"""A conformance pack: one run of one network, with the truth and the tolerance of every tensor.
+
+    manifest.json                what there is, in order: names, shapes, equations, tolerances
+    weights.train.safetensors    the branches (absent where only the folded weights are known)
+    weights.deploy.safetensors   the folded convolutions
+    tensors.safetensors          the input, and the truth: computed in float64, rounded once
+    bounds.safetensors           "local.<name>" and "chain.<name>": see `npvgg.testing.bounds.walk`
+    README.md                    how to use all that without npvgg, or Python
+
+A `Pack` is the same in memory. From a seed, every byte is the same on every machine (`steady`,
+`seeded`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from npvgg.config import RepVGGConfig
+from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats import checkpoint, safetensorsfile
+from npvgg.formats.files import open_regular, write_folder
+from npvgg.formats.untrusted import blaming
+from npvgg.model import RepVGG
+from npvgg.network import Network
+from npvgg.ops import Array
+from npvgg.testing.bounds.tiles import check_tile
+from npvgg.testing.bounds.walk import normalisation_error, walk
+from npvgg.testing.packs import manifest as manifests
+from npvgg.testing.trace import Probe, at_level, checked_images, operations, probe
+from npvgg.tools.certificate import check_finite
+from npvgg.tools.convert import sha256
+from npvgg.weights import build
+
+Named = TypeVar("Named")
+
+MANIFEST, README = "manifest.json", "README.md"
+TENSORS, BOUNDS = "tensors.safetensors", "bounds.safetensors"
+WEIGHTS = {form: f"weights.{form}.safetensors" for form in ("train", "deploy")}
+MAX_MANIFEST = 2**24
+"""Bytes of a manifest at most; that of repvgg_d2se, operation by operation, has 3e5."""
+
+
+@dataclass(frozen=True, repr=False)
+class Pack:
+    """A conformance pack; make one with `Pack.of` or `conformance_pack`, or `Pack.read` a folder.
+
+    manifest: what manifest.json says
+    probes: what each tensor is, in the order of execution
+    """
+
+    manifest: Mapping[str, Any]
+    probes: tuple[Probe, ...]
+    _tensors: Mapping[str, Array]
+    _local: Mapping[str, Array]
+    _chain: Mapping[str, Array]
+    _weights: Mapping[str, Mapping[str, Array]]
+
+    def __repr__(self) -> str:
+        model, form, level = (self.manifest[key] for key in ("model", "form", "level"))
+        return f"<Pack {model}: {form} form, {len(self.probes)} tensors of level {level}>"
+
+    @classmethod
+    def of(
+        cls, model: RepVGG, x: Array, *, level: str = "block", form: str | None = None,
+        winograd: int = 0,
+        weights_origin: Mapping[str, Any] | None = None,
+        input_origin: Mapping[str, Any] | None = None,
+        normalised: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> Pack:  # fmt: skip
+        """Run a model's weights in float64 and keep every tensor of a level, with its bounds.
+
+        model: its weights are rounded to float32 first, if they are not in it
+        x: (N, C, H, W), rounded to float32, too
+        level: "block", "branch" or "op", see `npvgg.testing.trace`
+        form: "train" or "deploy", which of its forms is run; the model's own by default
+        winograd: the largest tile of Winograd's algorithms that the bounds are to admit, or 0
+        weights_origin, input_origin: words for the manifest on where the two come from
+        normalised: mean and std by which x was made of a photo's bytes, if it was: then the bounds
+        admit whatever float32 arithmetic normalises it
+
+        Raises ArgumentError, and WeightsError where the maps overflow float32.
+        """
+        check_tile(winograd)
+        networks = _forms(model)
+        form = form or model.form
+        if form == "train" and form not in networks:
+            raise ArgumentError("form: expected deploy: these weights are folded, got 'train'")
+        if form not in networks:
+            raise ArgumentError(f"form: expected one of {', '.join(networks)}, got {form!r}")
+        exact = networks[form].astype(np.float64)
+        x = checked_images(checked_images(x, networks[form]), exact)
+        photo = normalisation_error(x, *normalised) if normalised else 0.0
+        spelled = operations(exact)
+        kept = at_level(spelled, level)
+        probes: list[Probe] = []
+        entries: list[dict[str, Any]] = []
+        tensors: dict[str, Array] = {}
+        local: dict[str, Array] = {}
+        chain: dict[str, Array] = {}
+        for o, y, local_error, chain_error in walk(exact, x, kept, winograd, photo):
+            if o.name not in kept:
+                continue
+            with np.errstate(over="ignore", under="ignore"):
+                tensors[o.name] = y.astype(np.float32)
+            check_finite(tensors[o.name], o.name)
+            local[o.name] = rounded_up(local_error)
+            chain[o.name] = rounded_up(chain_error)
+            probes.append(probe(kept[o.name], y.shape))
+            largest = (float(np.abs(a[o.name]).max()) for a in (tensors, local, chain))
+            entries.append(manifests.entry(probes[-1], *largest))
+        origins = {"weights": weights_origin or {}, "input": input_origin or {}}
+        heading = manifests.heading(
+            model.name, model.config, form, level, winograd, origins, spelled
+        )
+        flat = {form: build.flatten(network) for form, network in networks.items()}
+        manifest = json.loads(json.dumps({**heading, "tensors": entries}))  # as a file has it
+        return cls(manifest, tuple(probes), tensors, local, chain, flat)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Pack:
+        """Read a pack's folder, every file of it checked against its sum in the manifest.
+
+        Raises WeightsError, which names the file.
+        """
+        folder = Path(path)
+        with blaming(folder / MANIFEST), open_regular(folder / MANIFEST) as file:
+            manifest = manifests.parse(file.read(MAX_MANIFEST))
+            config = manifests.config_of(manifest)
+        for name in _files_of(manifest):
+            if sha256(folder / name) != manifest["files"].get(name):
+                raise WeightsError(f"{folder / name}: expected the file that {MANIFEST} was for")
+        tensors, bounds = (checkpoint.load(folder / name) for name in (TENSORS, BOUNDS))
+        arrays = {
+            form: checkpoint.load(folder / name)
+            for form, name in WEIGHTS.items()
+            if name in manifest["files"]
+        }
+        with blaming(folder):
+            network = build.build_network(arrays[manifest["form"]], config, np.float32)
+            kept = at_level(operations(network), manifest["level"])
+            _check_arrays(manifest, list(kept), tensors, bounds)
+        probes = tuple(probe(o, tensors[name].shape) for name, o in kept.items())
+        local, chain = (
+            {name: bounds[f"{kind}.{name}"] for name in kept} for kind in ("local", "chain")
+        )
+        return cls(manifest, probes, tensors, local, chain, arrays)
+
+    def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the folder, whole or not at all.
+
+        overwrite: replace a folder, which must be a pack as well
+        Raises ArgumentError where something else is in the way, WeightsError where it can't be
+        written.
+        """
+        folder = Path(path)
+        if os.path.lexists(folder):
+            if not _is_pack(folder):
+                raise ArgumentError(f"path: {folder} is there and no pack; it is not replaced")
+            if not overwrite:
+                raise ArgumentError(
+                    f"path: {folder} is there; overwrite=True (--force) replaces a pack"
+                )
+        contents = self._contents()
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+        manifest = {**self.manifest, "files": sums}
+        contents[MANIFEST] = manifests.as_text(manifest).encode()
+        with blaming(folder):
+            write_folder(folder, contents, overwrite=overwrite)
+
+    def _contents(self) -> dict[str, bytes]:
+        """Every file but the manifest."""
+        about = {
+            "format": "pt",  # loaders of the PyTorch world ask for this key
+            "npvgg.model": self.manifest["model"],
+            "npvgg.config": json.dumps(self.manifest["config"]),
+        }
+        contents = {
+            WEIGHTS[form]: _safetensors(arrays, {**about, "npvgg.form": form})
+            for form, arrays in self._weights.items()
+        }
+        contents[TENSORS] = _safetensors(self._tensors, {})
+        bounds = {f"local.{name}": bound for name, bound in self._local.items()}
+        bounds |= {f"chain.{name}": bound for name, bound in self._chain.items()}
+        contents[BOUNDS] = _safetensors(bounds, {})
+        text = (resources("npvgg.testing.packs") / "conformance.md").read_text("utf-8")
+        for key in ("model", "form", "level"):
+            text = text.replace("{" + key + "}", self.manifest[key])
+        contents[README] = text.encode()
+        return contents
+
+    def tensor(self, name: str) -> Array:
+        """The truth of a tensor, float32."""
+        return _named(self._tensors, name)
+
+    def bound(self, name: str) -> Array:
+        """How far each element may be off where the whole network was run, float32."""
+        return _named(self._chain, name)
+
+    def local_bound(self, name: str) -> Array:
+        """How far each element may be off where the tensor's inputs were those of the pack."""
+        return _named(self._local, name)
+
+    def probe(self, name: str) -> Probe:
+        """What a tensor is."""
+        return _named({probe.name: probe for probe in self.probes}, name)
+
+    @property
+    def config(self) -> RepVGGConfig:
+        """The network's configuration."""
+        return manifests.config_of(self.manifest)
+
+    def network(self, form: str | None = None) -> Network:
+        """The network in float64, "train" or "deploy"; by default in the form of the tensors.
+
+        Raises ArgumentError for a form that the pack does not have.
+        """
+        arrays = _named(self._weights, form or self.manifest["form"], "form")
+        return build.build_network(arrays, self.config, np.float64)
+
+
+def rounded_up(bound: Array) -> Array:
+    """The least float32 numbers that are not below the bounds."""
+    with np.errstate(over="ignore", under="ignore"):
+        near = bound.astype(np.float32)
+    return np.where(near < bound, np.nextafter(near, np.float32(np.inf)), near)
+
+
+def _forms(model: RepVGG) -> dict[str, Network]:
+    """The forms that a model can be given in, in float32."""
+    if not isinstance(model, RepVGG):
+        raise ArgumentError(f"model: expected one of create_model, got {type(model).__name__}")
+    network = model.network.astype(np.float32)
+    return {network.form: network, "deploy": network.reparameterized()}
+
+
+def _named(table: Mapping[str, Named], name: str, argument: str = "name") -> Named:
+    if name not in table:
+        raise ArgumentError(f"{argument}: expected one of {', '.join(table)}, got {name!r}")
+    return table[name]
+
+
+def _safetensors(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    return b"".join(safetensorsfile.write_chunks(arrays, metadata, None))
+
+
+def _is_pack(folder: Path) -> bool:
+    """Tell a folder that holds a pack and nothing else."""
+    try:
+        with open_regular(folder / MANIFEST) as file:
+            names = _files_of(manifests.parse(file.read(MAX_MANIFEST)))
+    except (OSError, WeightsError):
+        return False
+    return set(os.listdir(folder)) <= {*names, MANIFEST, README}
+
+
+def _files_of(manifest: Mapping[str, Any]) -> list[str]:
+    """The files that a pack has beside its manifest."""
+    names = [name for name in WEIGHTS.values() if name in manifest["files"]]
+    return sorted({*names, WEIGHTS[manifest["form"]], TENSORS, BOUNDS})
+
+
+def _check_arrays(
+    manifest: Mapping[str, Any],
+    names: list[str],
+    tensors: Mapping[str, Array],
+    bounds: Mapping[str, Array],
+) -> None:
+    """The tensors are those of the network, each with finite numbers and bounds of its shape."""
+    listed = {entry.get("name"): entry.get("shape") for entry in manifest["tensors"]}
+    if list(listed) != names or set(tensors) != set(names):
+        raise WeightsError(f"tensors: expected those of this network, {', '.join(names[:3])}, …")
+    wanted = {f"{kind}.{name}" for kind in ("local", "chain") for name in names}
+    if set(bounds) != wanted:
+        raise WeightsError(f"bounds: expected local.… and chain.… of {len(names)} tensors")
+    checkpoint.check_values(tensors)
+    checkpoint.check_values(bounds)
+    for name in wanted:
+        truth, bound = tensors[name.split(".", 1)[1]], bounds[name]
+        if list(truth.shape) != listed[name.split(".", 1)[1]] or truth.shape != bound.shape:
+            raise WeightsError(f"{name}: expected shapes that agree, got {bound.shape}")
+        if truth.dtype != np.float32 or bound.dtype != np.float32 or (bound < 0).any():
+            raise WeightsError(f"{name}: expected float32 numbers, and no bound below 0")
