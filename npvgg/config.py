@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import ceil
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from npvgg.errors import ArgumentError, refuse_keyword
 
@@ -141,7 +141,9 @@ class RepVGGConfig:
         """Length of the pooled vector that the classifier reads."""
         return self.num_features * (2 if self.global_pool == "catavgmax" else 1)
 
-    def with_changes(self, *, width_factor: float = 1.0, **changes: Any) -> RepVGGConfig:
+    def with_changes(
+        self, *, width_factor: float = 1.0, **changes: Unpack[ConfigFields]
+    ) -> RepVGGConfig:
         """Give the configuration with some fields replaced; raise ArgumentError for an unknown
         field.
 
@@ -163,7 +165,7 @@ class RepVGGConfig:
             )
         if changes.get("attn_layer", self.attn_layer) != self.attn_layer:
             changes.setdefault("attn_kwargs", {})
-        config = replace(self, **changes)
+        config = replace(self, **dict[str, Any](changes))
         if width_factor == 1:
             return config
         return replace(
@@ -173,6 +175,31 @@ class RepVGGConfig:
                 _make_divisible(w * width_factor, 8, round_limit=0.9) for w in config.widths
             ),
         )
+
+
+class ConfigFields(TypedDict, total=False):
+    """The fields of `RepVGGConfig`, as the type of keywords that change some of them."""
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    groups: int
+    stem_chs: int
+    stem_stride: int
+    in_chans: int
+    num_classes: int
+    global_pool: str
+    output_stride: int
+    act_layer: str
+    attn_layer: str | None
+    attn_kwargs: Mapping[str, Any]
+    attn_after_act: bool
+
+
+class ConfigKeywords(ConfigFields, total=False):
+    """What makes a configuration from a named one: its fields, and timm's `width_factor`."""
+
+    width_factor: float
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from npvgg import attention
-from npvgg.config import RepVGGConfig
+from npvgg.config import ConfigKeywords, RepVGGConfig
 from npvgg.errors import ArgumentError, WeightsError, refuse_keyword
 from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
@@ -35,17 +34,34 @@ MAX_METADATA = 2**20
 """Longest entry of a file's metadata, in characters."""
 
 
+class ModelKeywords(ConfigKeywords, total=False):
+    """The keywords of `create_model` but `features_only`, on which the type of the model hangs."""
+
+    pretrained: bool
+    weights: Source | None
+    wrapper: str | None
+    reparameterize: bool
+    dtype: DTypeLike
+    engine: str
+    threads: int | None
+    out_indices: int | Sequence[int] | None
+    seed: int
+
+
 @overload
 def create_model(
-    name: str | None = None, *, features_only: Literal[True], **options: Any
+    name: str | None = None, *, features_only: Literal[True], **options: Unpack[ModelKeywords]
 ) -> FeatureNet: ...
 @overload
 def create_model(
-    name: str | None = None, *, features_only: Literal[False] = False, **options: Any
+    name: str | None = None,
+    *,
+    features_only: Literal[False] = False,
+    **options: Unpack[ModelKeywords],
 ) -> RepVGG: ...
 @overload
 def create_model(
-    name: str | None = None, *, features_only: bool, **options: Any
+    name: str | None = None, *, features_only: bool, **options: Unpack[ModelKeywords]
 ) -> RepVGG | FeatureNet: ...
 def create_model(
     name: str | None = None,
@@ -57,11 +73,10 @@ def create_model(
     dtype: DTypeLike = np.float32,
     engine: str = "auto",
     threads: int | None = None,
-    deterministic: bool = False,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     seed: int = 0,
-    **config: Any,
+    **config: Unpack[ConfigKeywords],
 ) -> RepVGG | FeatureNet:
     """Make a RepVGG from a name, from a file, or from both.
 
@@ -78,7 +93,7 @@ def create_model(
         `model.origin.choice` tells which were taken
     reparameterize: fold train-form weights into one convolution per block; False runs the branches
     dtype: float32 or float64, of weights and arithmetic
-    engine, threads, deterministic: see `npvgg.engines.prepare`
+    engine, threads: see `npvgg.engines.prepare`
     features_only, out_indices: give a `FeatureNet`, which returns maps; `out_indices` as `indices`
         of `RepVGG.forward_intermediates`
     config: any field of `RepVGGConfig`, and `width_factor`
@@ -123,7 +138,6 @@ def create_model(
         cfg,
         engine=engine,
         threads=threads,
-        deterministic=deterministic,
         origin=origin,
     )
     return FeatureNet(model, out_indices) if features_only else model
@@ -238,8 +252,7 @@ def _check_keywords(config: Mapping[str, Any]) -> None:
     """Every keyword is one of a configuration, or ArgumentError names the nearest of all."""
     for name in config:
         if name not in timmconfig.KEYWORDS:
-            own = signature(create_model).parameters.keys() - {"config"}
-            refuse_keyword(name, "create_model", own | timmconfig.KEYWORDS)
+            refuse_keyword(name, "create_model", {"features_only", *ModelKeywords.__annotations__})
 
 
 def _checked_seed(seed: object) -> int:

@@ -10,14 +10,13 @@ Sources: timm 1.0.31, data/config.py, data/transforms_factory.py `transforms_ima
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from inspect import signature
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from npvgg.errors import ArgumentError, refuse_keyword
-from npvgg.images.opening import Opening
+from npvgg.images.opening import Opening, OpeningKeywords
 from npvgg.images.transform import ImageWarning, Transform
 
 __all__ = [
@@ -87,7 +86,7 @@ def create_transform(
     crop_pct: float | None = None,
     crop_mode: str | None = None,
     normalize: str = "totensor",
-    **opening: Any,
+    **opening: Unpack[OpeningKeywords],
 ) -> Transform:
     """The evaluation transform: any photo that `images.open_image` opens → (C, H, W) float32.
 
@@ -214,8 +213,8 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
-def _opening(channels: int, options: Mapping[str, Any]) -> Opening:
-    known = {field.name for field in fields(Opening)} - {"channels"}
+def _opening(channels: int, options: OpeningKeywords) -> Opening:
+    known = OpeningKeywords.__annotations__.keys()
     for name in options:
         if name not in known:
             own = signature(create_transform).parameters.keys() - {"opening"}

@@ -65,7 +65,6 @@ class RepVGG:
         *,
         engine: str = "auto",
         threads: int | None = None,
-        deterministic: bool = False,
         origin: Checkpoint | None = None,
     ) -> None:
         self.name = name
@@ -77,7 +76,7 @@ class RepVGG:
         self.feature_info = FeatureInfo(feature_info(config))
         self._head = network.head
         self._last = len(network.blocks) - 1
-        self._engine = prepare(network, engine, threads=threads, deterministic=deterministic)
+        self._engine = prepare(network, engine, threads=threads)
 
     @property
     def num_classes(self) -> int:

@@ -2,7 +2,7 @@
 
 An engine is one function,
 
-    prepare(network, *, threads=None, deterministic=False) -> Prepared
+    prepare(network, *, threads=None) -> Prepared
 
 that gives an object with two verbs; what needs doing once (pack weights, choose algorithms,
 allocate) is done once, at the first call at the latest. Engines compute the same network; they
@@ -65,15 +65,12 @@ def prepare(
     engine: str = "auto",
     *,
     threads: int | None = None,
-    deterministic: bool = False,
 ) -> Prepared:
     """Make a network ready to run with the named engine.
 
     "auto" takes the fastest engine that serves the network's dtype and can be imported; where Numba
     cannot, that is said, and the reference engine takes its place. threads: for the compiled
     engines, None for `npvgg.engines.threads.resolve(None)`; any number gives the same bits.
-    deterministic: the same bits for an image alone and in any batch; every engine of today does so
-    anyway.
     Raises ArgumentError for an unknown engine, one that cannot serve the dtype or be imported, or
     an impossible number of threads.
     """
@@ -90,7 +87,7 @@ def prepare(
             ) from error
     else:
         raise ArgumentError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
-    prepared: Prepared = module.prepare(network, threads=threads, deterministic=deterministic)
+    prepared: Prepared = module.prepare(network, threads=threads)
     return prepared
 
 

@@ -18,8 +18,6 @@ def direct(filter: Filter, height: int, width: int) -> int:
     return 0
 
 
-def prepare(
-    network: Network, *, threads: int | None = None, deterministic: bool = False
-) -> CompiledNetwork:
+def prepare(network: Network, *, threads: int | None = None) -> CompiledNetwork:
     """Make ready. Every result has the same bits for any number of threads and any batch."""
     return CompiledNetwork(network, "im2col", direct, threads)

@@ -65,8 +65,6 @@ class ReferenceNetwork:
         return forward_head(self.network.head, self.maps(x, [len(self.network.blocks) - 1])[0])
 
 
-def prepare(
-    network: Network, *, threads: int | None = None, deterministic: bool = False
-) -> ReferenceNetwork:
+def prepare(network: Network, *, threads: int | None = None) -> ReferenceNetwork:
     """Make ready; there is nothing to do. NumPy's own threads apply: `threads` has no say here."""
     return ReferenceNetwork(network)

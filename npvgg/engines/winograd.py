@@ -30,8 +30,6 @@ def tile(filter: Filter, height: int, width: int) -> int:
     return next((m for least, m in TILES[filter.stride] if min(height, width) >= least), 0)
 
 
-def prepare(
-    network: Network, *, threads: int | None = None, deterministic: bool = False
-) -> CompiledNetwork:
+def prepare(network: Network, *, threads: int | None = None) -> CompiledNetwork:
     """Make ready. Every result has the same bits for any number of threads and any batch."""
     return CompiledNetwork(network, "winograd", tile, threads)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,17 @@ class Opening:
             raise ArgumentError(f"formats: expected some of {FORMATS}, got {self.formats!r}")
         if self.alpha != "drop":
             _check_colour(self.alpha)
+
+
+class OpeningKeywords(TypedDict, total=False):
+    """The fields of `Opening` but `channels`, as the type of keywords."""
+
+    exif_transpose: bool
+    alpha: str
+    on_16bit: str
+    frame: int
+    max_pixels: int
+    formats: tuple[str, ...]
 
 
 def open_image(

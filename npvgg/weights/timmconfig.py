@@ -15,12 +15,11 @@ Source: timm 1.0.31 `models/_hub.py` `_parse_model_cfg`, `models/_pretrained.py`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from npvgg import attention
-from npvgg.config import RepVGGConfig
+from npvgg.config import ConfigKeywords, RepVGGConfig
 from npvgg.data import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -48,7 +47,7 @@ DEFAULTS: dict[str, Any] = {
 """What timm takes for what is not said: bicubic, though RepVGG's authors use bilinear."""
 
 OPTIONAL = ("test_input_size", "test_crop_pct")
-KEYWORDS = {"width_factor", *(field.name for field in fields(RepVGGConfig))}
+KEYWORDS = set(ConfigKeywords.__annotations__)
 TRAINING_ONLY = {
     "pretrained", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last", "scriptable",
     "exportable", "no_jit", "img_size",

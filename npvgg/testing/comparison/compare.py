@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -96,7 +96,19 @@ PARAMETERS = (".weight", ".bias", ".running_mean", ".running_var")
 """How the names of weights end."""
 
 
-def assert_matches(candidate: Any, reference: Any, **options: Any) -> Report:
+class CompareKeywords(TypedDict, total=False):
+    """The keywords of `compare`, which `assert_matches` takes too."""
+
+    x: Array | None
+    level: str
+    by: str | Mapping[str, str]
+    layout: str
+    complete: bool
+    alone: bool
+    diagnosis: bool
+
+
+def assert_matches(candidate: Any, reference: Any, **options: Unpack[CompareKeywords]) -> Report:
     """Assert that a candidate matches a reference; the message is the report.
 
     Arguments are those of `compare`. Raises AssertionError, as pytest and unittest expect it, and

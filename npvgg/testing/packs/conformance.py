@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
+from npvgg.config import ConfigKeywords
 from npvgg.create import create_model
 from npvgg.data import create_transform, resolve_data_config
 from npvgg.errors import ArgumentError
@@ -35,7 +36,7 @@ def conformance_pack(
     size: int | None = None,
     form: str | None = None,
     winograd: int = 0,
-    **config: Any,
+    **config: Unpack[ConfigKeywords],
 ) -> Pack:
     """Make a conformance pack.
 
@@ -68,10 +69,10 @@ def conformance_pack(
 
 
 def _subject(
-    name: str | None, weights: str | os.PathLike[str] | None, seed: int, config: dict[str, Any]
+    name: str | None, weights: str | os.PathLike[str] | None, seed: int, config: ConfigKeywords
 ) -> tuple[RepVGG, dict[str, Any]]:
     """The model, in train form where it can be, and where its weights come from."""
-    options = {"engine": "reference", "reparameterize": False, **config}
+    options: dict[str, Any] = {"engine": "reference", "reparameterize": False, **config}
     if weights is not None:
         origin = {"file": Path(weights).name, "sha256": sha256(weights)}
         if name in TINY:
