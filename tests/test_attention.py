@@ -1,12 +1,12 @@
 """Each attention layer is judged by the oracle, over its options; its weights by timm's shapes."""
 
-import naive
 import numpy as np
 import pytest
 
 from npvgg import attention
 from npvgg.config import ATTN_LAYERS
 from npvgg.errors import ArgumentError
+from tests.oracles import naive
 
 # id: layer, channels, options, the shapes timm 1.0.31 gives its weights
 CASES = {

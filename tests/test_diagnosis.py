@@ -4,16 +4,15 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import plants
-import porter
 import pytest
-from plants import PLANTS
 
 from npvgg.config import expand
 from npvgg.testing.diagnosis import mistakes
 from npvgg.testing.diagnosis.diagnose import diagnose
 from npvgg.testing.packs.conformance import conformance_pack
 from npvgg.weights import build
+from tests.oracles import plants, porter
+from tests.oracles.plants import PLANTS
 
 
 @cache

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import plants
-import porter
 import pytest
 from test_diagnosis import answers, first_wrong, pack
 
@@ -17,6 +15,7 @@ from npvgg.testing.packs.conformance import conformance_pack
 from npvgg.testing.packs.pack import Pack
 from npvgg.testing.tiny import TINY
 from npvgg.weights import build
+from tests.oracles import plants, porter
 
 CAT = Path(__file__).parent / "photos" / "chelsea.png"
 

@@ -3,15 +3,15 @@
 import subprocess
 import sys
 
-import naive
 import numpy as np
 import pytest
 import tiny
-from bounds import assert_within, gamma
 
 from npvgg import ArgumentError, create_model, engines
 from npvgg.engines import ENGINES, reference
 from npvgg.weights.build import build_network, flatten
+from tests.oracles import naive
+from tests.oracles.bounds import assert_within, gamma
 
 FORMS = pytest.mark.parametrize("form", ["train", "deploy"])
 

@@ -7,7 +7,6 @@ import pickle
 import threading
 import weakref
 
-import naive
 import numpy as np
 import pytest
 
@@ -19,6 +18,7 @@ from npvgg.engines.packing import Filter
 from npvgg.engines.transforms import FILTERS
 from npvgg.network import Block, Head, Network
 from npvgg.reparam import FusedConv
+from tests.oracles import naive
 
 FAST = ["im2col", "winograd"]
 SMALL = {"depths": (1, 2, 1, 1), "widths": (24, 40, 64, 48), "stem_chs": 20, "num_classes": 7}

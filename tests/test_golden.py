@@ -8,8 +8,6 @@ import json
 from functools import cache, lru_cache
 from pathlib import Path
 
-import formula
-import judge
 import numpy as np
 import pytest
 
@@ -18,6 +16,7 @@ from npvgg.config import ACT_LAYERS, ATTN_LAYERS, GLOBAL_POOLS, RepVGGConfig
 from npvgg.engines import ENGINES
 from npvgg.variants import VARIANTS, canonical_name
 from npvgg.weights.build import expected_shapes, normalize_names
+from tests.oracles import formula, judge
 
 GOLDEN = Path(__file__).parent / "golden"
 DOCUMENT = json.loads((GOLDEN / "networks.json").read_text(encoding="utf-8"))

@@ -1,8 +1,9 @@
 """The judge lets what is exact pass and catches what is not."""
 
-import judge
 import numpy as np
 import pytest
+
+from tests.oracles import judge
 
 TRUTH = {"y": np.array([[-1.0, 3.0], [0.1, 1 / 3]])}
 ROUNDED = {"y": TRUTH["y"].astype(np.float32)}

@@ -3,7 +3,6 @@
 from decimal import Decimal
 from math import exp, sqrt
 
-import naive
 import numpy as np
 import pytest
 
@@ -23,6 +22,7 @@ from npvgg.testing.bounds.walk import Walker
 from npvgg.testing.tiny import TINY, TINY_SIZE
 from npvgg.testing.trace import LEVELS, at_level, compute, operations, run
 from npvgg.weights.build import build_network
+from tests.oracles import naive
 
 U = 2.0**-24
 SIZE = TINY_SIZE

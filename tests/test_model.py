@@ -3,7 +3,6 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
-import judge
 import numpy as np
 import pytest
 import tiny
@@ -11,6 +10,7 @@ import tiny
 from npvgg import ArgumentError, FeatureNet, RepVGG, create_model
 from npvgg.engines import reference
 from npvgg.weights.build import flatten
+from tests.oracles import judge
 
 NETWORKS = pytest.mark.parametrize("network", tiny.NETWORKS)
 

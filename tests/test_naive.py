@@ -4,8 +4,9 @@ import ast
 from fractions import Fraction
 from pathlib import Path
 
-import naive
 import pytest
+
+from tests.oracles import naive
 
 KERNEL = [[1, 2, 4], [8, 16, 32], [64, 128, 256]]
 

@@ -3,14 +3,14 @@
 import math
 from itertools import product
 
-import naive
 import numpy as np
 import pytest
-from bounds import assert_within, gamma
 
 from npvgg import ops
 from npvgg.config import ACT_LAYERS, GLOBAL_POOLS
 from npvgg.errors import ArgumentError
+from tests.oracles import naive
+from tests.oracles.bounds import assert_within, gamma
 
 DTYPES = (np.float32, np.float64)
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pack_reader
 import pytest
 import safetensors.numpy
 
@@ -22,6 +21,7 @@ from npvgg.testing.bounds.rounding import U
 from npvgg.testing.tiny import TINY
 from npvgg.testing.trace import LEVELS
 from npvgg.weights import build
+from tests.oracles import pack_reader
 
 CAT = Path(__file__).parent / "photos" / "chelsea.png"
 

@@ -3,7 +3,6 @@
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
-import naive
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from npvgg.reparam import (
     pad_1x1_to_3x3,
     reparameterize,
 )
+from tests.oracles import naive
 
 EPS = Fraction(1, 16)  # dyadic, so that every number below is a float as well
 # in_chs, out_chs, stride, dilation, groups, identity

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import naive
 import numpy as np
 import pytest
 import tiny
@@ -11,6 +10,7 @@ import npvgg
 from npvgg.errors import ArgumentError
 from npvgg.testing import layer_by_layer, steady
 from npvgg.testing.trace import LEVELS, at_level, compute, operations, run
+from tests.oracles import naive
 
 TRAIN_OP = [
     ("input", "", "input", ()),

@@ -1,10 +1,10 @@
 """Networks so small that the oracle runs them in milliseconds, one for each turn of the road."""
 
-import naive
 import numpy as np
 
 from npvgg import RepVGGConfig, create_model
 from npvgg.weights.build import random_tensors
+from tests.oracles import naive
 
 BASE = {"depths": (1, 2, 3, 1), "widths": (4, 8, 8, 12), "stem_chs": 4, "num_classes": 5}
 NETWORKS = {

@@ -2,12 +2,13 @@
 
 Needs timm and torch, and the published original; run it from the root of the repository:
 
-    export PYTHONPATH=tests:tests/cross NPVGG_ORIGINAL=/path/to/RepVGG
-    python weights_tools/make_goldens.py
+    export NPVGG_ORIGINAL=/path/to/RepVGG
+    python -m weights_tools.make_goldens
 
-Weights and images come from tests/formula.py. Every variant is here, A0, A2 and nano at full width,
-the others at a quarter of it or less (their full widths: as shapes and parameter counts here, as
-numbers in tests/cross), and every keyword of a configuration, on a small network. Per case:
+Weights and images come from tests/oracles/formula.py. Every variant is here, A0, A2 and nano at
+full width, the others at a quarter of it or less (their full widths: as shapes and parameter counts
+here, as numbers in tests/cross), and every keyword of a configuration, on a small network. Per
+case:
 
 - the truth: the train form in float64 (folding it changes it by 1e-13 of its maximum at most);
 - PyTorch's own float32 error, max |y32 - y64| of each tensor, in train form and folded.
@@ -19,13 +20,11 @@ import json
 import sys
 from pathlib import Path
 
-import formula
-import judge
 import numpy as np
-import original_peer
 import timm
-import timm_peer
 import torch
+
+from tests.oracles import formula, judge, original_peer, timm_peer
 
 GOLDEN = Path("tests/golden")
 SMALL = {"depths": (2, 3, 2, 1), "widths": (16, 24, 32, 40), "stem_chs": 16, "num_classes": 11}

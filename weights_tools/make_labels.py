@@ -1,6 +1,6 @@
 """Write npvgg/assets/imagenet_1k.tsv (index, synset, words) from the lists of an installed timm.
 
-python weights_tools/make_labels.py
+python -m weights_tools.make_labels
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write tests/golden/torch-*.pth: small files as torch.save makes them, for tests without torch.
 
-Run it under torch 2.14:  python weights_tools/make_torchfiles.py
+Run it under torch 2.14:  python -m weights_tools.make_torchfiles
 From run to run only the identifier differs that torch puts into its zip format.
 """
 

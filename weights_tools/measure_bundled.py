@@ -1,6 +1,6 @@
 """Measure the network that ships in the package, by npvgg's own preprocessing and engines.
 
-    python weights_tools/measure_bundled.py --data cifar10.zip
+    python -m weights_tools.measure_bundled --data cifar10.zip
 
 Counts the test images whose class comes first, in train form and in deploy form and with every
 engine, and how often their predictions differ. Needs neither PyTorch nor timm.

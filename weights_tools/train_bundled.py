@@ -1,6 +1,6 @@
 """Train the network that ships in the package: repvgg_nano on CIFAR-10, with PyTorch on a CPU.
 
-    python weights_tools/train_bundled.py --data DATA.zip --checkpoint RUN.pt --out OUT.safetensors
+    python -m weights_tools.train_bundled --data DATA.zip --checkpoint RUN.pt --out OUT.safetensors
 
 The archive holds JPEG files as train/<class>/<name>.jpg and test/<class>/<name>.jpg. The test
 images are only counted right or wrong once, after the last epoch; choose settings with

@@ -2,8 +2,7 @@
 
 Needs timm and torch; run it from the root of the repository:
 
-    export PYTHONPATH=.:tests:tests/cross
-    python weights_tools/validate_against_torch.py --original /path/to/RepVGG
+    python -m weights_tools.validate_against_torch --original /path/to/RepVGG
 
 It writes weights_tools/validation.md, which says what is in it (`validation_report`). The networks
 are those of the goldens: every variant that timm has, and every keyword of a configuration; with
@@ -21,15 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import formula
-import judge
 import numpy as np
-import original_peer
-import runtime_peer
-import timm_peer
 import torch
 from make_goldens import GAINS, timm_cases
-from validation_report import EXACT, OWN, Measured, Said, left_out, write
 
 import npvgg
 from bench.exports import write_ncnn
@@ -39,6 +32,8 @@ from npvgg.testing import Pack, Report, compare, layer_by_layer
 from npvgg.testing.bounds.tiles import LARGEST
 from npvgg.testing.comparison.report import MISSING, OK
 from npvgg.testing.comparison.runners import run_onnx
+from tests.oracles import formula, judge, original_peer, runtime_peer, timm_peer
+from weights_tools.validation_report import EXACT, OWN, Measured, Said, left_out, write
 
 TILED = ("winograd", "ncnn")
 """Those that compute by Winograd's algorithms."""

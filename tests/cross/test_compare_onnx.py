@@ -230,7 +230,7 @@ def exported(module, x, path):
 @pytest.mark.parametrize("deploy", [False, True], ids=["train", "deploy"])
 def test_timms_network_exported_by_torch(tmp_path, deploy, level):
     pytest.importorskip("timm", reason="timm is not installed: nothing to export")
-    import timm_peer
+    from tests.oracles import timm_peer
 
     keywords = {
         "depths": (1, 2, 2, 1),

@@ -15,8 +15,7 @@ from npvgg.testing.comparison import factories
 timm = pytest.importorskip("timm", reason="timm is not installed: nothing to compare with")
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
 
-import original_peer  # noqa: E402
-import timm_peer  # noqa: E402
+from tests.oracles import original_peer, timm_peer  # noqa: E402 - they need torch
 
 pytestmark = pytest.mark.cross
 quick = partial(compare, diagnosis=False)

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 
-import formula
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from npvgg.formats import checkpoint
 from npvgg.tools.convert import convert, folded
 from npvgg.variants import VARIANTS
 from npvgg.weights import build
+from tests.oracles import formula
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
 timm = pytest.importorskip("timm", reason="timm is not installed: nothing to compare with")
@@ -67,7 +67,7 @@ def test_timm_loads_what_was_converted(source, tmp_path, form):
 )
 @pytest.mark.parametrize("form", ["train", "deploy"])
 def test_the_original_loads_what_was_converted(source, tmp_path, form):
-    import original_peer
+    from tests.oracles import original_peer
 
     convert(source, tmp_path / "a.pth", naming="original", form=form)
     make = original_peer.published().repvgg.func_dict[NAMES[source.stem]]

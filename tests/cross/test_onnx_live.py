@@ -7,11 +7,9 @@ is as tight in the last block as in the first, and neither large maps nor answer
 special. It is about 1e-5 of the largest value, at most 2e-3; what is found is below a third of it.
 """
 
-import formula
 import numpy as np
 import pytest
 import tiny
-from bounds import assert_within
 from scipy import special
 
 import npvgg
@@ -22,13 +20,15 @@ from npvgg.export.layers import ACTIVATIONS
 from npvgg.export.writer import PREPROCESSINGS, export_onnx
 from npvgg.variants import VARIANTS
 from npvgg.weights.build import random_tensors
+from tests.oracles import formula
+from tests.oracles.bounds import assert_within
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: no files to compare")
 onnxruntime = pytest.importorskip(
     "onnxruntime", reason="onnxruntime is not installed: nothing to compare with"
 )
 
-from onnxbounds import FUNCTION, SLOPES, U, graph_bounds  # noqa: E402 - it needs onnx
+from tests.oracles.onnxbounds import FUNCTION, SLOPES, U, graph_bounds  # noqa: E402 - it needs onnx
 
 pytestmark = pytest.mark.cross
 

@@ -5,14 +5,13 @@ Set NPVGG_ORIGINAL to a checkout of DingXiaoH/RepVGG. Its tensors go to npvgg un
 
 import os
 
-import formula
-import judge
 import numpy as np
 import pytest
 
 import npvgg
 from npvgg.engines import ENGINES, prepare
 from npvgg.variants import VARIANTS, canonical_name
+from tests.oracles import formula, judge
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
 pytest.importorskip("timm", reason="timm is not installed: timm_peer.py needs it")
@@ -22,9 +21,9 @@ if not os.environ.get("NPVGG_ORIGINAL"):
         allow_module_level=True,
     )
 
-import original_peer  # noqa: E402
 import safetensors.torch  # noqa: E402
-import timm_peer  # noqa: E402
+
+from tests.oracles import original_peer, timm_peer  # noqa: E402 - they need torch
 
 pytestmark = pytest.mark.cross
 torch.set_num_threads(1)  # two that spin against NumPy's are a hundred times slower

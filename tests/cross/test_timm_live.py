@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import formula
-import judge
 import numpy as np
 import pytest
 
@@ -15,12 +13,14 @@ from npvgg.config import ACT_LAYERS, ATTN_LAYERS
 from npvgg.engines import ENGINES, prepare
 from npvgg.hub import locate
 from npvgg.hub.pretrained import BUNDLED, PRETRAINED, pretrained_cfg
+from tests.oracles import formula, judge
 
 timm = pytest.importorskip("timm", reason="timm is not installed: nothing to compare with")
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
 
 import safetensors.torch  # noqa: E402
-import timm_peer  # noqa: E402
+
+from tests.oracles import timm_peer  # noqa: E402
 
 pytestmark = pytest.mark.cross
 torch.set_num_threads(1)  # two that spin against NumPy's are a hundred times slower

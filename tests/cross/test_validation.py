@@ -1,7 +1,6 @@
 """The script behind weights_tools/validation.md: what it says is measured, and it can fail."""
 
 import importlib
-from pathlib import Path
 
 import pytest
 
@@ -9,16 +8,14 @@ for package in ("torch", "timm"):
     pytest.importorskip(package, reason=f"{package} is not installed: nothing to validate against")
 
 pytestmark = pytest.mark.cross
-TOOLS = Path(__file__).parents[2] / "weights_tools"
 ONE = "groups-4"
 
 
 @pytest.fixture
 def validate(monkeypatch, tmp_path):
     """Validate one small network: (exit status, report)."""
-    monkeypatch.syspath_prepend(TOOLS)
     monkeypatch.delenv("NPVGG_ORIGINAL", raising=False)
-    script = importlib.import_module("validate_against_torch")
+    script = importlib.import_module("weights_tools.validate_against_torch")
 
     def validate():
         status = script.main(["--only", ONE, "--output", str(tmp_path / "report.md")])
@@ -29,7 +26,7 @@ def validate(monkeypatch, tmp_path):
 
 
 def only_installed(monkeypatch, script, *packages):
-    for module in (script, importlib.import_module("validation_report")):
+    for module in (script, importlib.import_module("weights_tools.validation_report")):
         monkeypatch.setattr(module, "find_spec", lambda package: package in packages)
 
 

@@ -15,10 +15,11 @@ FUNCTION, for no runtime promises how well it computes a function.
 """
 
 import numpy as np
-from bounds import UNIT, gamma
 from onnx.numpy_helper import to_array
 from onnx.reference import ReferenceEvaluator
 from scipy.special import erf
+
+from tests.oracles.bounds import UNIT, gamma
 
 U = UNIT[np.dtype(np.float32)]
 FUNCTION = 8

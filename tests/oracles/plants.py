@@ -7,8 +7,9 @@ in it. NumPy only.
 from dataclasses import dataclass, field
 
 import numpy as np
-import porter
-from porter import conv, norm, relu, sigmoid
+
+from tests.oracles import porter
+from tests.oracles.porter import conv, norm, relu, sigmoid
 
 F = np.float32
 

@@ -1,0 +1,1 @@
+"""The offline side: what makes goldens, assets and reports; PyTorch may be imported here."""
