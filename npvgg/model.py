@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import Any, Literal, TypeGuard, overload
@@ -18,11 +19,10 @@ import numpy as np
 
 from npvgg.config import RepVGGConfig, feature_info
 from npvgg.engines import prepare
-from npvgg.engines.reference import forward_head
 from npvgg.errors import ArgumentError
 from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
-from npvgg.network import Head, Network
+from npvgg.network import Network
 from npvgg.ops import Array
 from npvgg.progress import noun
 from npvgg.version import __version__
@@ -43,6 +43,21 @@ class FeatureInfo(list[dict[str, Any]]):
     def module_name(self) -> list[str]:
         """timm's path of the module that each map comes from."""
         return [entry["module"] for entry in self]
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What one run of a model gives.
+
+    maps: name of a block → its map, (N, K, P, Q); in the order of execution
+    pooled: (N, features), what `forward_head(…, pre_logits=True)` gives; without pooling the last
+        map
+    logits: (N, num_classes); without a classifier what `pooled` is
+    """
+
+    maps: dict[str, Array]
+    pooled: Array
+    logits: Array
 
 
 class RepVGG:
@@ -74,8 +89,7 @@ class RepVGG:
         self.pretrained_cfg = pretrained_cfg
         self.origin = origin
         self.feature_info = FeatureInfo(feature_info(config))
-        self._head = network.head
-        self._last = len(network.blocks) - 1
+        self._names = [block.spec.name for block in network.blocks]
         self._engine = prepare(network, engine, threads=threads)
 
     @property
@@ -127,18 +141,42 @@ class RepVGG:
         """
         return self._engine.logits(self._checked(x))
 
+    def outputs(self, x: Array, maps: bool | Sequence[str] = False) -> Outputs:
+        """Return blocks' maps, the pooled vector and the logits of one run: x (N, C, H, W).
+
+        maps: True for the map of every block, False for none, or the names of some blocks
+            ("stem", "stages.0.0" …, `network.blocks[i].spec.name`)
+        They are the same bits as `forward_intermediates`, `forward_head` and a call give.
+
+        Raises ArgumentError for a name that no block has.
+        """
+        taps = self._taps(maps)
+        found, pooled, logits = self._engine.outputs(self._checked(x), taps)
+        named = zip([self._names[i] for i in taps], found, strict=True)
+        return Outputs(dict(named), pooled, logits)
+
+    def _taps(self, maps: bool | Sequence[str]) -> list[int]:
+        if isinstance(maps, bool):
+            return list(range(len(self._names))) if maps else []
+        known = isinstance(maps, Sequence) and not isinstance(maps, str)
+        if not known or not all(name in self._names for name in maps):
+            raise ArgumentError(
+                f"maps: expected True, False or a list of blocks out of "
+                f"{', '.join(self._names)}, got {maps!r}"
+            )
+        return sorted({self._names.index(name) for name in maps})
+
     def forward_features(self, x: Array) -> Array:
         """Give the last map, unpooled: x (N, C, H, W) → (N, num_features, P, Q)."""
-        return self._engine.maps(self._checked(x), [self._last])[0]
+        return self._engine.maps(self._checked(x), [len(self._names) - 1])[0]
 
     def forward_head(self, x: Array, pre_logits: bool = False) -> Array:
         """Pool the last map and classify it: (N, num_features, P, Q) → (N, num_classes).
 
         pre_logits: stop at the pooled vector, (N, num_features)
         """
-        x = self._checked(x, channels=self.num_features)
-        head = self._head
-        return forward_head(Head(head.global_pool, None, None) if pre_logits else head, x)
+        pooled, logits = self._engine.head(self._checked(x, channels=self.num_features))
+        return pooled if pre_logits else logits
 
     @overload
     def forward_intermediates(
@@ -179,7 +217,7 @@ class RepVGG:
         taps = [
             self.feature_info[i]["block"] for i in take_indices(len(self.feature_info), indices)
         ]
-        last = max(taps) if stop_early or intermediates_only else self._last
+        last = max(taps) if stop_early or intermediates_only else len(self._names) - 1
         maps = self._engine.maps(self._checked(x), sorted({*taps, last}))
         intermediates = maps if last in taps else maps[:-1]
         return intermediates if intermediates_only else (maps[-1], intermediates)

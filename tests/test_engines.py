@@ -136,7 +136,7 @@ def prepared(engine, name="plain", **options):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_has_its_name_and_two_verbs(engine, rng):
+def test_an_engine_has_its_name_and_its_verbs(engine, rng):
     network = prepared(engine)
     x = tiny.images(rng, dtype=np.float32)
     assert network.name == engine

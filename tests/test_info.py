@@ -109,8 +109,7 @@ def test_the_counts_are_the_work_that_is_done(network, form, rng, monkeypatch):
 def test_output_shapes_are_those_of_the_maps(network, rng):
     model = tiny.model(network)
     x = tiny.photos(model, rng)
-    maps = model._engine.maps(x, range(len(model.network.blocks)))
-    want = {b.spec.name: y.shape[1:] for b, y in zip(model.network.blocks, maps, strict=True)}
+    want = {name: y.shape[1:] for name, y in model.outputs(x, maps=True).maps.items()}
     if model.num_classes:
         want["head.fc"] = model(x).shape[1:]
     assert {layer.name: layer.output_shape for layer in info(model, x.shape[1:]).layers} == want

@@ -25,7 +25,7 @@ def test_every_public_name_is_known_here():
     }  # fmt: skip
     assert {name for name in vars(RepVGG) if not name.startswith("_")} == {
         "dtype", "engine", "form", "forward_features", "forward_head", "forward_intermediates",
-        "network", "num_classes", "num_features", "save", "state_dict",
+        "network", "num_classes", "num_features", "outputs", "save", "state_dict",
     }  # fmt: skip
 
 
@@ -40,6 +40,54 @@ def test_attributes_tell_what_it_is(network):
     assert model.num_features == config.widths[-1]
     assert list(model.state_dict()) == list(tiny.tensors(network))
     assert tiny.model(network).form == "deploy"
+
+
+@NETWORKS
+@pytest.mark.parametrize("engine", ["reference", "im2col", "winograd"])
+@pytest.mark.parametrize("fold", [False, True], ids=["train", "deploy"])
+def test_one_run_gives_the_bits_of_every_single_question(network, engine, fold, rng):
+    model = tiny.model(network, engine=engine, reparameterize=fold)
+    x = tiny.photos(model, rng, n=3)
+    names = [block.spec.name for block in model.network.blocks]
+    every, none, some = (model.outputs(x, maps) for maps in (True, False, [names[5], names[2]]))
+    assert list(every.maps) == names
+    assert none.maps == {}
+    assert list(some.maps) == [names[2], names[5]]
+    for name, y in some.maps.items():
+        np.testing.assert_array_equal(y, every.maps[name])
+    last, taps = model.forward_intermediates(x)
+    np.testing.assert_array_equal(every.maps[names[-1]], last)
+    for info, y in zip(model.feature_info, taps, strict=True):
+        np.testing.assert_array_equal(every.maps[names[info["block"]]], y)
+    for got in (every, none, some):
+        np.testing.assert_array_equal(got.logits, model(x))
+        np.testing.assert_array_equal(got.logits, model.forward_head(last))
+        np.testing.assert_array_equal(got.pooled, model.forward_head(last, pre_logits=True))
+    empty = model.outputs(x[:0], maps=True)
+    assert [y.shape for y in (*empty.maps.values(), empty.pooled, empty.logits)] == [
+        (0, *y.shape[1:]) for y in (*every.maps.values(), every.pooled, every.logits)
+    ]
+
+
+@pytest.mark.parametrize("engine", ["im2col", "winograd"])
+def test_an_image_s_head_has_the_same_bits_in_any_batch(engine, rng):
+    changes = {"widths": (4, 8, 8, 80), "num_classes": 33}
+    model = tiny.model("plain", engine=engine, changes=changes)
+    last = rng.standard_normal((130, 80, 3, 2)).astype(np.float32)  # more than one slice
+    whole = model.forward_head(last)
+    for i in (0, 77, 129):
+        np.testing.assert_array_equal(model.forward_head(last[i : i + 1])[0], whole[i])
+    head = model.network.head
+    truth = last.astype(np.float64).mean((2, 3)) @ head.weight.T + head.bias
+    terms = abs(last).mean((2, 3)) @ abs(head.weight.T) + abs(head.bias)
+    assert (abs(whole - truth) <= 90 * 2**-24 * terms).all()  # 6 + 80 additions, 2 products, bias
+
+
+@pytest.mark.parametrize("maps", ["stem", ["stem", "stages.9.9"], [0], 5, None])
+def test_maps_that_are_not_there_are_refused(maps, rng):
+    model = tiny.model()
+    with pytest.raises(ArgumentError, match=r"maps: expected True, False or a list of blocks"):
+        model.outputs(tiny.photos(model, rng), maps)
 
 
 @NETWORKS

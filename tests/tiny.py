@@ -83,10 +83,8 @@ def oracle(tensors, x, name="plain"):
 
 def answers(model, x):
     """What the model says, under the same names."""
-    blocks = model.network.blocks
-    maps = model._engine.maps(x, range(len(blocks)))
-    named = dict(zip([block.spec.name for block in blocks], maps, strict=True))
-    return named | {"pooled": model.forward_head(maps[-1], pre_logits=True), "logits": model(x)}
+    outputs = model.outputs(x, maps=True)
+    return outputs.maps | {"pooled": outputs.pooled, "logits": outputs.logits}
 
 
 def first_wrong(got, want):

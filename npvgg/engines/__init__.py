@@ -4,7 +4,7 @@ An engine is one function,
 
     prepare(network, *, threads=None) -> Prepared
 
-that gives an object with two verbs; what needs doing once (pack weights, choose algorithms,
+that gives an object with four verbs; what needs doing once (pack weights, choose algorithms,
 allocate) is done once, at the first call at the latest. Engines compute the same network; they
 differ in speed, and by rounding. (Winograd adds and subtracts neighbours first: numbers near the
 largest float32 overflow sooner, and an infinity spreads over its tile.) The contract is the whole
@@ -49,15 +49,25 @@ class Prepared(Protocol):
     def network(self) -> Network:
         """The network as data: what was given to `prepare`, to the bit."""
 
+    def outputs(self, x: Array, taps: Sequence[int]) -> tuple[list[Array], Array, Array]:
+        """Run the whole network once: x (N, C, H, W) → maps, pooled vector, logits.
+
+        taps: indices of the blocks whose maps (N, K, P, Q) are wanted, ascending; () for none
+        pooled: (N, features); without pooling the last map
+        logits: (N, classes); without a classifier what `pooled` is
+        Every one of them has the bits that the verbs below give.
+        """
+
     def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
-        """Give the outputs of the blocks with these indices, ascending: x (N, C, H, W) → (N, K, P,
-        Q) each.
+        """Return the outputs of the blocks with these indices, ascending; run no block past the
+        last of them.
         """
 
     def logits(self, x: Array) -> Array:
-        """Run the whole network: x (N, C, H, W) → (N, classes), or the pooled features without a
-        classifier.
-        """
+        """Run the whole network for the last of its `outputs`."""
+
+    def head(self, x: Array) -> tuple[Array, Array]:
+        """Pool and classify a last map (N, K, P, Q): the second and third of the `outputs`."""
 
 
 def prepare(

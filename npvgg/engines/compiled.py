@@ -17,7 +17,7 @@ from npvgg.engines import program
 from npvgg.engines import threads as workers
 from npvgg.engines.layout import Table, aligned
 from npvgg.engines.packing import Filter, pack, packed_floats, unpack
-from npvgg.engines.plan import Algorithm, Plan, Workspace, sizes
+from npvgg.engines.plan import Algorithm, Part, Plan, Workspace, sizes
 from npvgg.errors import ArgumentError
 from npvgg.network import Block, Network
 from npvgg.ops import Array
@@ -81,25 +81,37 @@ class CompiledNetwork:
         return replace(network, blocks=tuple(blocks))
 
     def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
-        """Give the outputs of the blocks with these indices: x (N, C, H, W) → (N, K, P, Q) each."""
-        return self._in_slices(x, tuple(taps))
+        """Return the outputs of the blocks with these indices: (N, C, H, W) → (N, K, P, Q) each."""
+        return self._in_slices(x, Part(0, max(taps) + 1, tuple(taps)), ())
 
     def logits(self, x: Array) -> Array:
         """Run the whole network: x (N, C, H, W) → (N, classes), or what pooling gives."""
-        return self._in_slices(x, ())[0]
+        return self._in_slices(x, Part(0, len(self._network.blocks), head=True), ("logits",))[0]
 
-    def _in_slices(self, x: Array, taps: tuple[int, ...]) -> list[Array]:
+    def outputs(self, x: Array, taps: Sequence[int]) -> tuple[list[Array], Array, Array]:
+        """Return maps, pooled vector and logits of one run."""
+        part = Part(0, len(self._network.blocks), tuple(taps), head=True)
+        *maps, pooled, logits = self._in_slices(x, part, ("pooled", "logits"))
+        return maps, pooled, logits
+
+    def head(self, x: Array) -> tuple[Array, Array]:
+        """Pool and classify the last map: (N, K, P, Q) → (N, K), (N, classes)."""
+        blocks = len(self._network.blocks)
+        pooled, logits = self._in_slices(x, Part(blocks, blocks, head=True), ("pooled", "logits"))
+        return pooled, logits
+
+    def _in_slices(self, x: Array, part: Part, ends: Sequence[str]) -> list[Array]:
         if len(x) == 0:
-            return [y[:0] for y in self._run(np.zeros((1, *x.shape[1:]), x.dtype), taps)]
+            return [y[:0] for y in self._run(np.zeros((1, *x.shape[1:]), x.dtype), part, ends)]
         most = max(1, SLICE_PIXELS // max(x.shape[2] * x.shape[3], LEAST_PIXELS))
-        parts = [self._run(x[i : i + most], taps) for i in range(0, len(x), most)]
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+        slices = [self._run(x[i : i + most], part, ends) for i in range(0, len(x), most)]
+        return [np.concatenate(column) for column in zip(*slices, strict=True)]
 
-    def _run(self, x: Array, taps: tuple[int, ...]) -> list[Array]:
-        """Run a batch through its plan: the maps of `taps`, or the network's output without any."""
+    def _run(self, x: Array, part: Part, ends: Sequence[str]) -> list[Array]:
+        """Run a batch through its plan; return the maps of its taps, then those named in `ends`."""
         threads = workers.resolve(self._threads)
         with self._lock.now:
-            plan = self._plan(x.shape, taps, threads)
+            plan = self._plan(x.shape, part, threads)
         work = plan.take(threads)
         plan.image.write(work.data, x)
         results: list[Array] = []
@@ -108,12 +120,13 @@ class CompiledNetwork:
                 step(work.data, results)
             else:
                 workers.run(_share(step, plan, work, threads), threads)
+        results += [plan.end(name, work.data) for name in ends]
         plan.give(work)
         return results
 
-    def _plan(self, shape: tuple[int, ...], taps: tuple[int, ...], threads: int) -> Plan:
+    def _plan(self, shape: tuple[int, ...], part: Part, threads: int) -> Plan:
         """Look up the plan for a shape, or make it."""
-        key = shape, taps
+        key = shape, part
         if key not in self._plans:
             outputs = [*sizes(self._network.blocks, shape), (1, 1)]  # the last is the classifier's
             places = iter(self._places)
@@ -122,7 +135,7 @@ class CompiledNetwork:
                 for filters, size in zip(self._filters, outputs, strict=False)
             ]
             weights = self._packed(threads)
-            self._plans[key] = Plan(self._network, self._filters, algorithms, weights, shape, taps)
+            self._plans[key] = Plan(self._network, self._filters, algorithms, weights, shape, part)
             while len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)

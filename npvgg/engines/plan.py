@@ -16,7 +16,7 @@ from npvgg.engines import program as p
 from npvgg.engines.layout import MapLayout, Table, aligned
 from npvgg.engines.microkernel import LANES, MR, PANEL, SIDE_BY_SIDE
 from npvgg.engines.packing import Filter
-from npvgg.engines.reference import activate, forward_head
+from npvgg.engines.reference import activate
 from npvgg.engines.transforms import FILTERS, INPUT_OF, KERNEL_OF, OUTPUT_OF
 from npvgg.network import Block, Network
 from npvgg.ops import Array
@@ -59,6 +59,18 @@ class Algorithm:
     at: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """What of a network is run: the blocks first … last − 1, and the head or not; the blocks among
+    them, ascending, whose maps are wanted.
+    """
+
+    first: int
+    last: int
+    taps: tuple[int, ...] = ()
+    head: bool = False
+
+
 @dataclass
 class Workspace:
     """Memory for one run: the maps, Winograd's V, and every thread's own."""
@@ -79,7 +91,7 @@ def sizes(blocks: Sequence[Block], shape: Sequence[int]) -> list[tuple[int, int]
 
 
 class Plan:
-    """The steps for one shape; `taps` are the blocks whose maps are the results, () for the head's.
+    """The steps for one part of a network and one shape of its input.
 
     steps: tables of steps and functions, in turn.  tables, weights: what `program.run` needs
     """
@@ -91,7 +103,7 @@ class Plan:
         algorithms: Sequence[Sequence[Algorithm]],
         weights: Array,
         shape: tuple[int, ...],
-        taps: tuple[int, ...],
+        part: Part,
     ) -> None:
         self.weights = weights
         self.steps: list[Table | Function] = []
@@ -104,20 +116,24 @@ class Plan:
         self._v_floats = 0
         self._scratch_floats = LANES
         self._free: list[Workspace] = []
+        self._ends: dict[str, MapLayout] = {}
+        self._pooling = network.head.global_pool
 
         n, chs, height, width = shape
         readers = [list(zip(*pair, strict=True)) for pair in zip(filters, algorithms, strict=True)]
-        lanes = LANES if chs >= LANES else 1
-        x = self.image = self._map((n, chs, height, width), readers[0], turn=-1, lanes=lanes)
-        blocks = network.blocks[: max(taps) + 1] if taps else network.blocks
-        for index, (block, size) in enumerate(zip(blocks, sizes(blocks, shape), strict=True)):
+        lanes = LANES if chs >= LANES or part.first else 1
+        after = readers[part.first] if part.first < len(network.blocks) else []
+        x = self.image = self._map((n, chs, height, width), after, turn=-1, lanes=lanes)
+        blocks = network.blocks[part.first : part.last]
+        for index, size in enumerate(sizes(blocks, shape), part.first):
+            block = network.blocks[index]
             after = readers[index + 1] if index + 1 < len(network.blocks) else []
             y = self._map((n, block.spec.out_chs, *size), after, turn=index % 2)
             self._block(block, readers[index], x, y)
-            if index in taps:
+            if index in part.taps:
                 self._then(_reading(y))
             x = y
-        if not taps:
+        if part.head:
             self._head(network, readers[-1], x)
         self._flush()
         self.tables = np.concatenate([*self._tables, np.zeros(1, np.int64)])
@@ -140,6 +156,11 @@ class Plan:
         """Give it back for the next run; two are kept."""
         if len(self._free) < 2:
             self._free.append(work)
+
+    def end(self, name: str, data: Array) -> Array:
+        """Copy out what the head made last: "pooled" or "logits"."""
+        y = self._ends[name].read(data)
+        return y[:, :, 0, 0] if self._pooling else y
 
     # Maps and tables ------------------------------------------------------------------------------
 
@@ -253,24 +274,23 @@ class Plan:
     ) -> None:
         """Plan pooling and classifier."""
         head = network.head
-        mean = head.global_pool == "avg"
-        if head.weight is None and not mean:
-            self._then(lambda data, results: results.append(forward_head(head, x.read(data))))
+        if not head.global_pool:
+            self._ends = {"pooled": x, "logits": x}
             return
-        features = x.chs if head.weight is None else head.weight.shape[1]
-        result = pooled = self._map((x.n, features, 1, 1), [], turn=-2)
+        features = x.chs * (2 if head.global_pool == "catavgmax" else 1)
+        pooled = result = self._map((x.n, features, 1, 1), [], turn=-2)
 
         def pool(data: Array, _: list[Array]) -> None:
             pooled.write(data, ops.global_pool(x.read(data), head.global_pool)[:, :, None, None])
 
-        if mean:
+        if head.global_pool == "avg":
             self._squeeze(x, pooled)
         else:
             self._then(pool)
         if head.weight is not None:
             result = self._map((x.n, len(head.weight), 1, 1), [], turn=-3)
             self._convolve(*readers[0], pooled, result, relu=False)
-        self._then(lambda data, results: results.append(result.read(data)[:, :, 0, 0]))
+        self._ends = {"pooled": pooled, "logits": result}
 
     def _convolve(
         self, f: Filter, algorithm: Algorithm, x: MapLayout, y: MapLayout, *, relu: bool

@@ -39,12 +39,15 @@ def activate(block: Block, x: Array) -> Array:
     return act(attend(x, spec.attn_layer, block.attention, spec.attn_kwargs))
 
 
-def forward_head(head: Head, x: Array) -> Array:
-    """Pool the last map and classify it: (N, C, P, Q) -> (N, C) -> (N, classes)."""
-    features = ops.global_pool(x, head.global_pool)
+def forward_head(head: Head, x: Array) -> tuple[Array, Array]:
+    """Pool the last map and classify it: (N, C, P, Q) -> (N, C), (N, classes).
+
+    Without a classifier the second is the first; without pooling the first is the map.
+    """
+    pooled = ops.global_pool(x, head.global_pool)
     if head.weight is None or head.bias is None:
-        return features
-    return ops.linear(features, head.weight, head.bias)
+        return pooled, pooled
+    return pooled, ops.linear(pooled, head.weight, head.bias)
 
 
 class ReferenceNetwork:
@@ -56,13 +59,24 @@ class ReferenceNetwork:
         self.network = network
 
     def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
-        """Give the outputs of the blocks with these indices; blocks past the last are not run."""
+        """Return the outputs of the blocks with these indices; blocks past the last are not run."""
         wanted = self.network.blocks[: max(taps) + 1]
         return [y for index, y in enumerate(forward_blocks(wanted, x)) if index in taps]
 
+    def outputs(self, x: Array, taps: Sequence[int]) -> tuple[list[Array], Array, Array]:
+        """Return maps, pooled vector and logits of one run."""
+        last = len(self.network.blocks) - 1
+        maps = self.maps(x, [*taps, last])
+        pooled, logits = self.head(maps[-1])
+        return maps if last in taps else maps[:-1], pooled, logits
+
+    def head(self, x: Array) -> tuple[Array, Array]:
+        """Pool and classify the last map: (N, C, P, Q) -> (N, C), (N, classes)."""
+        return forward_head(self.network.head, x)
+
     def logits(self, x: Array) -> Array:
         """Run every block and the head: (N, C, H, W) -> (N, classes)."""
-        return forward_head(self.network.head, self.maps(x, [len(self.network.blocks) - 1])[0])
+        return self.outputs(x, ())[2]
 
 
 def prepare(network: Network, *, threads: int | None = None) -> ReferenceNetwork:

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npvgg.engines import prepare
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import open_regular
 from npvgg.formats.untrusted import path_text, shown
@@ -81,13 +80,12 @@ def run_callable(function: Callable[[Array], Any], x: Array) -> Run:
 
 def run_own(model: RepVGG, x: Array) -> Run:
     """Every block of one of our models, by its engine; the pooled vector, and the logits."""
-    names = [block.spec.name for block in model.network.blocks]
-    maps = prepare(model.network, model.engine).maps(x.astype(model.dtype), range(len(names)))
-    arrays = dict(zip(names, maps, strict=True))
+    outputs = model.outputs(x, maps=True)
+    arrays = dict(outputs.maps)
     if model.config.global_pool:
-        arrays["pool"] = model.forward_head(maps[-1], pre_logits=True)
+        arrays["pool"] = outputs.pooled
     if model.num_classes:
-        arrays["logits"] = model(x)
+        arrays["logits"] = outputs.logits
     return Run(arrays, watched=True)
 
 
