@@ -24,7 +24,6 @@ from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
 from npvgg.network import Network
 from npvgg.ops import Array
-from npvgg.progress import noun
 from npvgg.version import __version__
 from npvgg.weights import build, keymap
 
@@ -127,7 +126,7 @@ class RepVGG:
 
     def __repr__(self) -> str:
         _, h, w = self.pretrained_cfg["input_size"]
-        classes = f"{self.num_classes} {noun(self.num_classes, 'class')}"
+        classes = f"{self.num_classes} class{'es' * (self.num_classes != 1)}"
         return (
             f"<RepVGG {self.name}: {self.form} form, {classes}, {self.dtype}, "
             f"engine {self.engine}, made for {self.config.in_chans}×{h}×{w}>"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import torchwriter
 from PIL import Image
 
 import npvgg
-from npvgg import progress
 from npvgg.cli import main as entrance
 from npvgg.cli import photos as verbs_of_photos
 from npvgg.cli.main import main
@@ -203,7 +203,7 @@ def test_a_suffix_of_another_commands_format_is_refused_unless_a_format_is_given
 
 def test_quiet_is_for_what_is_said_deep_inside_as_well(run, monkeypatch):
     def answer(args):
-        progress.notice("compiling")
+        logging.getLogger("npvgg").warning("compiling")
         return 0
 
     monkeypatch.setattr(verbs_of_photos, "classify", answer)

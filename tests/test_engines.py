@@ -213,7 +213,7 @@ def test_where_numba_cannot_be_imported_the_reference_takes_its_place():
         [sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, check=True, text=True
     )
     first, last = done.stderr.splitlines()
-    assert first.startswith("npvgg: the reference engine takes the place of winograd, slowly: ")
+    assert first.startswith("the reference engine takes the place of winograd, slowly: ")
     assert last.startswith("npvgg: error: warmup: expected Numba")
 
 

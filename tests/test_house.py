@@ -19,7 +19,7 @@ import npvgg
 PACKAGE = Path(npvgg.__file__).parent
 
 FLOORS = [
-    "errors progress version",
+    "errors version",
     "config ops",
     "formats variants attention reparam",
     "network images",
@@ -69,7 +69,7 @@ EXCUSED_ERRORS = {
     ("testing.comparison.compare", "raises AssertionError"),  # what test frameworks ask
     ("images.opening", "catches Exception"),  # a photo may make Pillow's plugins raise anything
 }
-TALKERS = {"cli", "progress", "__main__"}
+TALKERS = {"cli", "__main__"}
 """Folders, and modules of the root, that may write to the terminal."""
 
 ORACLES = {

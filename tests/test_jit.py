@@ -44,7 +44,7 @@ def start(script, **environment):
 def finish(process):
     """Wait for a script, which may say that it compiles, and nothing else; give what it prints."""
     results, complaints = process.communicate(timeout=120)
-    notice = "npvgg: compiling the kernels for this processor, once\n"
+    notice = "compiling the kernels for this processor, once\n"
     assert (process.returncode, complaints.removeprefix(notice)) == (0, "")
     return results
 
@@ -231,7 +231,7 @@ def test_compiling_that_takes_over_a_second_in_all_is_said_once(monkeypatch, sec
     timers = []
     monkeypatch.setattr(jit.threading, "Timer", Timer)
     monkeypatch.setattr(jit.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(jit.progress, "notice", lines.append)
+    monkeypatch.setattr(jit._log, "warning", lines.append)
 
     def compilation(function):
         return SimpleNamespace(data={"dispatcher": function})
@@ -284,7 +284,7 @@ def test_compiling_is_said_also_where_nothing_can_be_kept(tmp_path):
     process = start(script, NUMBA_CACHE_DIR=str(tmp_path / "file" / "below"))
     results, complaints = process.communicate(timeout=120)
     assert results.split() == ["0", "None"]
-    assert complaints == "npvgg: compiling the kernels for this processor, once\n"
+    assert complaints == "compiling the kernels for this processor, once\n"
 
 
 def test_without_a_home_there_is_another_place(tmp_path):

@@ -82,7 +82,7 @@ def run(code, *, size=32, w=20, script=None, notice=None, quiet=True, **environm
     return done.stdout
 
 
-NOTICE = "npvgg: compiling the kernels for this processor, once\n"
+NOTICE = "compiling the kernels for this processor, once\n"
 
 
 # --- How many threads -----------------------------------------------------------------------------

@@ -7,8 +7,7 @@ import os
 import pytest
 from PIL import Image
 
-from npvgg import progress
-from npvgg.cli import rows
+from npvgg.cli import progress, rows
 from npvgg.cli.inputs import SUFFIXES, expand
 from npvgg.images.opening import FORMATS
 
@@ -84,6 +83,13 @@ def test_standard_input_is_read_once(tmp_path):
     assert nothing.error == "nothing came from standard input"
 
 
+@pytest.fixture
+def spoken():
+    with progress.shown(quiet=False):
+        yield
+
+
+@pytest.mark.usefixtures("spoken")
 def test_progress_is_silent_at_first_then_counts_on_standard_error(capsys, monkeypatch):
     assert list(progress.counted("abc", 3, "photo")) == list("abc")
     assert capsys.readouterr() == ("", "")
@@ -97,11 +103,39 @@ def test_progress_is_silent_at_first_then_counts_on_standard_error(capsys, monke
     ]  # fmt: skip
     list(progress.counted("a", 1, "photo"))
     assert capsys.readouterr().err == "npvgg: 1 of 1 photo\n"
-    monkeypatch.setattr(progress, "quiet", True)
-    list(progress.counted("abc", 3, "photo"))
+    with progress.shown(quiet=True):
+        list(progress.counted("abc", 3, "photo"))
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("spoken")
+def test_a_message_amid_a_count_has_a_line_of_its_own(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "on_terminal", lambda: True)
+    for _ in progress.counted("abc", 3, "photo"):
+        progress.log.error("one cannot be read")
+    clear = "\r\x1b[K"
+    assert capsys.readouterr().err == (
+        "npvgg: one cannot be read\n"
+        f"npvgg: 1 of 3 photos{clear}npvgg: one cannot be read\n"
+        f"npvgg: 2 of 3 photos, 0.1/s{clear}npvgg: one cannot be read\n"
+        f"npvgg: 3 of 3 photos, 0.1/s{clear}"
+    )
+
+
+def test_messages_are_shown_for_a_while_and_leave_no_trace(capsys):
+    before = (list(progress.log.handlers), progress.log.level, progress.log.propagate)
+    for quiet, said in ((False, "npvgg: a\nnpvgg: b\nnpvgg: c\n"), (True, "npvgg: c\n")):
+        with progress.shown(quiet):
+            progress.log.info("a")
+            progress.log.warning("b")
+            progress.log.error("c")
+        assert capsys.readouterr() == ("", said)
+        assert (progress.log.handlers, progress.log.level, progress.log.propagate) == before
+
+
+@pytest.mark.usefixtures("spoken")
 def test_an_error_amid_a_count_leaves_a_clean_line(capsys, monkeypatch):
     clock = iter(range(0, 1000, 20))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))

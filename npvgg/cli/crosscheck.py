@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from npvgg import progress
 from npvgg.cli.photos import OK
+from npvgg.cli.progress import log
 from npvgg.cli.weightfiles import FOUND
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write
@@ -38,7 +38,7 @@ def conformance(args: argparse.Namespace) -> int:
     pack.write(args.out, overwrite=args.force)
     numbers = sum(pack.tensor(probe.name).size for probe in pack.probes)
     megabytes = sum(file.stat().st_size for file in Path(args.out).iterdir()) / 1e6
-    progress.notice(
+    log.info(
         f"{args.out}: {pack.manifest['model']} in {pack.manifest['form']} form, "
         f"{len(pack.probes)} tensors of level {pack.manifest['level']}, {numbers:,} numbers, "
         f"{megabytes:.1f} MB; its README.md says how to use it"
@@ -65,7 +65,7 @@ def compare(args: argparse.Namespace) -> int:
         candidate = factories.build(args.torch)
         if args.load_weights:
             form = factories.give_weights(candidate, pack)
-            progress.notice(f"{args.torch}: given the pack's weights, in {form} form")
+            log.info(f"{args.torch}: given the pack's weights, in {form} form")
     report = hold_against(
         candidate,
         pack,
@@ -85,9 +85,7 @@ def compare(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         _write_page(report, args.html, args.force)
     if args.torch and not args.load_weights and not report.ok:
-        progress.notice(
-            f"{args.torch} ran with weights of its own; --load-weights gives it the pack's"
-        )
+        log.info(f"{args.torch} ran with weights of its own; --load-weights gives it the pack's")
     return OK if report.ok else FOUND
 
 

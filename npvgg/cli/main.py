@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from npvgg import progress
-from npvgg.cli import crosscheck, photos, weightfiles
+from npvgg.cli import crosscheck, photos, progress, weightfiles
+from npvgg.cli.progress import log
 from npvgg.errors import NpvggError
 from npvgg.export import writer
 from npvgg.hub.pretrained import BUNDLED
@@ -27,9 +27,16 @@ ABORTED, INTERRUPTED = 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit status."""
     args = _parser().parse_args(argv)
-    progress.quiet = getattr(args, "quiet", False)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # odd file names
+    quiet = getattr(args, "quiet", False)
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the hub's client reads it, and ours
+    with progress.shown(quiet):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         status: int = args.run(args)
         sys.stdout.flush()
@@ -37,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ABORTED
     except (NpvggError, OSError) as error:
-        progress.say(f"error: {error}")
+        log.error(f"error: {error}")
         return ABORTED
     except KeyboardInterrupt:
-        progress.say("interrupted")
+        log.error("interrupted")
         return INTERRUPTED
     return status
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from npvgg import progress
 from npvgg.cli.arrays import as_npy, as_npz, save_maps
 from npvgg.cli.inputs import Photo, expand
 from npvgg.cli.predict import Outcome, predict
+from npvgg.cli.progress import counted, log, noun
 from npvgg.cli.rows import FORMATS, as_jsonl
 from npvgg.create import create_model
 from npvgg.data import Transform, create_transform, resolve_model_data_config
@@ -30,7 +30,6 @@ from npvgg.hub.pretrained import BUNDLED, PRETRAINED, list_models
 from npvgg.images import labels
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.ops import softmax, topk
-from npvgg.progress import noun
 from npvgg.tools.summary import info as count
 
 OK, SOME_FAILED = 0, 1
@@ -133,7 +132,7 @@ def warm_up(args: argparse.Namespace) -> int:
     for engine in ("im2col", "winograd"):
         create_model("repvgg_nano", engine=engine)(x)
     kept = kernel_cache() or "nowhere: no folder can be written"
-    progress.notice(f"ready after {time.monotonic() - began:.1f} s; kept in {kept}")
+    log.info(f"ready after {time.monotonic() - began:.1f} s; kept in {kept}")
     return OK
 
 
@@ -153,7 +152,7 @@ def list_networks(args: argparse.Namespace) -> int:
         })  # fmt: skip
     if not rows:
         matches = "matches" if has_magic(args.pattern) else "has in it"
-        progress.say(f"no network's name {matches} {args.pattern!r}; npvgg list tells all names")
+        log.error(f"no network's name {matches} {args.pattern!r}; npvgg list tells all names")
     if args.format == "json":
         print(json.dumps(rows))
         return OK
@@ -187,14 +186,12 @@ class Tally:
         """Say how many photos failed, if any; give the exit status."""
         if self.failed > self.absent:
             failed, tried = self.failed - self.absent, self.done - self.absent
-            progress.say(f"{failed:,} of {tried:,} {noun(tried, 'photo')} could not be read")
+            log.error(f"{failed:,} of {tried:,} {noun(tried, 'photo')} could not be read")
         return SOME_FAILED if self.failed else OK
 
 
 def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     """Make model and transform, list the photos into `args.photos`, and say what will run."""
-    if args.quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the hub's client reads it, and ours
     name = args.model or (None if args.weights else BUNDLED)
     source = {"weights": args.weights} if args.weights else {"pretrained": True}
     model: RepVGG | FeatureNet = create_model(
@@ -208,7 +205,7 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     )
     origin = (model.model if isinstance(model, FeatureNet) else model).origin
     if origin and origin.choice:
-        progress.notice(f"took {origin.choice}")
+        log.info(f"took {origin.choice}")
     opening = {
         "exif_transpose": args.exif_transpose,
         "alpha": args.alpha,
@@ -223,20 +220,20 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     default = "" if args.model or args.weights else " (bundled; --model or --weights for another)"
     absent = [photo for photo in args.photos if photo.error]
     count = len(args.photos) - len(absent)
-    progress.notice(f"{count:,} {noun(count, 'photo')} through {model!r}{default}")
+    log.info(f"{count:,} {noun(count, 'photo')} through {model!r}{default}")
     for photo in absent:  # a row each, too; but an npy file cannot show it
-        progress.say(f"{printable(photo.path)}: {photo.error}")
+        log.error(f"{printable(photo.path)}: {photo.error}")
     if others:
         suffixes = sorted({os.path.splitext(path)[1].lower() or "no suffix" for path in others})
         kinds = printable(", ".join(suffixes[:5]) + ", …" * (len(suffixes) > 5))
         files = f"{len(others):,} other {noun(len(others), 'file')}"
-        progress.notice(f"skipped {files} in folders, not known as photos: {kinds}")
+        log.info(f"skipped {files} in folders, not known as photos: {kinds}")
     return model, transform
 
 
 def _outcomes(args: argparse.Namespace, transform: Transform, forward: Any) -> Iterator[Outcome]:
     outcomes = predict(args.photos, transform, forward, args.batch_size)
-    return progress.counted(outcomes, len(args.photos), "photo")
+    return counted(outcomes, len(args.photos), "photo")
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from npvgg import progress
 from npvgg.cli.photos import OK
+from npvgg.cli.progress import log, noun
 from npvgg.data import create_transform, resolve_data_config
 from npvgg.errors import ArgumentError
 from npvgg.export import writer
@@ -47,11 +47,11 @@ def convert(args: argparse.Namespace) -> int:
         overwrite=args.force,
     )
     if done.source.choice:
-        progress.notice(f"took {done.source.choice}")
+        log.info(f"took {done.source.choice}")
     count = sum(array.size for array in done.tensors.values())
     kind = " ".join(done.metadata.get(key, "") for key in ("npvgg.model", "npvgg.form")).strip()
     fold = done.metadata.get("npvgg.fold")
-    progress.notice(
+    log.info(
         f"{args.target}: {kind + ' form, ' if kind else ''}{len(done.tensors)} tensors, "
         f"{count:,} numbers"
         + (f", folded in {fold}" if fold not in (None, "none") else "")
@@ -77,9 +77,9 @@ def _convert_to_onnx(args: argparse.Namespace) -> int:
         overwrite=args.force,
     )
     if source.choice:
-        progress.notice(f"took {source.choice}")
+        log.info(f"took {source.choice}")
     fold = done.metadata.get("npvgg.fold")
-    progress.notice(
+    log.info(
         f"{args.target}: {done.metadata['npvgg.model']}, ONNX opset {writer.OPSET}, "
         f"{_end(*done.source)} → {_end(*done.result)}, {done.nodes} nodes, {done.numbers:,} numbers"
         + (f", folded in {fold}" if fold else "")
@@ -149,7 +149,7 @@ def _certificate(report: dict[str, Any]) -> Iterator[str]:
     """What people read: the files, the differences, the verdict."""
     for file in report.get("files") or [report["file"]]:
         taken = f", under {shown(file['wrapper'])}" if file["wrapper"] else ""
-        classes = f"{file['classes']} {progress.noun(file['classes'], 'class')}"
+        classes = f"{file['classes']} {noun(file['classes'], 'class')}"
         yield (
             f"{shown(file['path'], 1000)}{taken}: {file['network']}, {file['form']} form, "
             f"{classes}, {file['naming']}'s names, {'/'.join(file['dtypes'])}, "

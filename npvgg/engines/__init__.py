@@ -17,6 +17,7 @@ reference engine works on a machine that has neither.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -25,10 +26,11 @@ from typing import Protocol
 
 import numpy as np
 
-from npvgg import progress
 from npvgg.errors import ArgumentError
 from npvgg.network import Network
 from npvgg.ops import Array
+
+_log = logging.getLogger("npvgg")
 
 ENGINES = {
     "reference": "npvgg.engines.reference",
@@ -106,5 +108,5 @@ def _fastest() -> ModuleType:
     try:
         return import_module(ENGINES[FASTEST])
     except ImportError as error:
-        progress.notice(f"the reference engine takes the place of {FASTEST}, slowly: {error}")
+        _log.warning(f"the reference engine takes the place of {FASTEST}, slowly: {error}")
         return import_module(ENGINES["reference"])

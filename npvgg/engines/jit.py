@@ -10,6 +10,7 @@ failure.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 import tempfile
@@ -28,14 +29,14 @@ from numba.core import caching, config, event
 from numba.core.codegen import get_host_cpu_features
 from numba.core.compiler_lock import global_compiler_lock
 
-from npvgg import progress
+_log = logging.getLogger("npvgg")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _MARK = "_npvgg_kernel"
 
 NOTICE_AFTER = 1.0
-"""Seconds of compiling, all kernels together, after which standard error says so."""
+"""Seconds of compiling, all kernels together, after which a warning says so."""
 
 
 def kernel(function: Function) -> Function:
@@ -212,7 +213,7 @@ class _Clock(event.Listener):  # type: ignore[misc]
 
     def _say(self) -> None:
         self.left = 0
-        progress.notice("compiling the kernels for this processor, once")
+        _log.warning("compiling the kernels for this processor, once")
 
 
 def _ours(compilation: Any) -> bool:

@@ -8,6 +8,7 @@ WeightsError for everything that can go wrong.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,10 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from npvgg import progress
 from npvgg.errors import WeightsError
 from npvgg.formats.folder import CONFIG, PREFERRED, cached_repository, parts
 from npvgg.formats.untrusted import MAX_BYTES, shown
+
+_log = logging.getLogger("npvgg")
+
+LOG_SECONDS = 10.0
+"""Seconds between two messages on how far a download is."""
 
 PATIENCE = 3
 """How many of the client's timeouts ($HF_HUB_DOWNLOAD_TIMEOUT, 10 s) may pass without a byte."""
@@ -42,7 +47,7 @@ def fetch(repository: str, revision: str, cache: Path, *, config: bool) -> Path:
     client = _client(repository)
     quiet = client.utils.are_progress_bars_disabled()  # $HF_HUB_DISABLE_PROGRESS_BARS
     if not quiet:
-        progress.notice(f"fetching {repository} from the Hugging Face hub")
+        _log.info(f"fetching {repository} from the Hugging Face hub")
     ferry = _Ferry(client, repository, revision, cache)
     watch = _Watch(repository, PATIENCE * float(client.constants.HF_HUB_DOWNLOAD_TIMEOUT), quiet)
     return watch.over(lambda: ferry.bring_all(config), ferry.measure)
@@ -178,9 +183,9 @@ class _Watch:
                 )
             if size - begin > 2 * MAX_BYTES:
                 raise WeightsError(f"{self.what}: expected at most {MAX_BYTES} bytes, got more")
-            silent = self.quiet or progress.on_terminal()  # there the client draws bars
-            if now - said > progress.LOG_SECONDS and not silent:
-                progress.notice(f"fetched {(size - begin) / 1e6:.1f} MB so far")
+            silent = self.quiet or os.isatty(2)  # on a terminal the client draws bars
+            if now - said > LOG_SECONDS and not silent:
+                _log.info(f"fetched {(size - begin) / 1e6:.1f} MB so far")
                 said = now
 
 

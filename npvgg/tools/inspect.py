@@ -16,7 +16,6 @@ from npvgg.formats.checkpoint import Checkpoint
 from npvgg.formats.untrusted import shown
 from npvgg.hub.pretrained import split_tag
 from npvgg.network import Block, Network
-from npvgg.progress import noun
 from npvgg.reparam import BatchNorm, Branches
 from npvgg.tools.convert import fused, identify, sha256
 from npvgg.weights import build, keymap
@@ -157,8 +156,9 @@ def as_table(report: dict[str, Any]) -> Iterator[str]:
     dtypes = ", ".join(f"{count} × {dtype}" for dtype, count in report["dtypes"].items())
     network = report["network"] or "none of the table"
     if report["classes"] is not None:
-        for key, one in (("classes", "class"), ("channels", "channel")):
-            network += f", {report[key]} {noun(report[key], one)}"
+        for key, many in (("classes", "es"), ("channels", "s")):
+            count = report[key]
+            network += f", {count} {key if count != 1 else key.removesuffix(many)}"
         network += " in"
     wrapper = report["wrapper"] and shown(report["wrapper"])
     if report["other_wrappers"]:

@@ -194,7 +194,12 @@ def test_no_network_is_said_at_once(run):
 
 def test_what_came_in_part_is_never_taken_for_the_whole(hub, run, files):
     hub.repositories["me/net"], hub.faults["me/net"] = files, "truncated"
-    code = "npvgg.progress.LOG_SECONDS = 0.5; print(json.dumps(refused('hf-hub:me/net')))"
+    code = """
+import logging, npvgg.hub.client
+logging.basicConfig(level=logging.INFO)
+npvgg.hub.client.LOG_SECONDS = 0.5
+print(json.dumps(refused('hf-hub:me/net')))
+"""
     (message, _), words = run(code)
     assert message == "me/net: cannot be fetched: nothing new came in 3 s"
     assert "MB so far" in words
