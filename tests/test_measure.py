@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from npvgg.testing.comparison.measure import measure, pattern, shares
+from npvgg.testing.bounds.shares import shares, within
+from npvgg.testing.comparison.measure import measure, pattern
 
 
 def test_the_numbers_by_hand():
@@ -41,6 +42,15 @@ def test_any_error_is_wrong_where_nothing_may_be_off():
     np.testing.assert_array_equal(share, [0, np.inf])
     assert measure(np.zeros(1), np.zeros(1), np.zeros(1)).share == 0
     assert measure(np.ones(1), np.zeros(1), np.zeros(1)).relative == np.inf
+
+
+def test_right_is_within_the_bound_everywhere_and_of_our_shape():
+    want, bound = np.float32([1, 2]), np.float32([0.5, 0])
+    assert within(np.float32([1.5, 2]), want, bound)
+    assert not within(np.float32([1.5001, 2]), want, bound)
+    assert not within(np.float32([1, 2.0000002]), want, bound)
+    assert not within(np.float32([np.nan, 2]), want, bound)
+    assert not within(np.float32([[1, 2]]), want, bound)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64])

@@ -12,7 +12,7 @@ where every element is within its bound. Nothing to compare is an error, never a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any, TypedDict, Unpack
@@ -29,7 +29,6 @@ from npvgg.testing.comparison.measure import measure, pattern
 from npvgg.testing.comparison.report import MISSING, OK, WRONG, WRONG_SHAPE, Report, Row, counted
 from npvgg.testing.comparison.runners import Run
 from npvgg.testing.diagnosis.diagnose import diagnose
-from npvgg.testing.diagnosis.hypotheses import is_right
 from npvgg.testing.packs.pack import Pack
 
 
@@ -81,7 +80,7 @@ def compare(
     found, more = _with_what_is_returned(run, found, pack, alone)
     if set(found.arrays) <= {"input"}:
         raise ArgumentError("candidate: the only tensor of ours that was found is the input")
-    rows = tuple(_rows(pack, found, pack.local_bound if alone else pack.bound))
+    rows = tuple(_rows(pack, found, alone))
     if run.watched and all(row.status != MISSING for row in rows):
         found = replace(found, unused=())
     report = Report(
@@ -169,11 +168,7 @@ def _in_any_order(run: Run, found: Match, pack: Pack, alone: bool) -> tuple[Matc
     wrong, and each of the wrong tensors is within its bound in another array, then they are right,
     and in another order: no array is within such bounds by chance. Else nothing is moved.
     """
-    right = {
-        name
-        for name, array in found.arrays.items()
-        if is_right(pack, name, array.astype(np.float64), alone=alone)
-    }
+    right = {name for name, array in found.arrays.items() if pack.accepts(name, array, alone=alone)}
     taken = {found.names[name] for name in right}
     free = [name for name in run.arrays if name not in taken]
     moved, better = {}, found
@@ -182,8 +177,7 @@ def _in_any_order(run: Run, found: Match, pack: Pack, alone: bool) -> tuple[Matc
             continue
         for name in free:
             trial = held(better, name, run.arrays[name], probe)
-            array = trial.arrays[probe.name].astype(np.float64)
-            if is_right(pack, probe.name, array, alone=alone):
+            if pack.accepts(probe.name, trial.arrays[probe.name], alone=alone):
                 moved[probe.name], better = name, trial
                 free.remove(name)
                 break
@@ -232,7 +226,7 @@ def _with_what_is_returned(
             fitting = []
         if fitting:
             array = odd.pop(fitting[0])
-            if inner is not None and is_right(pack, "logits", found.arrays["logits"], alone=alone):
+            if inner is not None and pack.accepts("logits", found.arrays["logits"], alone=alone):
                 notes.append(
                     f"{shown(found.names['logits'])}, inside the network, is the logits; what it "
                     "returns is not"
@@ -256,7 +250,7 @@ def _name(candidate: Any) -> str:
     return getattr(candidate, "__name__", None) or type(candidate).__name__
 
 
-def _rows(pack: Pack, found: Match, bound: Callable[[str], Array]) -> Iterator[Row]:
+def _rows(pack: Pack, found: Match, alone: bool) -> Iterator[Row]:
     for probe in pack.probes:
         name = probe.name
         if name not in found.arrays:
@@ -266,7 +260,7 @@ def _rows(pack: Pack, found: Match, bound: Callable[[str], Array]) -> Iterator[R
         if got.shape != probe.shape:
             yield Row(probe, WRONG_SHAPE, found.names[name], got.shape)
             continue
-        measured = measure(got, pack.tensor(name), bound(name))
+        measured = measure(got, pack.tensor(name), pack.tolerance(name, alone=alone))
         status = OK if measured.share <= 1 else WRONG
         yield Row(probe, status, found.names[name], got.shape, measured)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from npvgg.formats.untrusted import printable
 from npvgg.ops import Array
+from npvgg.testing.bounds.shares import errors
 from npvgg.testing.comparison import pictures
-from npvgg.testing.comparison.measure import errors
 from npvgg.testing.comparison.report import Report, Row, number, share_text
 
 STYLE = """

@@ -1,9 +1,4 @@
-"""How far one tensor is off, as a share of what a correct implementation may be off by.
-
-    error[i] = |theirs[i] − ours[i]|       share[i] = error[i] / bound[i]       wrong:  share[i] > 1
-
-An error where nothing may be off, and a NaN or an infinity of theirs, are an infinite share.
-"""
+"""How far one tensor is off, in numbers and in words; `bounds.shares` says when it is right."""
 
 from __future__ import annotations
 
@@ -13,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npvgg.ops import Array
+from npvgg.testing.bounds.shares import errors, shares
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -64,20 +60,6 @@ def measure(got: Array, want: Array, bound: Array) -> Measured:
         not_finite=int(got.size - np.isfinite(got).sum()),
         size=int(got.size),
     )
-
-
-def errors(got: Array, want: Array) -> Array:
-    """|theirs − ours|, in float64; infinite where theirs is not finite."""
-    with np.errstate(invalid="ignore"):
-        error = np.abs(got.astype(np.float64) - want)
-    return np.where(np.isfinite(error), error, np.inf)
-
-
-def shares(got: Array, want: Array, bound: Array) -> Array:
-    """Shares of the bound, error / bound, in float64; 0 where there is no error."""
-    error = errors(got, want)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        return np.where(error > 0, error / bound.astype(np.float64), 0.0)
 
 
 def pattern(wrong: Array) -> Iterator[str]:

@@ -22,8 +22,9 @@ from typing import Any
 
 from npvgg.formats.untrusted import path_text, printable, shown
 from npvgg.ops import Array
+from npvgg.testing.bounds.shares import shares
 from npvgg.testing.comparison.match import Match
-from npvgg.testing.comparison.measure import Measured, shares
+from npvgg.testing.comparison.measure import Measured
 from npvgg.testing.diagnosis.diagnose import Finding
 from npvgg.testing.packs.pack import Pack
 from npvgg.testing.trace import Probe
@@ -87,7 +88,7 @@ class Report:
 
     def bound(self, name: str) -> Array:
         """How far each element of a tensor may be off."""
-        return self.pack.local_bound(name) if self.alone else self.pack.bound(name)
+        return self.pack.tolerance(name, alone=self.alone)
 
     def shares(self, name: str) -> Array:
         """The share of its bound that the error of each element of a tensor of theirs is."""

@@ -32,6 +32,7 @@ from npvgg.formats.untrusted import blaming
 from npvgg.model import RepVGG
 from npvgg.network import Network
 from npvgg.ops import Array
+from npvgg.testing.bounds.shares import within
 from npvgg.testing.bounds.tiles import check_tile
 from npvgg.testing.bounds.walk import normalisation_error, walk
 from npvgg.testing.packs import manifest as manifests
@@ -208,6 +209,14 @@ class Pack:
     def local_bound(self, name: str) -> Array:
         """How far each element may be off where the tensor's inputs were those of the pack."""
         return _named(self._local, name)
+
+    def tolerance(self, name: str, *, alone: bool = False) -> Array:
+        """How far each element may be off; alone: the tensor was computed from the pack's own."""
+        return self.local_bound(name) if alone else self.bound(name)
+
+    def accepts(self, name: str, got: Array, *, alone: bool = False) -> bool:
+        """Whether a tensor of theirs is right: our shape, and each element within its bound."""
+        return within(got, self.tensor(name), self.tolerance(name, alone=alone))
 
     def probe(self, name: str) -> Probe:
         """What a tensor is."""
