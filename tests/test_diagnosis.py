@@ -176,9 +176,10 @@ def test_every_mistake_of_the_catalogue_is_planted():
 def test_a_right_port_is_left_alone(network, form, level):
     one = pack(network, level, form)
     theirs = answers(one, form={"train": porter.Port, "deploy": porter.Folded}[form])
-    for probe in one.probes:
-        if probe.name in theirs:
-            assert diagnose(one, probe.name, theirs) == []
+    both = [probe.name for probe in one.probes if probe.name in theirs]
+    assert len(both) >= len(expand(one.config)) + 3  # the blocks, and both ends
+    for name in both:
+        assert diagnose(one, name, theirs) == []
 
 
 @pytest.mark.parametrize(("mistake", "hooks", "where"), [
