@@ -88,12 +88,13 @@ def operations(network: Network) -> tuple[Operation, ...]:
     """Spell a network out, in order of execution, the input first."""
     found = [Operation("input", "", "input", (), "x: the preprocessed image")]
     for block in network.blocks:
-        found += _of_block(block, found[-1].name)
+        found += block_operations(block, found[-1].name)
     found += _of_head(network.head, found[-1].name)
     return tuple(found)
 
 
-def _of_block(block: Block, source: str) -> list[Operation]:
+def block_operations(block: Block, source: str = "x") -> list[Operation]:
+    """Spell a block out, in order of execution; source names the tensor that it reads."""
     spec = block.spec
     if isinstance(block.form, Branches):
         found = list(_of_branches(block.form, spec, source))

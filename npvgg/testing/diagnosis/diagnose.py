@@ -24,19 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from npvgg.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from npvgg.errors import ArgumentError
 from npvgg.ops import Array
 from npvgg.testing.diagnosis.hypotheses import (
     Hypothesis,
     Way,
     hypotheses,
-    is_right,
     untried,
     way_to,
 )
 from npvgg.testing.diagnosis.mistake import Mistake
-from npvgg.testing.diagnosis.mistaken_ends import STATISTICS, Statistics
 from npvgg.testing.diagnosis.mistaken_numbers import to_bfloat16, to_float16
 from npvgg.testing.packs.pack import Pack
 from npvgg.testing.trace import Probe
@@ -98,9 +95,8 @@ def diagnose(
     if name not in theirs:
         raise ArgumentError(f"theirs: expected {name!r} among them, got {', '.join(theirs)}")
     got = np.asarray(theirs[name], np.float64)
-    if is_right(pack, name, got, alone=alone):
+    if pack.accepts(name, got, alone=alone):
         return []
-    STATISTICS.set(statistics(pack))
     exact = {p.name: pack.tensor(p.name) for p in pack.probes if p.name != name}
     way = way_to(pack, probe, exact if alone else theirs)
     truth = pack.tensor(name).astype(np.float64)
@@ -115,17 +111,6 @@ def diagnose(
         or short_of_bits(got, truth)
         or [unknown(verdicts, got, pack, probe, way)]
     )
-
-
-def statistics(pack: Pack) -> Statistics:
-    """By which mean and std a pack's photo was normalised; ImageNet's where it does not say."""
-    how = pack.manifest.get("input", {}).get("transform", {})
-    given: list[Any] = [how.get(key) if isinstance(how, Mapping) else () for key in ("mean", "std")]
-    for values in given:
-        known = isinstance(values, list | tuple) and len(values) == 3
-        if not known or not all(type(v) is float and 1e-6 < v < 1e6 for v in values):
-            return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return given[0], given[1]
 
 
 # --- How near it comes ----------------------------------------------------------------------------

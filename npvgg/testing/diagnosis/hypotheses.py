@@ -20,19 +20,17 @@ from npvgg.network import Block
 from npvgg.ops import Array
 from npvgg.testing.diagnosis.mistake import BRANCHES, Mistake
 from npvgg.testing.diagnosis.mistaken_blocks import branch_missing
-from npvgg.testing.diagnosis.mistaken_ends import Ending, ending
+from npvgg.testing.diagnosis.mistaken_endings import Ending, ending
+from npvgg.testing.diagnosis.mistaken_images import Image, image_of
 from npvgg.testing.diagnosis.mistaken_numbers import order_of_the_input
 from npvgg.testing.diagnosis.mistakes import BLOCK_MISTAKES, ENDING_MISTAKES, IMAGE_MISTAKES
-from npvgg.testing.diagnosis.recipe import Recipe, Replay, recipe, same
+from npvgg.testing.diagnosis.recipe import Recipe, Replay, recipe
 from npvgg.testing.packs.pack import Pack
 from npvgg.testing.trace import Probe
 
 MAX_WORK = 3e8
 """Multiplications of a way through several blocks: those of A0 at 64×64 pixels, twice. A longer one
 is not tried, some 300 times (`untried`), but asks for more tensors to be given."""
-
-NEAR = 1e-3
-"""A block's output tells two mistakes apart if it is so near, relatively, to one replay alone."""
 
 IN_ONE_BRANCH = (f" in {BRANCHES['conv_1x1']}", f" in {BRANCHES['identity']}")
 """Details that are not tried in every block of a way: what people do everywhere, they do to all."""
@@ -79,13 +77,6 @@ class Way:
     output: Array | None = None
 
 
-def is_right(pack: Pack, name: str, got: Array, *, alone: bool = False) -> bool:
-    """Whether a tensor is within its bound."""
-    truth = pack.tensor(name)
-    bound = pack.local_bound(name) if alone else pack.bound(name)
-    return got.shape == truth.shape and bool((np.abs(got - truth) <= bound).all())
-
-
 def way_to(pack: Pack, probe: Probe, theirs: Mapping[str, Array]) -> Way:
     """What theirs have of a tensor's inputs."""
     image = pack.tensor("input")
@@ -95,7 +86,7 @@ def way_to(pack: Pack, probe: Probe, theirs: Mapping[str, Array]) -> Way:
     right = {
         name: np.asarray(theirs[name])
         for name in before
-        if name in theirs and is_right(pack, name, np.asarray(theirs[name], np.float64))
+        if name in theirs and pack.accepts(name, np.asarray(theirs[name]))
     }
     source = source_of(pack, probe)
     given = {
@@ -124,7 +115,7 @@ def hypotheses(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
     if probe.block:
         yield from in_the_block(pack, probe, way)
     elif probe.op == "input":
-        yield from in_the_image(way.given["x"])
+        yield from in_the_image(pack, way.given["x"])
     else:
         yield from in_the_ending(pack, probe, way)
     if way.lacking:
@@ -135,11 +126,11 @@ def hypotheses(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
             yield Hypothesis(OTHER_TENSOR, other.name, lambda dtype, y=truth: y.astype(dtype))  # type: ignore[misc]
 
 
-def in_the_image(x: Array) -> Iterator[Hypothesis]:
+def in_the_image(pack: Pack, x: Array) -> Iterator[Hypothesis]:
     """The input itself is wrong."""
     for mistake in IMAGE_MISTAKES:
-        for detail, step in mistake.variants(same):
-            yield Hypothesis(mistake, detail, lambda dtype, s=step: s(x.astype(dtype)))  # type: ignore[misc]
+        for detail, wrong in mistake.variants(image_of(pack.manifest)):
+            yield Hypothesis(mistake, detail, lambda dtype, w=wrong: w(x.astype(dtype)))  # type: ignore[misc]
 
 
 def in_the_ending(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
@@ -164,12 +155,15 @@ def in_the_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
     for number, blocks in enumerate(forms(pack)):
         index = [block.spec.name for block in blocks].index(probe.block)
         right = recipe(blocks[index])
-        for mistake, detail, wrong in wrong_recipes(right, reads_the_image=index == 0):
+        image = image_of(pack.manifest) if index == 0 else None
+        for mistake, detail, wrong in wrong_recipes(right, image):
             if number and wrong.branches is right.branches:
                 continue  # what is not done to branches makes the same numbers in both forms
             if contradicted(right, wrong, way.given):
                 continue
-            if target == "sum" and not agrees(mistake, detail, wrong, way, replays[np.float32]):
+            if target == "sum" and not agrees(
+                pack, mistake, detail, wrong, way, replays[np.float32]
+            ):
                 continue
             yield hypothesis(mistake, detail, wrong)
         for other in blocks[max(0, index - 1) : index + 2]:
@@ -197,11 +191,14 @@ def contradicted(right: Recipe, wrong: Recipe, given: Mapping[str, Array]) -> bo
     )
 
 
-def agrees(mistake: Mistake[Any], detail: str, wrong: Recipe, way: Way, replay: Replay) -> bool:
+def agrees(
+    pack: Pack, mistake: Mistake[Any], detail: str, wrong: Recipe, way: Way, replay: Replay
+) -> bool:
     """Whether what becomes of an identity branch that is given agrees with the block's output.
 
     If it is not in the sum, it may be missing, or be added later; who computed it, adds it later,
-    unless the output is there and says otherwise.
+    unless the output is there and says otherwise: it and the replay, from the same tensors, are
+    both within the block's bound of what the mistake makes.
     """
     if "identity" not in way.given:
         return True
@@ -214,28 +211,28 @@ def agrees(mistake: Mistake[Any], detail: str, wrong: Recipe, way: Way, replay: 
         y = replay(wrong, "")
     except ArgumentError:
         return False
-    limit = NEAR * np.abs(y).max()
+    limit = 2 * float(pack.bound(wrong.spec.name).max())
     return y.shape == way.output.shape and bool((np.abs(way.output - y) <= limit).all())
 
 
-def wrong_recipes(
-    right: Recipe, *, reads_the_image: bool
-) -> Iterator[tuple[Mistake[Any], str, Recipe]]:
-    """A recipe with every mistake: (mistake, detail, wrong recipe)."""
+def wrong_recipes(right: Recipe, image: Image | None) -> Iterator[tuple[Mistake[Any], str, Recipe]]:
+    """A recipe with every mistake, those of an image that it reads as well: (mistake, detail,
+    wrong recipe).
+    """
     for mistake in BLOCK_MISTAKES:
-        if reads_the_image and mistake is order_of_the_input:
+        if image and mistake is order_of_the_input:
             continue  # the mistakes about images say it
         for detail, wrong in mistake.variants(right):
             yield mistake, detail, wrong
-    if reads_the_image:
-        yield from wrong_images(right)
+    if image:
+        yield from wrong_images(right, image)
 
 
-def wrong_images(right: Recipe) -> Iterator[tuple[Mistake[Any], str, Recipe]]:
+def wrong_images(right: Recipe, image: Image) -> Iterator[tuple[Mistake[Any], str, Recipe]]:
     """The first block's recipe with every mistake about the image that it reads."""
     for mistake in IMAGE_MISTAKES:
-        for detail, step in mistake.variants(same):
-            yield mistake, detail, replace(right, before=step)
+        for detail, wrong in mistake.variants(image):
+            yield mistake, detail, replace(right, before=wrong)
 
 
 def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
@@ -253,7 +250,7 @@ def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
                 continue  # as in a single block
             yield Hypothesis(mistake, detail, replace(passage, recipes=recipes))
         if name == "input":
-            for mistake, detail, wrong in wrong_images(passage.recipes[0]):
+            for mistake, detail, wrong in wrong_images(passage.recipes[0], image_of(pack.manifest)):
                 recipes = (wrong, *passage.recipes[1:])
                 yield Hypothesis(mistake, detail, replace(passage, recipes=recipes))
 

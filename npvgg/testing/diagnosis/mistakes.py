@@ -2,21 +2,22 @@
 
 Three tables, by what is changed: the image, a block, the ending. Each entry is one small function
 in one of the `mistaken_…` modules, with a sentence that says what was done, and advice how to mend
-it. `kit.diagnosis` tries them all.
+it. `diagnose` tries them all.
 """
 
 from __future__ import annotations
 
 from npvgg.testing.diagnosis.mistake import Mistake
 from npvgg.testing.diagnosis.mistaken_blocks import BLOCKS
-from npvgg.testing.diagnosis.mistaken_ends import ENDINGS, IMAGES, Ending
+from npvgg.testing.diagnosis.mistaken_endings import ENDINGS, Ending
+from npvgg.testing.diagnosis.mistaken_images import IMAGES, Image
 from npvgg.testing.diagnosis.mistaken_kernels import KERNELS
 from npvgg.testing.diagnosis.mistaken_norms import NORMS
 from npvgg.testing.diagnosis.mistaken_numbers import NUMBERS
 from npvgg.testing.diagnosis.mistaken_windows import WINDOWS
-from npvgg.testing.diagnosis.recipe import Recipe, Step
+from npvgg.testing.diagnosis.recipe import Recipe
 
-IMAGE_MISTAKES: tuple[Mistake[Step], ...] = tuple(IMAGES)
+IMAGE_MISTAKES: tuple[Mistake[Image], ...] = tuple(IMAGES)
 BLOCK_MISTAKES: tuple[Mistake[Recipe], ...] = (*NORMS, *KERNELS, *WINDOWS, *BLOCKS, *NUMBERS)
 ENDING_MISTAKES: tuple[Mistake[Ending], ...] = tuple(ENDINGS)
 

@@ -3,8 +3,9 @@ data.
 
     block(x) = after( tail( Σ branches( before(x) ) ) + Σ late branches( x ) )
 
-A `Recipe` holds these steps. The right one is made by `recipe`; `kit.mistakes` changes it. A
-`Replay` runs recipes on what is given, up to any named tensor, in float32 or float64.
+A `Recipe` is a block's operations (`trace`), with places where a mistake can be made. The right one
+is made by `recipe`; the catalogue (`mistakes`) changes it. A `Replay` runs recipes on what is
+given, up to any named tensor, in float32 or float64.
 
 Tensors are named inside their block: "x" what it reads, "conv_kxk.conv", "conv_kxk.bn",
 "conv_1x1.conv", "conv_1x1.bn", "identity", "sum" (deploy form: "reparam_conv"), "attn", "act", and
@@ -14,7 +15,7 @@ Tensors are named inside their block: "x" what it reads, "conv_kxk.conv", "conv_
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,8 @@ from npvgg.config import BlockSpec
 from npvgg.errors import ArgumentError
 from npvgg.network import Block
 from npvgg.ops import Array
-from npvgg.reparam import BatchNorm, Branches
+from npvgg.reparam import BatchNorm
+from npvgg.testing.trace import Operation, attention_options, block_operations
 
 Step: TypeAlias = Callable[[Array], Array]
 Pads: TypeAlias = Callable[[int], tuple[int, int]]
@@ -167,29 +169,40 @@ class Recipe:
 
 
 def recipe(block: Block) -> Recipe:
-    """The right recipe of a block in train or deploy form."""
-    spec, form = block.spec, block.form
-    how: dict[str, Any] = {"stride": spec.stride, "groups": spec.groups}
-    wide: dict[str, Any] = how | {"dilation": spec.dilation, "pads": evenly(spec.dilation)}
-    if isinstance(form, Branches):
-        kxk, pointwise = form.conv_kxk, form.conv_1x1
-        branches = [
-            Branch("conv_kxk", Conv(kxk.weight, None, **wide), kxk.bn),
-            Branch(
-                "conv_1x1",
-                Conv(pointwise.weight, None, dilation=1, pads=evenly(0), **how),
-                pointwise.bn,
-            ),
-        ]
-        if form.identity is not None:
-            branches.append(Branch("identity", None, form.identity))
-    else:
-        branches = [Branch("reparam_conv", Conv(form.weight, form.bias, **wide), None)]
-    tail: list[tuple[str, Step]] = [("act", ops.activation(spec.act_layer))]
-    if spec.attn_layer is not None:
-        attention = Attention(spec.attn_layer, block.attention, spec.attn_kwargs)
-        tail.insert(int(spec.attn_after_act), ("attn", attention))
-    return Recipe(spec, tuple(branches), tuple(tail))
+    """Return the right recipe of a block in train or deploy form: its operations, by branches."""
+    branches: dict[str, Branch] = {}
+    tail: list[tuple[str, Step]] = []
+    for o in block_operations(block):
+        name = o.name.removeprefix(f"{o.block}.").partition(".")[0]
+        branch = branches.get(name, Branch(name, None, None))
+        match o.op:
+            case "conv":
+                branches[name] = replace(branch, conv=conv_of(o))
+            case "batch_norm":
+                branches[name] = replace(branch, bn=norm_of(o))
+            case "activation":
+                tail.append(("act", ops.activation(o.parameters["function"])))
+            case "attention":
+                options = attention_options(o.parameters)
+                tail.append(("attn", Attention(o.parameters["layer"], o.weights, options)))
+    return Recipe(block.spec, tuple(branches.values()), tuple(tail))
+
+
+def conv_of(o: Operation) -> Conv:
+    """The convolution of an operation."""
+    stride, padding, dilation, groups = (
+        o.parameters[name] for name in ("stride", "padding", "dilation", "groups")
+    )
+    weight, bias = o.weights["weight"], o.weights.get("bias")
+    return Conv(weight, bias, stride, dilation, groups, evenly(padding))
+
+
+def norm_of(o: Operation) -> BatchNorm:
+    """The batch norm of an operation."""
+    gamma, beta, mean, var = (
+        o.weights[name] for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    return BatchNorm(gamma, beta, mean, var, o.parameters["eps"])
 
 
 class Replay:

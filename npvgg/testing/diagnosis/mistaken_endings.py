@@ -1,150 +1,19 @@
-"""Mistakes at both ends of a network: the image before the first block, the classifier after the
-last.
-"""
+"""Mistakes behind the last block: the pooling and the classifier."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 
 from npvgg import ops
-from npvgg.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from npvgg.network import Head
 from npvgg.ops import Array
 from npvgg.testing.diagnosis.mistake import Mistake, collector
-from npvgg.testing.diagnosis.mistaken_numbers import ORDERS, SHORT
+from npvgg.testing.diagnosis.mistaken_numbers import SHORT
 from npvgg.testing.diagnosis.recipe import Step, same
-
-# --- The image ------------------------------------------------------------------------------------
-
-IMAGES: list[Mistake[Step]] = []
-"""The right image goes into these steps (N, C, H, W), and the wrong one comes out."""
-
-image_mistake = collector(IMAGES)
-
-ADVICE = (
-    "the network wants RGB, values 0 … 1, minus its mean, divided by its std (a photo's pack has "
-    "them under input.transform in its manifest), and all of that once"
-)
-
-Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
-
-STATISTICS: ContextVar[Statistics] = ContextVar(
-    "STATISTICS", default=(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-)
-"""Mean and standard deviation by which the image was normalised; ImageNet's where nobody says."""
-
-
-def constants(x: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of the channels, (3, 1, 1), in the dtype of x."""
-    mean, std = (np.array(values, x.dtype)[:, None, None] for values in STATISTICS.get())
-    return mean, std
-
-
-def pixels(x: Array) -> Array:
-    """A normalised image as numbers 0 … 1 again."""
-    mean, std = constants(x)
-    return x * std + mean
-
-
-def normalised(u: Array) -> Array:
-    """Numbers 0 … 1, normalised."""
-    mean, std = constants(u)
-    x: Array = (u - mean) / std
-    return x
-
-
-def with_constants(mean: tuple[float, ...], std: tuple[float, ...], x: Array) -> Array:
-    """An image normalised by other constants."""
-    m, s = (np.array(values, x.dtype)[:, None, None] for values in (mean, std))
-    y: Array = (pixels(x) - m) / s
-    return y
-
-
-NORMALISATIONS: dict[str, Step] = {
-    "missing: the pixels are 0 … 1": pixels,
-    "missing: the pixels are 0 … 255": lambda x: 255 * pixels(x),
-    "applied twice": normalised,
-    "applied to pixels 0 … 255, which were not divided by 255": lambda x: normalised(
-        255 * pixels(x)
-    ),
-    "applied to pixels that were divided by 255 twice": lambda x: normalised(pixels(x) / 255),
-    "applied to pixels that were divided by 256": lambda x: normalised(pixels(x) * (255 / 256)),
-    "the subtraction of the mean alone": lambda x: pixels(x) - constants(x)[0],
-    "the subtraction of the mean alone, from pixels 0 … 255": lambda x: (
-        255 * (pixels(x) - constants(x)[0])
-    ),
-    "the division by std alone": lambda x: pixels(x) / constants(x)[1],
-    "a product with std, where it should be divided": lambda x: (
-        (pixels(x) - constants(x)[0]) * constants(x)[1]
-    ),
-    "done with mean and std exchanged": lambda x: (pixels(x) - constants(x)[1]) / constants(x)[0],
-    "Inception's, to -1 … 1": lambda x: 2 * pixels(x) - 1,
-    "CLIP's": partial(
-        with_constants,
-        (0.48145466, 0.4578275, 0.40821073),
-        (0.26862954, 0.26130258, 0.27577711),
-    ),
-    "one for all channels": partial(with_constants, (0.449,) * 3, (0.226,) * 3),
-}
-"""What normalisation may have become."""
-
-
-@image_mistake("the image is BGR: {}", ADVICE)
-def rgb_bgr(right: Step) -> Iterator[tuple[str, Step]]:
-    """Channels in the other order, before or after normalisation (OpenCV reads BGR)."""
-    yield "its channels were exchanged after normalisation", lambda x: x[:, ::-1]
-    yield (
-        "its channels were exchanged before normalisation",
-        rgb_only(lambda x: normalised(pixels(x)[:, ::-1])),
-    )
-    for what, step in NORMALISATIONS.items():
-        wrong = rgb_only(lambda x, step=step: step(normalised(pixels(x)[:, ::-1])))  # type: ignore[misc]
-        yield f"besides, normalisation is {what}", wrong
-
-
-@image_mistake("normalisation is {}", ADVICE)
-def normalisation(right: Step) -> Iterator[tuple[str, Step]]:
-    """Left out, done twice, or with other constants."""
-    for what, step in NORMALISATIONS.items():
-        yield what, rgb_only(step)
-
-
-@image_mistake(
-    "the image {}", "the network wants (N, 3, H, W), row by row from the top, left to right"
-)
-def order_of_the_image(right: Step) -> Iterator[tuple[str, Step]]:
-    """NHWC, turned or mirrored."""
-    for what, order in ORDERS.items():
-        if "channels" not in what:
-            yield what, order
-
-
-@image_mistake("the image is {}", ADVICE)
-def image_rounded(right: Step) -> Iterator[tuple[str, Step]]:
-    """Fewer bits, or a single brightness."""
-    for name, short in SHORT.items():
-        yield f"rounded to {name}", short
-    yield "grey", rgb_only(lambda x: normalised(grey(pixels(x))))
-
-
-def grey(u: Array) -> Array:
-    """The brightness of ITU-R 601, in all three channels."""
-    weights = np.array([0.299, 0.587, 0.114], u.dtype)[:, None, None]
-    return np.broadcast_to((u * weights).sum(axis=1, keepdims=True), u.shape)
-
-
-def rgb_only(step: Step) -> Step:
-    """The step for images of three channels; others stay as they are."""
-    return lambda x: step(x) if x.shape[1] == 3 else x
-
-
-# --- The classifier -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
