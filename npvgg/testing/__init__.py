@@ -1,4 +1,4 @@
-"""For those who test an implementation of RepVGG, their own or npvgg's: the door of the kit.
+"""The cross-check kit, for those who test an implementation of RepVGG, their own or npvgg's.
 
     from npvgg.testing import assert_matches, conformance_pack
 
@@ -15,6 +15,11 @@ up to the first wrong one and what was done there. `compare` gives the same as a
 `layer_by_layer(model, x)` gives every tensor of a run, `error_bound(model, x)` how far a correct
 float32 implementation may be from each, `conformance_pack` both and what goes with them; written to
 a folder it needs neither npvgg nor Python (`npvgg conformance` does that).
+
+`trace` spells a network out as operations, `steady` computes them with the same bits everywhere,
+`seeded` and `tiny` make weights and small networks; `bounds`, `packs`, `comparison` and `diagnosis`
+are built on these, in that order. This folder may import everything but the command line. What must
+not be broken: what it calls right and wrong does not depend on the engine that is tested.
 """
 
 from npvgg.testing.bounds.walk import error_bound

@@ -1,6 +1,6 @@
 """Networks so small that a unit test in any language runs them: a few kB for each tensor.
 
-Each is a turn of the road where ports go wrong. Their default image has an even side, so that a
+Each has one of the things that ports get wrong. Their default image has an even side, so that a
 stride of 2 with TensorFlow's SAME padding, which shifts by a pixel there, is seen.
 """
 
