@@ -128,7 +128,7 @@ class RepVGGConfig:
                 )
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the fields in JSON's types; `create.config_from` reads them back."""
+        """Give the fields in JSON's types; `weights.metadata` reads them back."""
         return {**vars(self), "attn_kwargs": dict(self.attn_kwargs)}
 
     @property

@@ -12,26 +12,20 @@ from typing import Any, Literal, Unpack, overload
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from npvgg import attention
-from npvgg.config import ConfigKeywords, RepVGGConfig
-from npvgg.errors import ArgumentError, WeightsError, refuse_keyword
+from npvgg.config import ConfigKeywords
+from npvgg.errors import ArgumentError, refuse_keyword
 from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
-from npvgg.formats.folder import CONFIG
-from npvgg.formats.untrusted import blaming, json_object, shown
+from npvgg.formats.untrusted import blaming
 from npvgg.hub import locate
-from npvgg.hub.pretrained import default_tag, is_network, pretrained_cfg, split_tag
+from npvgg.hub.pretrained import default_tag, is_network, split_tag
 from npvgg.model import FeatureNet, RepVGG
-from npvgg.variants import VARIANTS
 from npvgg.weights import timmconfig
-from npvgg.weights.build import build_network, infer_config, random_tensors
-from npvgg.weights.timmconfig import Description
+from npvgg.weights.build import build_network, random_tensors
+from npvgg.weights.identity import identify
 
 Tensors = Mapping[str, NDArray[Any]]
 Source = str | PathLike[str] | Checkpoint | Tensors
-
-MAX_METADATA = 2**20
-"""Longest entry of a file's metadata, in characters."""
 
 
 class ModelKeywords(ConfigKeywords, total=False):
@@ -112,30 +106,26 @@ def create_model(
 
     if name is not None and (folder := _repository(name, pretrained)):
         name, pretrained, weights = None, False, folder
-    architecture, tag = split_tag(name) if name is not None else (None, None)
     if pretrained:
-        tag = tag or default_tag(architecture)
-        weights = locate.locate(f"{architecture}.{tag}")
-    tensors, origin, description = _read(weights, wrapper)
-    path, metadata = (origin.path, origin.metadata) if origin else (None, {})
+        architecture, tag = split_tag(name) if name is not None else (None, None)
+        weights = locate.locate(f"{architecture}.{tag or default_tag(architecture)}")
+        name = f"{architecture}.{tag or default_tag(architecture)}"
+    tensors, origin = _read(weights, wrapper)
+    path = origin.path if origin else None
     with blaming(path):
-        architecture, row, cfg = _identify(architecture, tag, tensors, metadata, description)
-    tag = tag or (description.tag if description else None)
-    row = row.with_changes(**config)
-    cfg |= {"num_classes": row.num_classes, "input_size": (row.in_chans, *cfg["input_size"][1:])}
-    if len(cfg.get("label_names", ())) not in (0, row.num_classes):  # names of other classes
-        cfg = _without_labels(cfg)
+        found = identify(name, tensors, origin)
+    found = found.with_changes(**config)
     if tensors is None:
-        tensors, tag = random_tensors(row, _checked_seed(seed)), None  # a tag stands for weights
-
+        tensors = random_tensors(found.config, _checked_seed(seed))
+        found = replace(found, tag="")  # a tag stands for weights
     with blaming(path):
-        network = build_network(tensors, row, resolved_dtype)
+        network = build_network(tensors, found.config, resolved_dtype)
     del tensors  # a file's worth of memory, before the engine asks for its own
     model = RepVGG(
-        f"{architecture}.{tag}" if tag else architecture,
-        row,
+        found.name,
+        found.config,
         network.reparameterized() if reparameterize else network,
-        cfg,
+        found.pretrained_cfg,
         engine=engine,
         threads=threads,
         origin=origin,
@@ -168,84 +158,15 @@ def _repository(name: object, pretrained: bool) -> Path | None:
     return Path(place)
 
 
-def _read(
-    source: Source | None, wrapper: str | None
-) -> tuple[Tensors | None, Checkpoint | None, Description | None]:
-    """Read what the caller gave as weights: tensors; the file without them; the folder's config."""
+def _read(source: Source | None, wrapper: str | None) -> tuple[Tensors | None, Checkpoint | None]:
+    """Read what the caller gave as weights: tensors, and the file that they are of without them."""
     if isinstance(source, str | PathLike):
         source = checkpoint.load_with_metadata(source, wrapper=wrapper)
     elif wrapper is not None:
         raise ArgumentError("wrapper: expected a weights file with it")
     if not isinstance(source, Checkpoint):
-        return source, None, None
-    description = timmconfig.read(source.config) if source.config else None
-    return source.tensors, replace(source, tensors={}), description
-
-
-def _identify(
-    architecture: str | None,
-    tag: str | None,
-    tensors: Tensors | None,
-    metadata: Mapping[str, str],
-    description: Description | None,
-) -> tuple[str, RepVGGConfig, dict[str, Any]]:
-    """Settle which network it is: its name, its configuration, its data configuration.
-
-    The caller's word goes first, then the folder's config.json, then the file's metadata, then the
-    names and shapes of the tensors.
-    """
-    if description:
-        if architecture not in (None, description.architecture):
-            raise ArgumentError(
-                f"name: expected {description.architecture}, which the folder's {CONFIG} says, "
-                f"got {architecture}"
-            )
-        own = pretrained_cfg(description.architecture, tag) if tag else description.pretrained_cfg
-        return description.architecture, description.config, own
-    named = architecture  # by the caller
-    if architecture is not None:
-        row = VARIANTS[architecture]
-    elif "npvgg.config" in metadata:
-        architecture, row = config_from(metadata)
-    elif tensors is not None:
-        architecture, row = infer_config(tensors)
-    else:
-        raise ArgumentError("name: expected the name of a network, or weights; got neither")
-    usual = pretrained_cfg(architecture, tag)
-    if tag or "npvgg.pretrained_cfg" not in metadata:
-        return architecture, row, usual
-    own = _json_object(metadata, "npvgg.pretrained_cfg")
-    if named and len(own.get("label_names", ())) != row.num_classes:  # of another network's file:
-        own = _without_labels(own)  # that is for the tensors to say
-    cfg = _without_labels(usual) | own
-    return architecture, row, timmconfig.checked(cfg, row.num_classes)
-
-
-def _without_labels(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in cfg.items() if not key.startswith("label_")}
-
-
-def config_from(metadata: Mapping[str, str]) -> tuple[str, RepVGGConfig]:
-    """Read name and configuration from the metadata that `RepVGG.save` writes."""
-    name = metadata.get("npvgg.model", "RepVGG")
-    if not name.isprintable() or len(name) > 100:
-        raise WeightsError("weights: the file's metadata 'npvgg.model' is not a name")
-    try:
-        config = RepVGGConfig(**_json_object(metadata, "npvgg.config"))
-        attention.check(config)
-    except (TypeError, ArgumentError, RecursionError) as error:
-        raise WeightsError(
-            "weights: the file's metadata 'npvgg.config' is not a configuration: "
-            f"{shown(str(error), 300)[1:-1]}"
-        ) from None
-    return name, config
-
-
-def _json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    value = json_object(
-        metadata.get(key, "{}"), f"weights: the file's metadata {key!r}", MAX_METADATA
-    )
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return source, None
+    return source.tensors, replace(source, tensors={})
 
 
 def _check_keywords(config: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ no train/eval switch: batch norms always use their running statistics.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -24,8 +23,7 @@ from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
 from npvgg.network import Network
 from npvgg.ops import Array
-from npvgg.version import __version__
-from npvgg.weights import build, keymap
+from npvgg.weights import build, keymap, metadata
 
 
 class FeatureInfo(list[dict[str, Any]]):
@@ -261,22 +259,16 @@ class RepVGG:
                 "with reparameterize=False, then save form='train'"
             )
         tensors = {name: _stored(name, t, dtype) for name, t in build.flatten(network).items()}
-        checkpoint.save_safetensors(
-            path, tensors, self._metadata(network.form), overwrite=overwrite
+        described = metadata.describe(
+            self.name,
+            self.config,
+            network.form,
+            pretrained_cfg=self.pretrained_cfg,
+            fold=self._fold() if network.form == "deploy" else None,
         )
-
-    def _metadata(self, form: str) -> dict[str, str]:
-
-        metadata = {
-            "format": "pt",  # loaders of the PyTorch world ask for this key
-            "npvgg.version": __version__,
-            "npvgg.model": self.name,
-            "npvgg.form": form,
-            "npvgg.config": json.dumps(self.config.as_dict()),
-            "npvgg.pretrained_cfg": json.dumps(self.pretrained_cfg),
-        }
-        fold = self._fold() if form == "deploy" else None
-        return {**metadata, "npvgg.fold": fold} if fold else metadata
+        checkpoint.save_safetensors(
+            path, tensors, described | metadata.origin(), overwrite=overwrite
+        )
 
     def _fold(self) -> str | None:
         """In which dtype the deploy form was folded, by us or as the file says; None: unknown."""

@@ -11,8 +11,12 @@ import npvgg
 from npvgg import ArgumentError, WeightsError, create_model
 from npvgg.config import RepVGGConfig
 from npvgg.formats import checkpoint
+from npvgg.tools.certificate import subject
 from npvgg.tools.convert import convert
+from npvgg.tools.inspect import inspect
+from npvgg.weights import metadata
 from npvgg.weights.build import flatten
+from npvgg.weights.identity import identify
 
 
 def test_weights_come_from_a_dict_or_a_file_and_are_random_without(tmp_path, rng):
@@ -346,3 +350,110 @@ def test_random_weights_have_no_tag_and_a_file_needs_the_right_suffix(tmp_path):
         with pytest.raises(ArgumentError, match=r"^path: expected a name in \.safetensors, got"):
             model.save(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+# --- Which network is it? -------------------------------------------------------------------------
+
+THREE = {"num_classes": 3, "label_names": ["ant", "bee", "cat"]}
+
+
+@pytest.fixture(scope="module")
+def nano():
+    """Train-form tensors of a network of the table with three classes."""
+    return create_model("repvgg_nano", num_classes=3, reparameterize=False).state_dict()
+
+
+@pytest.fixture
+def nano_folder(tmp_path, nano):
+    """Make a folder with the three classes' weights and a config.json that says what is given."""
+
+    def folder(**config):
+        checkpoint.save_safetensors(tmp_path / "model.safetensors", nano, overwrite=True)
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": "repvgg_nano", **config}))
+        return tmp_path
+
+    return folder
+
+
+def test_the_tensors_say_how_many_classes_and_channels_there_are(tmp_path, nano):
+    """A name says how wide a network is; its ends are those of the file."""
+    for changes, want in (({}, (3, 3)), ({"num_classes": 0}, (0, 3))):
+        model = create_model("repvgg_nano", weights=nano, engine="reference", **changes)
+        assert (model.num_classes, model.config.in_chans) == want
+    grey = create_model("repvgg_nano", in_chans=1, num_classes=2, reparameterize=False)
+    for tensors in (grey.state_dict(), create_model("repvgg_nano", in_chans=1).state_dict()):
+        model = create_model("repvgg_nano", weights=tensors, engine="reference")
+        assert model.pretrained_cfg["input_size"] == (1, 32, 32)
+        assert "label_names" not in model.pretrained_cfg  # nobody said that they are CIFAR's
+    headless = {name: a for name, a in nano.items() if not name.startswith("head.")}
+    assert create_model("repvgg_nano", weights=headless).num_classes == 0
+    with pytest.raises(WeightsError, match=r"3 classes, the network 10; pass num_classes=3 \(or l"):
+        create_model("repvgg_nano", weights=nano, num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("config", "labels"),
+    [
+        ({}, None),
+        ({"num_classes": 1000}, None),
+        (THREE, ("ant", "bee", "cat")),
+        (THREE | {"num_classes": 1000}, ("ant", "bee", "cat")),
+        ({"num_classes": 2, "label_names": ["yes", "no"]}, None),
+        ({"num_classes": 9, "label_names": {"0": "ant", "8": "bee"}}, None),
+        ({"num_classes": 9, "label_names": {"0": "ant", "2": "cat"}}, ("ant", "1", "cat")),
+        ({"model_args": {"num_classes": 1000}, **THREE}, ("ant", "bee", "cat")),
+    ],
+)
+def test_a_config_json_that_was_copied_does_not_make_a_folder_useless(nano_folder, config, labels):
+    folder = nano_folder(**config)
+    for name in (None, "repvgg_nano"):
+        model = create_model(name, weights=folder, engine="reference")
+        assert model.num_classes == model.pretrained_cfg["num_classes"] == 3
+        assert model.pretrained_cfg.get("label_names") == labels
+    convert(folder, folder / "out.safetensors", form="deploy", overwrite=True)
+    (folder / "config.json").unlink()
+    again = create_model(weights=folder / "out.safetensors", engine="reference")
+    assert model.pretrained_cfg.items() <= again.pretrained_cfg.items()
+    assert again.pretrained_cfg.get("label_names") == labels
+
+
+@pytest.mark.parametrize("config", [{"num_classes": 3, "label_names": ["a", "b"]},
+                                    {"num_classes": 9, "label_names": ["a", "b"]}])  # fmt: skip
+def test_names_that_fit_no_head_are_refused(nano_folder, config):
+    with pytest.raises(WeightsError, match="label_names: expected 3 names, got 2 names"):
+        create_model(weights=nano_folder(**config))
+
+
+def test_a_name_and_a_config_json_that_contradict_each_other_are_refused(nano_folder):
+    folder = nano_folder()
+    with pytest.raises(ArgumentError, match="name: expected repvgg_nano, which the folder's"):
+        create_model("repvgg_a0", weights=folder)
+    with pytest.raises(ArgumentError, match="name: expected repvgg_nano, which the folder's"):
+        convert(folder, folder / "out.safetensors", model="repvgg_a0")
+
+
+def test_a_name_does_not_hide_what_shapes_cannot_show(tmp_path, rng):
+    """The activation of a file of the same network is kept, where it was ReLU in silence."""
+    path = tmp_path / "m.safetensors"
+    model = create_model("repvgg_nano", act_layer="silu", engine="reference")
+    model.save(path)
+    for name, options in ((None, {}), ("repvgg_nano", {}), ("repvgg_nano.cifar10", {})):
+        again = create_model(name, weights=path, engine="reference", **options)
+        assert again.config == model.config
+    assert create_model("repvgg_nano", weights=path, act_layer="relu").config.act_layer == "relu"
+
+
+def test_every_tool_has_the_same_answer(tmp_path, nano):
+    path = tmp_path / "three.safetensors"
+    checkpoint.save_safetensors(path, nano)
+    for name in (None, "repvgg_nano", "RepVGG-nano"):
+        model = create_model(name, weights=path, engine="reference")
+        file = checkpoint.load_with_metadata(path)
+        found = identify(name, file.tensors, file)
+        assert (found.name, found.config) == (model.name, model.config)
+        assert found.pretrained_cfg == model.pretrained_cfg
+        said = inspect(path, model=name)
+        assert (said["network"], said["classes"], said["channels"]) == ("repvgg_nano", 3, 3)
+        assert subject(file, name).config == model.config
+        done = convert(path, tmp_path / "out.pth", model=name, form="deploy", overwrite=True)
+        assert metadata.config_of(done.metadata) == model.config

@@ -290,7 +290,7 @@ def test_a_converted_file_says_what_it_is(source, tmp_path):
     assert said["npvgg.source"] == source.name
     assert said["npvgg.source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert said["npvgg.fold"] == "float32"
-    assert json.loads(said["npvgg.labels"])[3] == "cat"
+    assert "npvgg.labels" not in said  # nobody said that its ten classes are those of CIFAR-10
     assert json.loads(said["npvgg.config"])["widths"] == list(NANO.widths)
     proto = read(tmp_path / "a.onnx")
     assert (proto.producer_name, proto.producer_version) == ("npvgg", npvgg.__version__)

@@ -28,6 +28,7 @@ from npvgg.formats.untrusted import blaming, shown
 from npvgg.images.labels import labels_for
 from npvgg.model import RepVGG
 from npvgg.tools import convert
+from npvgg.weights import metadata
 
 PREPROCESSINGS = ("uint8-nhwc", "uint8-nchw", "float-nhwc", "float-nchw")
 """What pixels come as: their type, and whether the channels are last or first; always 0 … 255."""
@@ -70,28 +71,15 @@ def convert_to_onnx(
     _check_vacant(target, overwrite)
     loaded = checkpoint.load_with_metadata(source, wrapper=wrapper)
     with blaming(source):
-        exact = _named(loaded, model)
+        exact: RepVGG = create_model(
+            model, weights=loaded, dtype="float64", reparameterize=False, engine="reference"
+        )
     done = _write(
-        exact, target, np.dtype(np.float32), convert.origin(*loaded.files),
+        exact, target, np.dtype(np.float32), metadata.origin(*loaded.files),
         fold=convert.FOLD_DTYPES[fold_dtype], dynamic_size=dynamic_size, softmax=softmax,
         preprocess=preprocess, overwrite=overwrite,
     )  # fmt: skip
     return loaded, done
-
-
-def _named(loaded: checkpoint.Checkpoint, name: str | None) -> RepVGG:
-    """The model of a file, in its own form and in float64.
-
-    Where the caller names the network, the numbers of classes and channels are still the file's.
-    """
-    kept: dict[str, Any] = {}
-    if name is not None:
-        _, config = convert.identify(loaded, name)
-        kept = {"num_classes": config.num_classes, "in_chans": config.in_chans}
-    model: RepVGG = create_model(
-        name, weights=loaded, dtype="float64", reparameterize=False, engine="reference", **kept
-    )
-    return model
 
 
 def export_onnx(
@@ -123,7 +111,7 @@ def export_onnx(
     file cannot be written.
     """
     return _write(
-        model, target, model.dtype, convert.origin(), fold="float64",
+        model, target, model.dtype, metadata.origin(), fold="float64",
         dynamic_size=dynamic_size, softmax=softmax, preprocess=preprocess, overwrite=overwrite,
     )  # fmt: skip
 
@@ -132,7 +120,7 @@ def _write(
     model: RepVGG,
     target: str | os.PathLike[str],
     dtype: np.dtype[Any],
-    metadata: dict[str, str],
+    origin: dict[str, str],
     *,
     fold: str,
     dynamic_size: bool,
@@ -156,14 +144,14 @@ def _write(
         x = add_block(graph, block, x)
     x = add_head(graph, model.network.head, x)
     result = _end(graph, model, x, size, softmax)
-    metadata = metadata | _described(model, fold, softmax, preprocess)
+    entries = origin | _described(model, fold, softmax, preprocess)
     data = to_proto(
-        graph, model.name or "RepVGG", pixels, result, metadata, metadata["npvgg.version"]
+        graph, model.name or "RepVGG", pixels, result, entries, entries["npvgg.version"]
     )
     with blaming(target):
         atomic_write(target, data, overwrite=overwrite)
     return Exported(
-        (pixels[0], pixels[1].name, pixels[2]), (result[0], dtype.name, result[1]), metadata,
+        (pixels[0], pixels[1].name, pixels[2]), (result[0], dtype.name, result[1]), entries,
         len(graph.nodes), sum(array.size for array in graph.constants.values()),
     )  # fmt: skip
 
@@ -226,16 +214,18 @@ def _end(
 
 def _described(model: RepVGG, fold: str, softmax: bool, preprocess: str | None) -> dict[str, str]:
     """The metadata that follow from the model and from what was asked for."""
-    described = {
-        "npvgg.model": model.name,
-        "npvgg.form": "deploy",
-        "npvgg.config": json.dumps(model.config.as_dict()),
-        "npvgg.pretrained_cfg": json.dumps(model.pretrained_cfg),
+    described = metadata.describe(
+        model.name,
+        model.config,
+        "deploy",
+        pretrained_cfg=model.pretrained_cfg,
+        fold=fold if model.form == "train" else None,
+    )
+    del described["format"]  # which is a matter of safetensors
+    described |= {
         "npvgg.preprocess": preprocess or "none",
         "npvgg.softmax": "inside" if softmax else "none",
     }
-    if model.form == "train":
-        described["npvgg.fold"] = fold
     if labels := labels_for(model.pretrained_cfg):
         described["npvgg.labels"] = json.dumps([label.name for label in labels])
     return described

@@ -5,6 +5,7 @@ that is rewritten under a map changes the weights of a running model.
 """
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from npvgg.formats.untrusted import blaming
 
 Chunk = bytes | bytearray | memoryview
 
@@ -43,6 +46,19 @@ def read_into(file: BinaryIO, buffer: memoryview) -> None:
         if not count:
             raise OSError(f"expected {len(buffer)} more bytes, got {done}: the file was cut short")
         done += count
+
+
+def sha256(*paths: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file or of several one after another, hexadecimal.
+
+    Raises WeightsError.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with blaming(path), open_regular(path) as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def atomic_write(

@@ -27,8 +27,9 @@ from npvgg.formats.checkpoint import Checkpoint
 from npvgg.formats.untrusted import blaming
 from npvgg.network import Network
 from npvgg.ops import Array, conv2d, topk
-from npvgg.tools.convert import fused, identify
+from npvgg.tools.convert import fused
 from npvgg.weights import build, keymap
+from npvgg.weights.identity import identify
 
 U32 = 2.0**-24
 """The unit roundoff of float32."""
@@ -59,9 +60,9 @@ class Subject:
 def subject(file: Checkpoint, model: str | None = None) -> Subject:
     """What a file holds. Raises WeightsError where that is no RepVGG."""
     with blaming(file.path):
-        name, config = identify(file, model)
-        network = build.build_network(file.tensors, config, np.float64)
-    return Subject(file, name, config, network)
+        found = identify(model, file.tensors, file)
+        network = build.build_network(file.tensors, found.config, np.float64)
+    return Subject(file, found.name, found.config, network)
 
 
 def probes(config: RepVGGConfig, size: int, seed: int = 0) -> dict[str, Array]:

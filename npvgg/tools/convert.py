@@ -11,8 +11,6 @@ this version.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npvgg.config import RepVGGConfig
-from npvgg.create import config_from
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
-from npvgg.formats.files import open_regular
 from npvgg.formats.untrusted import blaming
 from npvgg.network import Block, Network
 from npvgg.ops import Array
@@ -38,9 +34,8 @@ from npvgg.reparam import (
     pad_1x1_to_3x3,
     reparameterize,
 )
-from npvgg.variants import VARIANTS, canonical_name
-from npvgg.version import __version__
-from npvgg.weights import build, keymap, timmconfig
+from npvgg.weights import build, keymap, metadata
+from npvgg.weights.identity import Identity, identify
 
 FORMS = ("deploy", "train")
 NAMINGS = ("timm", "original")
@@ -103,30 +98,35 @@ def convert(
             f"target: {os.fspath(target)} exists; overwrite=True (--force) replaces it"
         )
     loaded = checkpoint.load_with_metadata(source, wrapper=wrapper)
-    tensors, metadata = dict(loaded.tensors), {**loaded.metadata, **_folder_metadata(loaded)}
+    tensors, entries = dict(loaded.tensors), metadata.FORMAT | loaded.metadata
     with blaming(source):
         if form or naming or model:
             tensors, described = _rebound(loaded, model, form, naming, fold_dtype)
-            metadata |= described
-    metadata |= origin(*loaded.files)
+        else:
+            described = _folder_metadata(loaded)
+    entries |= described | metadata.origin(*loaded.files)
     dtype = dtype or _common_dtype(loaded)
-    WRITERS[suffix](target, tensors, metadata, dtype=dtype, overwrite=overwrite)
-    return Converted(loaded, tensors, metadata, dtype)
+    WRITERS[suffix](target, tensors, entries, dtype=dtype, overwrite=overwrite)
+    return Converted(loaded, tensors, entries, dtype)
+
+
+def _described(found: Identity, form: str, loaded: Checkpoint, fold: str | None) -> dict[str, str]:
+    """Return what the new file says of its network; of its images where the source says that."""
+    told = loaded.config is not None or "npvgg.pretrained_cfg" in loaded.metadata
+    cfg = found.pretrained_cfg if told else None
+    return metadata.describe(found.name, found.config, form, pretrained_cfg=cfg, fold=fold)
 
 
 def _folder_metadata(loaded: Checkpoint) -> dict[str, str]:
-    """What a folder's config.json says, so that it is not lost; nothing if it is of no RepVGG."""
+    """Return what a folder's config.json says, so that it is not lost; nothing of no RepVGG."""
     if loaded.config is None:
         return {}
     try:
-        described = timmconfig.read(loaded.config)
+        found = identify(None, loaded.tensors, loaded)
     except WeightsError:
         return {}
-    return {
-        "npvgg.model": described.name,
-        "npvgg.config": json.dumps(described.config.as_dict()),
-        "npvgg.pretrained_cfg": json.dumps(described.pretrained_cfg),
-    }
+    form = keymap.form(map(keymap.strip_prefix, loaded.tensors))
+    return _described(found, form, loaded, None)
 
 
 def _common_dtype(loaded: Checkpoint) -> str | None:
@@ -138,54 +138,25 @@ def _common_dtype(loaded: Checkpoint) -> str | None:
     return {"F16": "f16", "BF16": "bf16"}.get(floating.pop()) if len(floating) == 1 else None
 
 
-def identify(loaded: Checkpoint, model: str | None = None) -> tuple[str, RepVGGConfig]:
-    """The network's name and configuration: by the caller's word, the folder's config.json,
-    npvgg's metadata, names and shapes.
-
-    With a name, the numbers of classes and channels are still those of the file.
-    Raises WeightsError, ArgumentError.
-    """
-    if model is None:
-        if loaded.config:
-            described = timmconfig.read(loaded.config)
-            return described.name, described.config
-        if "npvgg.config" in loaded.metadata:
-            return config_from(loaded.metadata)
-        return build.infer_config(loaded.tensors)
-    name = canonical_name(model)
-    named = build.normalize_names(loaded.tensors, VARIANTS[name])
-    head = named.get("head.fc.weight")
-    stem = named.get("stem.conv_kxk.conv.weight", named.get("stem.reparam_conv.weight"))
-    config = replace(VARIANTS[name], num_classes=0 if head is None else len(head))
-    if stem is not None and stem.ndim == 4 and stem.shape[1]:
-        config = replace(config, in_chans=stem.shape[1])
-    return name, config
-
-
 def _rebound(
     loaded: Checkpoint, model: str | None, form: str | None, naming: str | None, fold_dtype: str
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The tensors in another form and under other names, and the metadata that says so."""
-    name, config = identify(loaded, model)
+    found = identify(model, loaded.tensors, loaded)
     precision = np.float64 if "F64" in loaded.stored.values() else np.float32
-    network = build.build_network(loaded.tensors, config, precision)
-    metadata = {
-        "format": "pt",  # loaders of the PyTorch world ask for this key
-        "npvgg.model": name,
-        "npvgg.config": json.dumps(config.as_dict()),
-    }
+    network = build.build_network(loaded.tensors, found.config, precision)
+    fold = None
     if form == "deploy" and network.form == "train":
-        network = folded(network, FOLD_DTYPES[fold_dtype])
-        metadata["npvgg.fold"] = FOLD_DTYPES[fold_dtype]
+        fold = FOLD_DTYPES[fold_dtype]
+        network = folded(network, fold)
     elif form == "train" and network.form == "deploy":
         raise ArgumentError("form: a folded network cannot be unfolded, and this file is deploy")
-    metadata["npvgg.form"] = network.form
     arrays: dict[str, Array] = build.flatten(network)
     if (naming or keymap.naming(map(keymap.strip_prefix, loaded.tensors))) == "original":
         arrays = {
-            keymap.to_original(n, plus_first_half=_half(config)): a for n, a in arrays.items()
+            keymap.to_original(n, plus_first_half=_half(found.config)): a for n, a in arrays.items()
         }
-    return dict(arrays), metadata
+    return dict(arrays), _described(found, network.form, loaded, fold)
 
 
 def _half(config: RepVGGConfig) -> int | None:
@@ -242,27 +213,3 @@ def _fuse_float32(weight: Array, bn: BatchNorm) -> tuple[Array, Array]:
     std = np.sqrt(var + np.float32(bn.eps))
     t = gamma / std
     return weight.astype(np.float32) * t[:, None, None, None], beta - mean * gamma / std
-
-
-def origin(*files: Path) -> dict[str, str]:
-    """What a written file says of where it comes from: this version, the source and its SHA-256.
-
-    files: the source's, `Checkpoint.files`; none for a model that came from no file
-    """
-    if not files:
-        return {"npvgg.version": __version__}
-    return {
-        "npvgg.version": __version__,
-        "npvgg.source": files[0].name.encode(errors="backslashreplace").decode(),
-        "npvgg.source_sha256": sha256(*files),
-    }
-
-
-def sha256(*paths: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file or of several one after another, hexadecimal. Raises WeightsError."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with blaming(path), open_regular(path) as file:
-            while piece := file.read(2**20):
-                digest.update(piece)
-    return digest.hexdigest()

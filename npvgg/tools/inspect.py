@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
+from npvgg.formats.files import sha256
 from npvgg.formats.untrusted import shown
 from npvgg.hub.pretrained import split_tag
 from npvgg.network import Block, Network
 from npvgg.reparam import BatchNorm, Branches
-from npvgg.tools.convert import fused, identify, sha256
+from npvgg.tools.convert import fused
 from npvgg.weights import build, keymap
+from npvgg.weights.identity import identify
 
 TINY_VARIANCE = 1e-12
 """A running variance below this belongs to a channel that was constant: eps alone divides it."""
@@ -86,10 +88,11 @@ def _network(loaded: Checkpoint, model: str | None) -> tuple[Network | None, dic
     if model is not None:
         split_tag(model)  # a wrong argument is no fault of the file
     try:
-        name, config = identify(loaded, model)
+        found = identify(model, loaded.tensors, loaded)
     except (WeightsError, ArgumentError) as error:
         return None, nothing, str(error)
-    described = {"network": name, "classes": config.num_classes, "channels": config.in_chans}
+    config = found.config
+    described = {"network": found.name, "classes": config.num_classes, "channels": config.in_chans}
     precision = np.float64 if "F64" in loaded.stored.values() else np.float32
     try:
         return build.build_network(loaded.tensors, config, precision), described, ""

@@ -15,10 +15,9 @@ from math import prod
 from npvgg import attention
 from npvgg.config import BlockSpec, RepVGGConfig, expand, output_size
 from npvgg.errors import ArgumentError
-from npvgg.hub.pretrained import pretrained_cfg, split_tag
 from npvgg.model import RepVGG
-from npvgg.variants import VARIANTS
 from npvgg.weights.build import expected_shapes
+from npvgg.weights.identity import identify
 
 FORMS = ("train", "deploy")
 
@@ -91,12 +90,9 @@ def info(model: RepVGG | RepVGGConfig | str, input_size: Sequence[int] | None = 
     Raises ArgumentError for an unknown name or an impossible size.
     """
     if isinstance(model, str):
-        name, tag = split_tag(model)
-        cfg = pretrained_cfg(name, tag)
-        config, default = (
-            VARIANTS[name].with_changes(num_classes=cfg["num_classes"]),
-            cfg["input_size"],
-        )
+        found = identify(model)
+        name, config = found.architecture, found.config
+        default = found.pretrained_cfg["input_size"]
     elif isinstance(model, RepVGGConfig):
         name, config, default = "RepVGG", model, (model.in_chans, 224, 224)
     elif isinstance(model, RepVGG):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,40 @@ def _as_array(name: str, tensor: object) -> NDArray[Any]:
         raise WeightsError(f"weights: {shown(name)}: expected an array, got {error}") from None
 
 
+class Ends(NamedTuple):
+    """How many classes and image channels some tensors have; None where they do not tell."""
+
+    classes: int | None
+    channels: int | None
+
+    def fit(self, config: RepVGGConfig) -> RepVGGConfig:
+        """Return the configuration with these ends."""
+        classes = config.num_classes if self.classes is None else self.classes
+        if not config.global_pool:  # a map cannot be classified
+            classes = 0
+        return replace(config, num_classes=classes, in_chans=self.channels or config.in_chans)
+
+
+def ends(tensors: Tensors) -> Ends:
+    """Read the numbers of classes and of image channels off the first and the last tensors.
+
+    No classifier at all is 0 classes. Tensors of something else tell nothing.
+    """
+    try:
+        return _ends({name: tensor.shape for name, tensor in normalize_names(tensors).items()})
+    except WeightsError:
+        return Ends(None, None)
+
+
+def _ends(shapes: Mapping[str, tuple[int, ...]]) -> Ends:
+    head = shapes.get("head.fc.weight")
+    classes = head[0] if head is not None and len(head) == 2 else None
+    if not _CLASSIFIER & shapes.keys():
+        classes = 0
+    stem = shapes.get("stem.reparam_conv.weight", shapes.get("stem.conv_kxk.conv.weight", ()))
+    return Ends(classes, stem[1] if len(stem) == 4 and stem[1] else None)
+
+
 def infer_config(tensors: Tensors) -> tuple[str, RepVGGConfig]:
     """Find the named network whose tensors these are, from names and shapes alone.
 
@@ -112,15 +146,11 @@ def infer_config(tensors: Tensors) -> tuple[str, RepVGGConfig]:
     named = normalize_names(tensors)
     form = keymap.form(named)
     shapes = {name: tensor.shape for name, tensor in named.items()}
-    stem = shapes.get(
-        "stem.reparam_conv.weight" if form == "deploy" else "stem.conv_kxk.conv.weight", ()
-    )
-    head = shapes.get("head.fc.weight", (0,))
-    for variant, row in VARIANTS.items():
-        if len(stem) == 4 and len(head) in (1, 2) and stem[1] > 0:
-            config = replace(row, in_chans=stem[1], num_classes=head[0])
-            if expected_shapes(config, form) == shapes:
-                return variant, config
+    found = _ends(shapes)
+    for variant, row in VARIANTS.items() if None not in found else ():
+        config = found.fit(row)
+        if expected_shapes(config, form) == shapes:
+            return variant, config
     raise WeightsError(
         f"weights: these {len(shapes)} tensors match no network of the table; "
         "give the name of the network (and the keywords it was made with) to create_model"
@@ -192,7 +222,7 @@ def _check_class_count(named: Tensors, config: RepVGGConfig) -> None:
     if weight is not None and weight.ndim == 2 and weight.shape[0] != config.num_classes:
         raise WeightsError(
             f"weights: the file has {weight.shape[0]} classes, the network {config.num_classes}; "
-            f"pass num_classes={weight.shape[0]} for the file's classifier, "
+            f"pass num_classes={weight.shape[0]} (or leave it out) for the file's classifier, "
             "or num_classes=0 for embeddings"
         )
 

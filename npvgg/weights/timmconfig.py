@@ -73,14 +73,22 @@ class Description(NamedTuple):
         return f"{self.architecture}.{self.tag}" if self.tag else self.architecture
 
 
-def read(path: Path) -> Description:
-    """The description in a file. Raises WeightsError, which begins with the path."""
+def read(path: Path, classes: int | None = None, channels: int | None = None) -> Description:
+    """Return the description in a file. Raises WeightsError, which begins with the path.
+
+    classes, channels: those of the tensors beside it, where they are known (see `parse`)
+    """
     with blaming(path), open_regular(path) as file:
-        return parse(file.read(MAX_CONFIG + 1))
+        return parse(file.read(MAX_CONFIG + 1), classes, channels)
 
 
-def parse(data: bytes) -> Description:
-    """The description that the bytes of a config.json give. Raises WeightsError."""
+def parse(data: bytes, classes: int | None = None, channels: int | None = None) -> Description:
+    """Return the description that the bytes of a config.json give. Raises WeightsError.
+
+    classes, channels: what the network has, whatever the file says: a config.json is often copied
+        from the network that was fine-tuned. Names of as many classes as the file says, and not of
+        as many as there are, are left out
+    """
     outer = json_object(data, "config", MAX_CONFIG)
     inner = _object(outer.get("pretrained_cfg", outer), "pretrained_cfg")
     args = _object(outer.get("model_args") or {}, "model_args")
@@ -90,10 +98,11 @@ def parse(data: bytes) -> Description:
         key: _tuples(inner[key]) for key in (*DEFAULTS, *OPTIONAL) if inner.get(key) is not None
     }
     _check_sizes(cfg)
-    classes = args.get("num_classes", said.get("num_classes", 1000))
-    if type(classes) is not int or not 0 <= classes <= MAX_CLASSES:
-        raise WeightsError(f"num_classes: expected 0 … {MAX_CLASSES}, got {shown(classes)}")
-    channels = args.get("in_chans") or cfg["input_size"][0]
+    stated = args.get("num_classes", said.get("num_classes", 1000))
+    if type(stated) is not int or not 0 <= stated <= MAX_CLASSES:
+        raise WeightsError(f"num_classes: expected 0 … {MAX_CLASSES}, got {shown(stated)}")
+    classes = stated if classes is None else classes
+    channels = channels or args.get("in_chans") or cfg["input_size"][0]
     config = _configured(architecture, {**args, "num_classes": classes, "in_chans": channels})
     for key in ("input_size", "test_input_size"):
         if key in cfg:
@@ -101,17 +110,18 @@ def parse(data: bytes) -> Description:
     _check_preparation(cfg)
     tag = _text(inner.get("tag") or "", "tag")
     cfg |= {"architecture": architecture, "tag": tag, "num_classes": classes}
-    return Description(architecture, tag, config, cfg | _labels(said, classes))
+    return Description(architecture, tag, config, cfg | _labels(said, classes, stated))
 
 
 def checked(cfg: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """A pretrained_cfg from a file's metadata, whose preparation and labels can be used.
+    """Return a pretrained_cfg from a file's metadata, whose preparation and labels can be used.
 
-    Raises WeightsError.
+    Labels as in `parse`. Raises WeightsError.
     """
     _check_sizes(cfg)
     _check_preparation(cfg)
-    return {**cfg, **_labels(cfg, classes)}
+    plain = {key: value for key, value in cfg.items() if not key.startswith("label_")}
+    return plain | _labels(cfg, classes, cfg.get("num_classes"))
 
 
 # --- The network ----------------------------------------------------------------------------------
@@ -175,13 +185,21 @@ def _check_preparation(cfg: Mapping[str, Any]) -> None:
 # --- Its classes ----------------------------------------------------------------------------------
 
 
-def _labels(said: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """The classes' names, one for each, and what describes them, if they are named at all.
+def _labels(said: Mapping[str, Any], classes: int, stated: Any) -> dict[str, Any]:
+    """Return the classes' names, one for each, and what describes them, if they are named at all.
 
-    A dict of index → name may leave gaps; such a class is called by its index.
+    A dict of index → name may leave gaps; such a class is called by its index. Names that fit the
+    number of classes that is stated, and not that of the network, are those of another head.
     """
     names = said.get("label_names") or said.get("labels")
     if not names or not classes:
+        return {}
+    if (
+        type(stated) is int
+        and stated != classes
+        and _fit(names, stated)
+        and not _fit(names, classes)
+    ):
         return {}
     if isinstance(names, dict):
         table = {_index(key, classes): name for key, name in names.items()}
@@ -198,8 +216,19 @@ def _labels(said: Mapping[str, Any], classes: int) -> dict[str, Any]:
     }
 
 
+def _fit(names: Any, classes: int) -> bool:
+    """Tell whether names are those of so many classes."""
+    if isinstance(names, dict):
+        return all(_is_index(key, classes) for key in names)
+    return isinstance(names, list | tuple) and len(names) == classes
+
+
+def _is_index(key: str, classes: int) -> bool:
+    return key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < classes
+
+
 def _index(key: str, classes: int) -> int:
-    if not (key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < classes):
+    if not _is_index(key, classes):
         raise WeightsError(f"label_names: expected indices 0 … {classes - 1}, got {shown(key)}")
     return int(key)
 

@@ -12,13 +12,13 @@ from npvgg.config import ConfigKeywords
 from npvgg.create import create_model
 from npvgg.data import create_transform, resolve_data_config
 from npvgg.errors import ArgumentError
+from npvgg.formats.files import sha256
 from npvgg.hub.pretrained import pretrained_cfg, split_tag
 from npvgg.model import RepVGG
 from npvgg.ops import Array
 from npvgg.testing import seeded
 from npvgg.testing.packs.pack import Pack
 from npvgg.testing.tiny import TINY, TINY_SIZE
-from npvgg.tools.convert import sha256
 from npvgg.variants import VARIANTS
 from npvgg.weights.build import build_network
 

@@ -27,7 +27,7 @@ import numpy as np
 from npvgg.config import RepVGGConfig
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import checkpoint, safetensorsfile
-from npvgg.formats.files import open_regular, write_folder
+from npvgg.formats.files import open_regular, sha256, write_folder
 from npvgg.formats.untrusted import blaming
 from npvgg.model import RepVGG
 from npvgg.network import Network
@@ -38,8 +38,7 @@ from npvgg.testing.bounds.walk import normalisation_error, walk
 from npvgg.testing.packs import manifest as manifests
 from npvgg.testing.trace import Probe, at_level, checked_images, operations, probe
 from npvgg.tools.certificate import check_finite
-from npvgg.tools.convert import sha256
-from npvgg.weights import build
+from npvgg.weights import build, metadata
 
 Named = TypeVar("Named")
 
@@ -179,13 +178,10 @@ class Pack:
 
     def _contents(self) -> dict[str, bytes]:
         """Every file but the manifest."""
-        about = {
-            "format": "pt",  # loaders of the PyTorch world ask for this key
-            "npvgg.model": self.manifest["model"],
-            "npvgg.config": json.dumps(self.manifest["config"]),
-        }
         contents = {
-            WEIGHTS[form]: _safetensors(arrays, {**about, "npvgg.form": form})
+            WEIGHTS[form]: _safetensors(
+                arrays, metadata.describe(self.manifest["model"], self.config, form)
+            )
             for form, arrays in self._weights.items()
         }
         contents[TENSORS] = _safetensors(self._tensors, {})
