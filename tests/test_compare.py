@@ -277,6 +277,18 @@ def test_a_model_and_an_input_are_a_reference_too(rng):
             quick(model, reference, **options)
 
 
+def test_our_own_model_is_run_once_and_as_it_is(monkeypatch, rng):
+    model = npvgg.create_model("repvgg_nano.cifar10", pretrained=True, engine="reference")
+    pack = Pack.of(model, rng.standard_normal((1, 3, 8, 8)).astype(np.float32))
+    runs, outputs = [], npvgg.RepVGG.outputs
+    monkeypatch.setattr(
+        npvgg.RepVGG, "outputs", lambda *args, **how: runs.append(how) or outputs(*args, **how)
+    )
+    monkeypatch.setattr(npvgg.RepVGG, "network", None)
+    assert quick(model, pack, complete=True).ok
+    assert runs == [{"maps": True}]
+
+
 def test_assert_matches_raises_what_test_frameworks_show():
     with pytest.raises(AssertionError, match="◀── first wrong") as caught:
         assert_matches(spoiled("stem"), PACK)

@@ -80,12 +80,12 @@ def run_callable(function: Callable[[Array], Any], x: Array) -> Run:
 
 def run_own(model: RepVGG, x: Array) -> Run:
     """Every block of one of our models, by its engine; the pooled vector, and the logits."""
-    outputs = model.outputs(x, maps=True)
-    arrays = dict(outputs.maps)
+    found = model.outputs(x, maps=True)
+    arrays = dict(found.maps)
     if model.config.global_pool:
-        arrays["pool"] = outputs.pooled
+        arrays["pool"] = found.pooled
     if model.num_classes:
-        arrays["logits"] = outputs.logits
+        arrays["logits"] = found.logits
     return Run(arrays, watched=True)
 
 
