@@ -1,6 +1,7 @@
 """Photos in, outcomes out: order, batches, errors in their place, memory that stays small."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -67,3 +68,25 @@ def test_an_error_of_the_network_ends_the_run_and_its_threads():
     with pytest.raises(RuntimeError, match="broken network"):
         list(predict([photo(v) for v in range(20)], Numbers(), forward, 4))
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("given", "allowed", "decoders"), [(None, 1, 1), (1, 8, 1), (3, 1, 3)])
+def test_no_more_decoders_than_threads_were_given_or_the_process_may_use(
+    given, allowed, decoders, monkeypatch
+):
+    monkeypatch.setattr("npvgg.engines.threads.available", lambda: allowed)
+    at_work, most, lock = 0, 0, threading.Lock()
+
+    class Slow(Numbers):
+        def apply(self, source):
+            nonlocal at_work, most
+            with lock:
+                at_work += 1
+                most = max(most, at_work)
+            time.sleep(0.01)
+            with lock:
+                at_work -= 1
+            return super().apply(source)
+
+    list(predict([photo(v) for v in range(12)], Slow(), forward, 12, threads=given))
+    assert 1 <= most <= decoders

@@ -41,7 +41,8 @@ def test_folders_are_walked_in_order_without_hidden_files(tmp_path):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.touch()
-    photos, others = expand([str(tmp_path)], io.BytesIO())
+    listing = expand([str(tmp_path)], io.BytesIO())
+    photos, others = listing.photos, listing.others
     assert [photo.path for photo in photos] == [str(tmp_path / "a.png"), str(tmp_path / "b/z.JPG")]
     assert others == [str(tmp_path / "notes.txt"), str(tmp_path / "b/c.heic")]
 
@@ -58,7 +59,7 @@ def test_a_folder_that_cannot_be_listed_is_an_entry_with_its_error(tmp_path, mon
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    photos, _ = expand([str(tmp_path)], io.BytesIO())
+    photos = expand([str(tmp_path)], io.BytesIO()).photos
     assert [photo.path for photo in photos] == [str(tmp_path / "a.png")] * bool(below) + [closed]
     assert photos[-1].error == "cannot be listed: Permission denied"
 
@@ -72,14 +73,14 @@ def test_a_folder_knows_the_suffixes_of_the_formats_that_may_be_opened():
 def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path):
     file = tmp_path / "[a].png"
     file.touch()
-    assert [photo.path for photo in expand([str(file)], io.BytesIO())[0]] == [str(file)]
+    assert [photo.path for photo in expand([str(file)], io.BytesIO()).photos] == [str(file)]
 
 
 def test_standard_input_is_read_once(tmp_path):
-    (first, second), _ = expand(["-", "-"], io.BytesIO(b"bytes"))
+    first, second = expand(["-", "-"], io.BytesIO(b"bytes")).photos
     assert (first.source, first.error) == (b"bytes", "")
     assert "only once" in second.error
-    (nothing,), _ = expand(["-"], io.BytesIO())
+    (nothing,) = expand(["-"], io.BytesIO()).photos
     assert nothing.error == "nothing came from standard input"
 
 

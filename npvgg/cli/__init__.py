@@ -1,1 +1,13 @@
-"""The command line: one module per family of commands, and what they share."""
+"""The command line: one module per family of commands, and what they share.
+
+It may import everything but `__main__`; nothing imports it. A command is a function from parsed
+arguments (`main._parser`) to an exit status. It hands arguments to the library and writes what
+comes back; whatever somebody may want from Python belongs below, in a function with keywords.
+
+What must not be broken here: results go to standard output, or whole into a file, and every word to
+standard error, by the logger "npvgg"; text of files and names of files reach a terminal escaped
+(`formats.untrusted`); no argument vanishes without a row or a word.
+"""
+
+OK = 0
+"""Exit status: done, and nothing is wrong."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from npvgg.cli.photos import OK
+from npvgg.cli import OK
 from npvgg.cli.progress import log
 from npvgg.cli.weightfiles import FOUND
 from npvgg.errors import ArgumentError

@@ -31,9 +31,16 @@ class Photo:
     error: str = ""
 
 
-def expand(arguments: Iterable[str], stdin: BinaryIO) -> tuple[list[Photo], list[str]]:
-    """List the photos that the arguments mean, at least one entry per argument; and the paths of
-    the other files that their folders hold.
+@dataclass
+class Listing:
+    """What arguments mean: the photos, and the paths of the other files in their folders."""
+
+    photos: list[Photo]
+    others: list[str]
+
+
+def expand(arguments: Iterable[str], stdin: BinaryIO) -> Listing:
+    """List the photos that the arguments mean, at least one entry per argument.
 
     A folder gives the photos in it and below it, sorted by path; hidden files are left out of
     both lists, and a folder that cannot be listed is an entry with its error. A pattern (`*`, `?`,
@@ -57,7 +64,7 @@ def expand(arguments: Iterable[str], stdin: BinaryIO) -> tuple[list[Photo], list
             photos += files or [Photo(argument, error="no file matches this pattern")]
         else:
             photos.append(Photo(argument, Path(argument)))
-    return photos, others
+    return Listing(photos, others)
 
 
 def _from_stdin(stdin: BinaryIO, *, again: bool) -> Photo:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from npvgg.cli import crosscheck, photos, progress, weightfiles
+from npvgg.cli import crosscheck, networks, photos, progress, weightfiles
 from npvgg.cli.progress import log
 from npvgg.errors import NpvggError
 from npvgg.export import writer
@@ -154,7 +154,7 @@ def _add_info(verbs: Any) -> None:
         help="the network's own by default",
     )
     _add_format(parser, "json")
-    parser.set_defaults(run=photos.info)
+    parser.set_defaults(run=networks.info)
 
 
 def _add_list(verbs: Any) -> None:
@@ -168,7 +168,7 @@ def _add_list(verbs: Any) -> None:
         "pattern", nargs="?", default="", help="part of the name, or a pattern such as '*_b?'"
     )
     _add_format(parser, "json")
-    parser.set_defaults(run=photos.list_networks)
+    parser.set_defaults(run=networks.list_networks)
 
 
 def _add_warmup(verbs: Any) -> None:
@@ -179,7 +179,7 @@ def _add_warmup(verbs: Any) -> None:
         "the first photo does not have to wait.",
     )
     _add_quiet(parser)
-    parser.set_defaults(run=photos.warm_up)
+    parser.set_defaults(run=networks.warm_up)
 
 
 def _add_inspect(verbs: Any) -> None:

@@ -1,5 +1,6 @@
-"""The commands: each makes a model and a transform, sends photos through, and writes what comes
-out.
+"""The commands over photos: classify, embed, features.
+
+Each makes a model and a transform, lists the photos, sends them through, and writes what comes out.
 """
 
 from __future__ import annotations
@@ -8,16 +9,12 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
-from glob import has_magic
 from typing import Any
 
-import numpy as np
-
+from npvgg.cli import OK
 from npvgg.cli.arrays import as_npy, as_npz, save_maps
-from npvgg.cli.inputs import Photo, expand
+from npvgg.cli.inputs import Listing, Photo, expand
 from npvgg.cli.predict import Outcome, predict
 from npvgg.cli.progress import counted, log, noun
 from npvgg.cli.rows import FORMATS, as_jsonl
@@ -26,13 +23,13 @@ from npvgg.data import Transform, create_transform, resolve_model_data_config
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write
 from npvgg.formats.untrusted import printable
-from npvgg.hub.pretrained import BUNDLED, PRETRAINED, list_models
+from npvgg.hub.pretrained import BUNDLED
 from npvgg.images import labels
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.ops import softmax, topk
-from npvgg.tools.summary import info as count
 
-OK, SOME_FAILED = 0, 1
+SOME_FAILED = 1
+"""Exit status: done, and some photo could not be read."""
 
 EMBEDDING_FORMATS = ("npy", "npz", "jsonl")
 
@@ -40,9 +37,12 @@ EMBEDDING_FORMATS = ("npy", "npz", "jsonl")
 def classify(args: argparse.Namespace) -> int:
     """Name what is in photos: a row each, with its top classes."""
     format = _format(args, FORMATS, "table")
-    model, transform = _ready(args)
+    model = _model(args)
     k = _checked_topk(args.topk, model.num_classes)
     names = _class_names(args.labels, model)
+    transform = _transform(args, model)
+    listing = expand(args.paths, sys.stdin.buffer)
+    _announce(args, listing, model)
 
     def answer(x: Any) -> list[list[dict[str, Any]]]:
         prob, index = topk(softmax(model(x), axis=1), k, axis=1)
@@ -51,10 +51,10 @@ def classify(args: argparse.Namespace) -> int:
             for row_index, row_prob in zip(index.tolist(), prob.tolist(), strict=True)
         ]
 
-    tally = Tally(args.photos)
+    tally = Tally(listing.photos)
     rows = (
         {**_row(outcome), "topk": outcome.answer or []}
-        for outcome in tally.counted(_outcomes(args, transform, answer))
+        for outcome in tally.counted(_outcomes(args, listing.photos, transform, answer))
     )
     columns = ["path", "status", "error", "notes"]
     columns += [f"{name}_{n + 1}" for n in range(k) for name in _class_entry(names, 0, 0.0)]
@@ -65,15 +65,18 @@ def classify(args: argparse.Namespace) -> int:
 def embed(args: argparse.Namespace) -> int:
     """Turn photos into vectors, (count, num_features)."""
     format = _embedding_format(args)
-    model, transform = _ready(args, num_classes=0)
-    tally = Tally(args.photos)
-    outcomes = tally.counted(_outcomes(args, transform, lambda x: list(model(x))))
+    model = _model(args, num_classes=0)
+    transform = _transform(args, model)
+    listing = expand(args.paths, sys.stdin.buffer)
+    _announce(args, listing, model)
+    tally = Tally(listing.photos)
+    outcomes = tally.counted(_outcomes(args, listing.photos, transform, lambda x: list(model(x))))
     if format == "jsonl":
         rows = ({**_row(o), "embedding": _numbers(o)} for o in outcomes)
         chunks: Iterable[bytes] = ((json.dumps(row) + "\n").encode() for row in rows)
     else:
         write: Any = as_npy if format == "npy" else as_npz
-        chunks = write(outcomes, len(args.photos), model.num_features, args.dtype)
+        chunks = write(outcomes, len(listing.photos), model.num_features, args.dtype)
     _emit(chunks, args.output, args.force)
     return tally.report()
 
@@ -81,11 +84,14 @@ def embed(args: argparse.Namespace) -> int:
 def features(args: argparse.Namespace) -> int:
     """Give the feature maps of photos: their shapes, or an npz file each."""
     indices = [i for few in args.out_indices for i in few] if args.out_indices else None
-    model, transform = _ready(args, features_only=True, out_indices=indices)
+    model = _model(args, features_only=True, out_indices=indices)
+    transform = _transform(args, model)
+    listing = expand(args.paths, sys.stdin.buffer)
+    _announce(args, listing, model)
     names = model.feature_info.module_name()
-    tally = Tally(args.photos)
+    tally = Tally(listing.photos)
     outcomes = tally.counted(
-        _outcomes(args, transform, lambda x: list(zip(*model(x), strict=True)))
+        _outcomes(args, listing.photos, transform, lambda x: list(zip(*model(x), strict=True)))
     )
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -101,68 +107,6 @@ def features(args: argparse.Namespace) -> int:
     write = as_jsonl if args.format == "jsonl" else _maps_table
     _emit(_encoded(write(rows(), ())), None, False)
     return tally.report()
-
-
-def info(args: argparse.Namespace) -> int:
-    """Print parameters, MACs and activations."""
-    subject: Any = args.model or (None if args.weights else BUNDLED)
-    if args.weights or set(args.model or "") & set(":/\\"):
-        source = {"weights": args.weights} if args.weights else {"pretrained": True}
-        subject = create_model(args.model, **source, wrapper=args.wrapper, reparameterize=False)
-    counts = count(subject, args.input_size)
-    if args.format == "json":
-        totals = {"train": asdict(counts.train), "deploy": asdict(counts.deploy)}
-        print(json.dumps({**asdict(counts), **totals}))
-    else:
-        print(counts)
-    return OK
-
-
-def warm_up(args: argparse.Namespace) -> int:
-    """Compile everything that the fast engines need, and keep it."""
-    try:
-        from npvgg.engines.jit import kernel_cache
-    except ImportError as error:
-        raise ArgumentError(
-            f"warmup: expected Numba, which the fast engines need: {error}"
-        ) from error
-
-    began = time.monotonic()
-    x = np.zeros((1, 3, 32, 32), np.float32)
-    for engine in ("im2col", "winograd"):
-        create_model("repvgg_nano", engine=engine)(x)
-    kept = kernel_cache() or "nowhere: no folder can be written"
-    log.info(f"ready after {time.monotonic() - began:.1f} s; kept in {kept}")
-    return OK
-
-
-def list_networks(args: argparse.Namespace) -> int:
-    """Print the networks of the table, with their pretrained tags."""
-    rows: list[dict[str, Any]] = []
-    for name in list_models(args.pattern):
-        counts = count(name)
-        tags = [tag for tag in PRETRAINED if tag.partition(".")[0] == name]
-        rows.append({
-            "name": name,
-            "parameters": counts.deploy.parameters,
-            "macs": counts.deploy.macs,
-            "input_size": list(counts.input_size),
-            "pretrained": tags,
-            "bundled": BUNDLED in tags,
-        })  # fmt: skip
-    if not rows:
-        matches = "matches" if has_magic(args.pattern) else "has in it"
-        log.error(f"no network's name {matches} {args.pattern!r}; npvgg list tells all names")
-    if args.format == "json":
-        print(json.dumps(rows))
-        return OK
-    print(f"{'network':18}{'params':>9}{'GMACs':>8}  {'input':12}pretrained   (deploy form)")
-    for row in rows:
-        size = "×".join(map(str, row["input_size"]))
-        known = ", ".join(row["pretrained"]) + (" (bundled)" if row["bundled"] else "")
-        params, gmacs = row["parameters"] / 1e6, row["macs"] / 1e9
-        print(f"{row['name']:18}{params:>7.1f} M{gmacs:>8.2f}  {size:12}{known or '-'}")
-    return OK
 
 
 # --- What commands share --------------------------------------------------------------------------
@@ -190,13 +134,12 @@ class Tally:
         return SOME_FAILED if self.failed else OK
 
 
-def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
-    """Make model and transform, list the photos into `args.photos`, and say what will run."""
-    name = args.model or (None if args.weights else BUNDLED)
-    source = {"weights": args.weights} if args.weights else {"pretrained": True}
+def _model(args: argparse.Namespace, **options: Any) -> Any:
+    """Make the network that was asked for, or the bundled one; say which weights it took."""
     model: RepVGG | FeatureNet = create_model(
-        name,
-        **source,
+        args.model or (None if args.weights else BUNDLED),
+        weights=args.weights,
+        pretrained=not args.weights,
         wrapper=args.wrapper,
         dtype=args.dtype,
         engine=args.engine,
@@ -206,6 +149,11 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     origin = (model.model if isinstance(model, FeatureNet) else model).origin
     if origin and origin.choice:
         log.info(f"took {origin.choice}")
+    return model
+
+
+def _transform(args: argparse.Namespace, model: Any) -> Transform:
+    """Make the transform that the model was trained for, with the options for photos."""
     opening = {
         "exif_transpose": args.exif_transpose,
         "alpha": args.alpha,
@@ -215,25 +163,29 @@ def _ready(args: argparse.Namespace, **options: Any) -> tuple[Any, Transform]:
     }
     if args.max_pixels is not None:
         opening["max_pixels"] = args.max_pixels
-    transform = create_transform(**resolve_model_data_config(model), **opening)
-    args.photos, others = expand(args.paths, sys.stdin.buffer)
+    return create_transform(**resolve_model_data_config(model), **opening)
+
+
+def _announce(args: argparse.Namespace, listing: Listing, model: Any) -> None:
+    """Say what will run, and what of the arguments will not."""
+    absent = [photo for photo in listing.photos if photo.error]
+    count = len(listing.photos) - len(absent)
     default = "" if args.model or args.weights else " (bundled; --model or --weights for another)"
-    absent = [photo for photo in args.photos if photo.error]
-    count = len(args.photos) - len(absent)
     log.info(f"{count:,} {noun(count, 'photo')} through {model!r}{default}")
     for photo in absent:  # a row each, too; but an npy file cannot show it
         log.error(f"{printable(photo.path)}: {photo.error}")
-    if others:
-        suffixes = sorted({os.path.splitext(path)[1].lower() or "no suffix" for path in others})
-        kinds = printable(", ".join(suffixes[:5]) + ", …" * (len(suffixes) > 5))
-        files = f"{len(others):,} other {noun(len(others), 'file')}"
+    if listing.others:
+        suffixes = {os.path.splitext(path)[1].lower() or "no suffix" for path in listing.others}
+        kinds = printable(", ".join(sorted(suffixes)[:5]) + ", …" * (len(suffixes) > 5))
+        files = f"{len(listing.others):,} other {noun(len(listing.others), 'file')}"
         log.info(f"skipped {files} in folders, not known as photos: {kinds}")
-    return model, transform
 
 
-def _outcomes(args: argparse.Namespace, transform: Transform, forward: Any) -> Iterator[Outcome]:
-    outcomes = predict(args.photos, transform, forward, args.batch_size)
-    return counted(outcomes, len(args.photos), "photo")
+def _outcomes(
+    args: argparse.Namespace, photos: Sequence[Photo], transform: Transform, forward: Any
+) -> Iterator[Outcome]:
+    outcomes = predict(photos, transform, forward, args.batch_size, threads=args.threads)
+    return counted(outcomes, len(photos), "photo")
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

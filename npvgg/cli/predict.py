@@ -5,7 +5,6 @@ A photo that cannot be read becomes an outcome with its error, in its place, and
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +16,11 @@ import numpy as np
 
 from npvgg.cli.inputs import Photo
 from npvgg.data import Transform
+from npvgg.engines.threads import resolve
 from npvgg.errors import ImageError
 from npvgg.ops import Array
+
+MOST_DECODERS = 4
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,19 @@ def predict(
     transform: Transform,
     forward: Callable[[Array], Sequence[Any]],
     batch_size: int = 1,
+    *,
+    threads: int | None = None,
 ) -> Iterator[Outcome]:
     """Give one outcome per photo, in their order.
 
     forward: takes a batch (N, C, H, W), gives N answers
+    threads: the most that may decode, four at the most; None for the processors that this process
+    may use
 
-    Photos are decoded by a few threads, at most two batches ahead of the network (Pillow lets go of
+    Photos are decoded at most two batches ahead of the network (Pillow lets go of
     the interpreter while it decodes), so memory does not grow with the number of photos.
     """
-    workers = min(4, os.cpu_count() or 1)
+    workers = min(MOST_DECODERS, resolve(threads))
     with ThreadPoolExecutor(workers, thread_name_prefix="npvgg-decode") as pool:
         decoded = _decode_ahead(photos, transform, pool, ahead=2 * batch_size)
         while batch := list(islice(decoded, batch_size)):

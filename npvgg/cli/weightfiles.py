@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from npvgg.cli.photos import OK
+from npvgg.cli import OK
 from npvgg.cli.progress import log, noun
 from npvgg.data import create_transform, resolve_data_config
 from npvgg.errors import ArgumentError
