@@ -31,14 +31,21 @@ class Block:
     form: Branches | FusedConv
     attention: Mapping[str, Array]
 
-    def reparameterized(self) -> Block:
-        """Give the block in deploy form (itself, if it already is)."""
+    @property
+    def fused(self) -> FusedConv:
+        """Return the block's one convolution: its own in deploy form, else the fold of its
+        branches.
+        """
         if isinstance(self.form, FusedConv):
-            return self
+            return self.form
         fused = reparameterize(self.form, groups=self.spec.groups)
         for array in (fused.weight, fused.bias):
             array.flags.writeable = False
-        return replace(self, form=fused)
+        return fused
+
+    def reparameterized(self) -> Block:
+        """Give the block in deploy form (itself, if it already is)."""
+        return self if isinstance(self.form, FusedConv) else replace(self, form=self.fused)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,16 @@ class Head:
     global_pool: str
     weight: Array | None
     bias: Array | None
+
+    @property
+    def classifier(self) -> tuple[Array, Array]:
+        """Return weight (classes, features) and bias (classes,).
+
+        Raises ArgumentError where the network has no classifier.
+        """
+        if self.weight is None or self.bias is None:
+            raise ArgumentError("num_classes: expected a network with a classifier, got 0 classes")
+        return self.weight, self.bias
 
 
 @dataclass(frozen=True, repr=False)

@@ -404,3 +404,14 @@ def test_a_model_travels_to_other_processes(rng):
         copy = pickle.loads(pickle.dumps(model))
         np.testing.assert_array_equal(copy(x), model(x))
         assert repr(copy) == repr(model)
+
+
+def test_a_block_gives_its_one_convolution_in_either_form():
+    train, deploy = (tiny.model("groups", reparameterize=r).network for r in (False, True))
+    for a, b in zip(train.blocks, deploy.blocks, strict=True):
+        assert b.fused is b.form
+        np.testing.assert_array_equal(a.fused.weight, b.form.weight)
+        np.testing.assert_array_equal(a.fused.bias, b.form.bias)
+    assert train.head.classifier == (train.head.weight, train.head.bias)
+    with pytest.raises(ArgumentError, match="num_classes: expected a network with a class"):
+        tiny.model("embedding").network.head.classifier  # noqa: B018 - a property that raises

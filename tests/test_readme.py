@@ -27,6 +27,16 @@ def test_the_code_runs(code, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
 
 
+def test_the_first_two_listings_have_types(tmp_path, monkeypatch):
+    api = pytest.importorskip("mypy.api", reason="the package mypy is not installed")
+    monkeypatch.chdir(ROOT)
+    files = [tmp_path / f"listing_{number}.py" for number in (1, 2)]
+    for file, code in zip(files, blocks("python"), strict=False):
+        file.write_text(code, encoding="utf-8")
+    said, failed, _ = api.run(["--strict", *map(str, files)])
+    assert said == "Success: no issues found in 2 source files\n", failed
+
+
 def test_the_output_is_what_the_first_command_prints(monkeypatch, capfdbinary):
     monkeypatch.chdir(ROOT)
     command = next(line for line in README.splitlines() if line.startswith("python3 -m venv"))
