@@ -4,6 +4,7 @@ These functions are the text that every engine answers to. They are written to b
 then to be quick: a convolution is the matrix product of its windows with its kernel, nothing else.
 
 Letters: a capital is a size, a small letter an index.
+
     N n image    C c input channel    K k output channel    G g group
     H W h w input row, column         P Q p q output row, column        R S r s kernel row, column
 
