@@ -2,11 +2,13 @@
 
 import dataclasses
 import inspect
+from importlib.util import find_spec
 from typing import get_type_hints
 
 import pytest
 
 import npvgg
+import npvgg.testing
 from npvgg.config import ConfigFields, ConfigKeywords
 from npvgg.create import ModelKeywords
 from npvgg.images.opening import Opening, OpeningKeywords, open_image
@@ -49,6 +51,13 @@ def test_no_keyword_hides_behind_any(function):
     for p in inspect.signature(function).parameters.values():
         if p.kind is p.VAR_KEYWORD:
             assert p.annotation.startswith("Unpack["), p
+
+
+@pytest.mark.parametrize("package", [npvgg, npvgg.testing], ids=lambda package: package.__name__)
+def test_no_public_name_hides_a_module(package):
+    for name in package.__all__:
+        spec = find_spec(f"{package.__name__}.{name}")
+        assert spec is None or inspect.ismodule(getattr(package, name)), name
 
 
 RIGHT = """
