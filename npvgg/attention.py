@@ -11,13 +11,14 @@ Sources: timm `layers/squeeze_excite.py`, `layers/eca.py`, `layers/cbam.py`,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from inspect import signature
 from math import log
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from npvgg.config import RepVGGConfig, expand, reduced_channels
 from npvgg.errors import ArgumentError
 from npvgg.ops import BN_EPS, Array, activation, batch_norm, conv2d
 
@@ -31,30 +32,39 @@ def shapes(layer: str, channels: int, options: Mapping[str, Any]) -> Shapes:
     Raises ArgumentError for an option that the layer does not have, or whose value is impossible.
     """
     try:
-        found = _LAYERS[layer][0](channels, **options)
+        found = LAYERS[layer].shapes(channels, **options)
         sizes = [size for shape in found.values() for size in shape]
     except ArgumentError:
         raise
     except (TypeError, ValueError, ArithmeticError):
         sizes = []
     if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-        known = ", ".join(list(signature(_LAYERS[layer][0]).parameters)[1:])
+        known = ", ".join(list(signature(LAYERS[layer].shapes).parameters)[1:])
         raise ArgumentError(
             f"attn_kwargs: expected options of {layer!r} ({known}), got {dict(options)!r}"
         )
     return found
 
 
-def check(config: RepVGGConfig) -> None:
-    """Every attention layer of a network can be made. Raises ArgumentError."""
-    for spec in expand(config):
-        if spec.attn_layer:
-            shapes(spec.attn_layer, spec.out_chs, spec.attn_kwargs)
-
-
 def attend(x: Array, layer: str, weights: Weights, options: Mapping[str, Any]) -> Array:
     """Apply an attention layer to a map: x (N, C, H, W) → (N, C, H, W)."""
-    return _LAYERS[layer][1](x, weights, options)
+    return LAYERS[layer].apply(x, weights, options)
+
+
+def make_divisible(value: float, divisor: int, round_limit: float) -> int:
+    """Round to a multiple of `divisor`, at least one, and up again if that loses too much.
+
+    Source: timm `layers/helpers.py` `make_divisible`.
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < round_limit * value else rounded
+
+
+def reduced_channels(channels: int, ratio: float, divisor: int) -> int:
+    """Hidden channels of a squeeze: channels · ratio, rounded to a multiple of divisor (timm's
+    rule).
+    """
+    return make_divisible(channels * ratio, divisor, round_limit=0.0)
 
 
 # --- Squeeze and excite ---------------------------------------------------------------------------
@@ -279,31 +289,82 @@ def _known_activations(*names: str) -> None:
         activation(name)
 
 
-_LAYERS: dict[
-    str, tuple[Callable[..., Shapes], Callable[[Array, Weights, Mapping[str, Any]], Array]]
-] = {
-    "se": (se_shapes, se),
-    "ese": (ese_shapes, ese),
-    "eca": (eca_shapes, eca),
-    "ceca": (eca_shapes, ceca),
-    "cbam": (cbam_shapes, cbam),
-    "lcbam": (lcbam_shapes, lcbam),
-}
+# --- The layers -----------------------------------------------------------------------------------
 
-_GATES: dict[str, Callable[[Array, Weights, Mapping[str, Any]], Array]] = {
-    "se": se_gate,
-    "ese": ese_gate,
-    "eca": lambda means, weights, options: _channel_gate(means, weights, options, "constant"),
-    "ceca": lambda means, weights, options: _channel_gate(means, weights, options, "wrap"),
-}
-"""The layers that look at nothing but the means of the channels."""
+
+Arithmetic: TypeAlias = Callable[[Array, Weights, Mapping[str, Any]], Array]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is known of an attention layer; one row of `LAYERS`.
+
+    shapes:   (channels, **options) → its weights
+    apply:    (x, weights, options) → the attended map
+    equation: one line, as the kit's packs say it
+    gate:     (means, weights, options) → the gate, where the layer looks at nothing but the means
+              of the channels; otherwise None
+    opened_by: the bias that opens the gates where it is large, "" where there is none
+    evaluated: (name of a weight, channels, pixels) → how often an image evaluates its convolution
+    """
+
+    shapes: Callable[..., Shapes]
+    apply: Arithmetic
+    equation: str
+    gate: Arithmetic | None = None
+    opened_by: str = ""
+    evaluated: Callable[[str, int, int], int] = lambda name, channels, pixels: 1
+
+
+LAYERS: Mapping[str, Layer] = MappingProxyType({
+    "se": Layer(
+        se_shapes, se, "y[n,k] = x[n,k] · gate(fc2 · act(fc1 · mean x[n] + b1) + b2)[k]",
+        gate=se_gate, opened_by="fc2.bias",
+    ),
+    "ese": Layer(
+        ese_shapes, ese, "y[n,k] = x[n,k] · gate(fc · mean x[n] + b)[k]",
+        gate=ese_gate, opened_by="fc.bias",
+    ),
+    "eca": Layer(
+        eca_shapes, eca, "y[n,k] = x[n,k] · gate(Σ_j w[j] · mean x[n,k + j − L//2])",
+        gate=lambda means, weights, options: _channel_gate(means, weights, options, "constant"),
+        evaluated=lambda name, channels, pixels: channels,
+    ),
+    "ceca": Layer(
+        eca_shapes, ceca, "y[n,k] = x[n,k] · gate(Σ_j w[j] · mean x[n,(k + j − L//2) mod K])",
+        gate=lambda means, weights, options: _channel_gate(means, weights, options, "wrap"),
+        evaluated=lambda name, channels, pixels: channels,
+    ),
+    "cbam": Layer(
+        cbam_shapes, cbam,
+        "z = x · gate(fc(mean x) + fc(max x)); y = z · gate(BN(conv(mean_k z, max_k z)))",
+        opened_by="spatial.conv.bn.bias",
+        evaluated=lambda name, _, pixels: pixels if name.startswith("spatial.") else 2,
+    ),
+    "lcbam": Layer(
+        lcbam_shapes, lcbam,
+        "z = x · gate(fc((mean x + max x) / 2)); y = z · gate(BN(conv((mean_k z + max_k z) / 2)))",
+        opened_by="spatial.conv.bn.bias",
+        evaluated=lambda name, _, pixels: pixels if name.startswith("spatial.") else 1,
+    ),
+})  # fmt: skip
+"""Attention layer by timm's name.
+
+A row is all that npvgg knows of one, but for its nodes in `export.layers`, how errors go through it
+in `testing.bounds.gates`, and, for "se", its float64 in `testing.steady`.
+"""
 
 
 def sees_means_alone(layer: str | None, options: Mapping[str, Any]) -> bool:
     """Tell whether a layer is one gate per channel, computed from the channels' means."""
-    return layer in _GATES and not options.get("add_maxpool", False)
+    return layer is not None and (
+        LAYERS[layer].gate is not None and not options.get("add_maxpool", False)
+    )
 
 
 def gate(means: Array, layer: str, weights: Weights, options: Mapping[str, Any]) -> Array:
     """Compute from the means what such a layer multiplies a map by: (N, C, 1, 1) → (N, C, 1, 1)."""
-    return _GATES[layer](means, weights, options)
+    gate = LAYERS[layer].gate
+    if gate is None:
+        raise ArgumentError(f"layer: expected one that sees the means alone, got {layer!r}")
+    return gate(means, weights, options)

@@ -5,7 +5,7 @@ a network is fully described by a few numbers per stage. `expand` spells them ou
 and that list is all that the rest of the house reads.
 
 Sources: Ding et al., RepVGG, arXiv:2101.03697 §3.4; timm `byobnet.py` (`ByoModelCfg`,
-`create_byob_stages`). Standard library only.
+`create_byob_stages`).
 """
 
 from __future__ import annotations
@@ -15,19 +15,15 @@ from dataclasses import dataclass, field, fields, replace
 from math import ceil
 from typing import Any, TypedDict, Unpack
 
+from npvgg import attention, ops
 from npvgg.errors import ArgumentError, refuse_keyword
 
-ACT_LAYERS = (
-    "relu", "relu6", "leaky_relu", "silu", "swish", "gelu", "gelu_tanh", "quick_gelu", "mish",
-    "elu", "celu", "selu", "sigmoid", "tanh", "hard_sigmoid", "hard_swish", "hard_mish", "identity",
-)  # fmt: skip
-"""Every activation name that `ops.activation` knows; the names are timm's. (PReLU, whose slope is a
-weight, is left out.)
-"""
+ACT_LAYERS = tuple(ops.ACTIVATIONS)
+"""Every activation's name; the names are timm's. (PReLU, whose slope is a weight, is left out.)"""
 
-ATTN_LAYERS = ("se", "ese", "eca", "ceca", "cbam", "lcbam")
-"""Every attention name that `attention.py` knows; the names are timm's. (The others that timm can
-build into a RepVGG, ecam and gca, are left out, as is eca's use_mlp.)
+ATTN_LAYERS = tuple(attention.LAYERS)
+"""Every attention layer's name; the names are timm's. (The others that timm can build into a
+RepVGG, ecam and gca, are left out, as is eca's use_mlp.)
 """
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
@@ -126,6 +122,8 @@ class RepVGGConfig:
                     f"groups: {block.groups} does not divide the {block.in_chs} → {block.out_chs} "
                     f"channels of {block.name}"
                 )
+            if block.attn_layer:
+                attention.shapes(block.attn_layer, block.out_chs, block.attn_kwargs)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields in JSON's types; `weights.metadata` reads them back."""
@@ -172,7 +170,8 @@ class RepVGGConfig:
             config,
             stem_chs=round(config.stem_chs * width_factor),
             widths=tuple(
-                _make_divisible(w * width_factor, 8, round_limit=0.9) for w in config.widths
+                attention.make_divisible(w * width_factor, 8, round_limit=0.9)
+                for w in config.widths
             ),
         )
 
@@ -306,22 +305,6 @@ def feature_info(config: RepVGGConfig) -> list[dict[str, Any]]:
 
 
 # --- Rules and checks -----------------------------------------------------------------------------
-
-
-def _make_divisible(value: float, divisor: int, round_limit: float) -> int:
-    """Round to a multiple of `divisor`, at least one, and up again if that loses too much.
-
-    Source: timm `layers/helpers.py` `make_divisible`.
-    """
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < round_limit * value else rounded
-
-
-def reduced_channels(channels: int, ratio: float, divisor: int) -> int:
-    """Hidden channels of a squeeze: channels · ratio, rounded to a multiple of divisor (timm's
-    rule).
-    """
-    return _make_divisible(channels * ratio, divisor, round_limit=0.0)
 
 
 def output_size(size: int, stride: int) -> int:

@@ -13,8 +13,9 @@ Imports NumPy only; SciPy where a function needs its special functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,36 +188,62 @@ def selu(x: Array) -> Array:
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": relu,
-    "relu6": lambda x: np.clip(x, 0.0, 6.0),
-    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
-    "silu": lambda x: x * sigmoid(x),
-    "swish": lambda x: x * sigmoid(x),
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "quick_gelu": lambda x: x * sigmoid(1.702 * x),
-    "mish": mish,
-    "elu": elu,
-    "celu": elu,  # celu(x, alpha=1) is elu(x, alpha=1)
-    "selu": selu,
-    "sigmoid": sigmoid,
-    "tanh": np.tanh,
-    "hard_sigmoid": hard_sigmoid,
-    "hard_swish": lambda x: x * hard_sigmoid(x),
-    "hard_mish": lambda x: 0.5 * x * np.clip(x + 2.0, 0.0, 2.0),
-    "identity": lambda x: x,
-}
+class Activation(NamedTuple):
+    """What is known of an activation; one row of `ACTIVATIONS`.
+
+    formula:   the arithmetic, element by element, in the dtype of its argument
+    equation:  y as a formula of x, in one line, as the kit's packs say it
+    lipschitz: sup |f′|, rounded up: by so much an error of x may grow
+    """
+
+    formula: Callable[[Array], Array]
+    equation: str
+    lipschitz: float
+
+
+_SIGMOID, _CUT = "1 / (1 + e⁻ˣ)", "min(max(x + 3, 0), 6) / 6"
+_SILU = Activation(lambda x: x * sigmoid(x), "x / (1 + e⁻ˣ)", 1.1)
+_ELU = Activation(elu, "x where x > 0, else eˣ − 1", 1.0)
+
+ACTIVATIONS: Mapping[str, Activation] = MappingProxyType({
+    "relu": Activation(relu, "max(x, 0)", 1.0),
+    "relu6": Activation(lambda x: np.clip(x, 0.0, 6.0), "min(max(x, 0), 6)", 1.0),
+    "leaky_relu": Activation(
+        lambda x: np.where(x > 0, x, 0.01 * x), "x where x > 0, else 0.01·x", 1.0
+    ),
+    "silu": _SILU,
+    "swish": _SILU,
+    "gelu": Activation(gelu, "x · (1 + erf(x / √2)) / 2", 1.13),
+    "gelu_tanh": Activation(
+        gelu_tanh, "x · (1 + tanh(√(2/π) · (x + 0.044715 x³))) / 2", 1.13
+    ),
+    "quick_gelu": Activation(lambda x: x * sigmoid(1.702 * x), "x / (1 + e^(−1.702·x))", 1.1),
+    "mish": Activation(mish, "x · tanh(log(1 + eˣ))", 1.1),
+    "elu": _ELU,
+    "celu": _ELU,  # celu(x, alpha=1) is elu(x, alpha=1)
+    "selu": Activation(selu, "1.0507·x where x > 0, else 1.7581·(eˣ − 1)", 1.7581),
+    "sigmoid": Activation(sigmoid, _SIGMOID, 0.25),
+    "tanh": Activation(np.tanh, "tanh(x)", 1.0),
+    "hard_sigmoid": Activation(hard_sigmoid, _CUT, 1 / 6),
+    "hard_swish": Activation(lambda x: x * hard_sigmoid(x), f"x · {_CUT}", 1.5),
+    "hard_mish": Activation(
+        lambda x: 0.5 * x * np.clip(x + 2.0, 0.0, 2.0), "x · min(max(x + 2, 0), 2) / 2", 1.0
+    ),
+    "identity": Activation(lambda x: x, "x", 1.0),
+})  # fmt: skip
 """Activation by timm's name. Sources: the papers named above; timm `layers/create_act.py` for the
 list.
+
+A row is all that npvgg knows of one, but for its nodes in `export.layers` and, where it takes an
+exponential, its float64 in `testing.steady`.
 """
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """Look an activation up; raise ArgumentError for an unknown name."""
+    """Look an activation's formula up; raise ArgumentError for an unknown name."""
     if name not in ACTIVATIONS:
         raise ArgumentError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name]
+    return ACTIVATIONS[name].formula
 
 
 # --- Outputs --------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 import tiny
 
 from npvgg import ArgumentError, RepVGGConfig
-from npvgg.config import expand, feature_info, output_size, reduced_channels
+from npvgg.attention import reduced_channels
+from npvgg.config import expand, feature_info, output_size
 
 # per network: (name, in, out, stride, dilation, groups, identity)
 BLOCKS = {

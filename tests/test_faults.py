@@ -205,8 +205,9 @@ FAULTS = {
         shows_in="se-after-the-activation", golden="original-RepVGGplus-L2pse", spares="plain",
     ),
     "squeezed by the maximum": Fault(
-        ((attention, "_LAYERS", attention._LAYERS | {"se": (attention.se_shapes,
-                                                            se_of_the_maximum)}),), **SE
+        ((attention, "LAYERS", attention.LAYERS | {
+            "se": replace(attention.LAYERS["se"], apply=se_of_the_maximum),
+        }),), **SE
     ),
     "a sum for a pool": Fault(
         ((ops, "global_pool", lambda x, kind: x.sum(axis=(2, 3))),), first="pooled",

@@ -20,8 +20,10 @@ PACKAGE = Path(npvgg.__file__).parent
 
 FLOORS = [
     "errors version",
-    "config ops",
-    "formats variants attention reparam",
+    "ops",
+    "formats attention reparam",
+    "config",
+    "variants",
     "network images",
     "data",
     "engines hub",
@@ -231,8 +233,8 @@ LAWS = {
             "network": "from npvgg.engines import prepare"},
         "weights.build imports npvgg, which is not downstairs": {
             "weights.build": "from npvgg import RepVGG"},
-        "variants imports reparam, which is not downstairs": {
-            "variants": "import npvgg.reparam"},
+        "reparam imports attention, which is not downstairs": {
+            "reparam": "import npvgg.attention"},
         "ops imports .errors.ArgumentError: write the name in full": {
             "ops": "from .errors import ArgumentError"},
         "attic has no floor: give it one in FLOORS": {"attic.chest": ""},

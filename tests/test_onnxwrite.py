@@ -21,7 +21,7 @@ from npvgg.cli.main import main
 from npvgg.config import ACT_LAYERS, ATTN_LAYERS
 from npvgg.data import create_transform, resolve_model_data_config
 from npvgg.errors import ArgumentError, WeightsError
-from npvgg.export.layers import ACTIVATIONS, ATTENTION
+from npvgg.export.layers import ACTIVATIONS
 from npvgg.export.writer import PREPROCESSINGS, convert_to_onnx, export_onnx
 from npvgg.formats import checkpoint
 from npvgg.model import RepVGG
@@ -146,11 +146,6 @@ def test_an_attention_layer_is_that_of_attention(case, after, tmp_path, rng):
 def test_a_pooling_is_that_of_ops(pool, num_classes, tmp_path, rng):
     model = tiny.model(changes={"global_pool": pool, "num_classes": num_classes}, dtype="float64")
     assert_the_graph_is_the_network(model, tmp_path, rng)
-
-
-def test_every_word_of_a_configuration_is_known():
-    assert set(ACTIVATIONS) == set(ACT_LAYERS)
-    assert set(ATTENTION) == set(ATTN_LAYERS)
 
 
 @needs_onnx

@@ -19,6 +19,7 @@ from math import prod, sqrt
 
 import numpy as np
 
+from npvgg.attention import LAYERS
 from npvgg.config import RepVGGConfig
 from npvgg.ops import Array
 from npvgg.weights.build import expected_shapes
@@ -34,7 +35,7 @@ RANGES = {
 GAIN = 0.75
 """How a kernel changes the variance of what it reads: maps keep their size through 48 blocks."""
 
-GATES = ("attn.fc2.bias", "attn.fc.bias", "attn.spatial.conv.bn.bias")
+GATES = tuple({f"attn.{layer.opened_by}" for layer in LAYERS.values() if layer.opened_by})
 OPEN = (1.0, 4.0)
 """Half-shut gates, one in every block, would leave nothing of the image."""
 

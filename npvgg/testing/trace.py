@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from npvgg import attention, ops
 from npvgg.config import BlockSpec
 from npvgg.errors import ArgumentError
 from npvgg.model import RepVGG
@@ -168,26 +169,9 @@ def _batch_norm(spec: BlockSpec, suffix: str, source: str, bn: BatchNorm) -> Ope
     return Operation(name, spec.name, "batch_norm", (source,), equation, parameters, weights)
 
 
-ACTIVATIONS = {
-    "relu": "max(x, 0)",
-    "relu6": "min(max(x, 0), 6)",
-    "leaky_relu": "x where x > 0, else 0.01·x",
-    "silu": "x / (1 + e⁻ˣ)",
-    "swish": "x / (1 + e⁻ˣ)",
-    "sigmoid": "1 / (1 + e⁻ˣ)",
-    "hard_sigmoid": "min(max(x + 3, 0), 6) / 6",
-    "hard_swish": "x · min(max(x + 3, 0), 6) / 6",
-    "identity": "x",
-}
-ATTENTIONS = {
-    "se": "y[n,k] = x[n,k] · gate(fc2 · act(fc1 · mean x[n] + b1) + b2)[k]",
-    "ese": "y[n,k] = x[n,k] · gate(fc · mean x[n] + b)[k]",
-}
-
-
 def _activation(block: Block, name: str, source: str) -> Operation:
     act = block.spec.act_layer
-    equation = f"y = {ACTIVATIONS.get(act, f'{act}(x)')}"
+    equation = f"y = {ops.ACTIVATIONS[act].equation}"
     return Operation(name, block.spec.name, "activation", (source,), equation, {"function": act})
 
 
@@ -195,7 +179,7 @@ def _attention(block: Block, name: str, source: str) -> Operation:
     spec, layer = block.spec, str(block.spec.attn_layer)
     names = {n: f"{spec.name}.attn.{n}" for n in block.attention}
     parameters = {"layer": layer, **spec.attn_kwargs, "weights": names}
-    equation = ATTENTIONS.get(layer, f"y = x · gate of {layer}(x)")
+    equation = attention.LAYERS[layer].equation
     return Operation(name, spec.name, "attention", (source,), equation, parameters, block.attention)
 
 

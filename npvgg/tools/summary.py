@@ -127,22 +127,13 @@ def _block_counts(spec: BlockSpec, form: str, p: int, q: int, parameters: int) -
     macs = sum(taps * spec.in_chs // spec.groups * spec.out_chs * pixels for taps in kernel_taps)
     activations = len(kernel_taps) * spec.out_chs * pixels
     if spec.attn_layer:
-        options = spec.attn_kwargs
-        for name, shape in attention.shapes(spec.attn_layer, spec.out_chs, options).items():
+        layer = attention.LAYERS[spec.attn_layer]
+        for name, shape in layer.shapes(spec.out_chs, **spec.attn_kwargs).items():
             if len(shape) > 1:  # a convolution, not a bias nor a statistic
-                places = _attention_places(spec, name, pixels)
+                places = layer.evaluated(name, spec.out_chs, pixels)
                 macs += prod(shape) * places
                 activations += shape[0] * places
     return Counts(parameters, macs, activations)
-
-
-def _attention_places(spec: BlockSpec, name: str, pixels: int) -> int:
-    """At how many places a convolution of an attention layer is evaluated, per image."""
-    if name.startswith("spatial."):
-        return pixels
-    if spec.attn_layer in ("eca", "ceca"):
-        return spec.out_chs  # along the channels
-    return 2 if spec.attn_layer == "cbam" else 1  # on the pooled vector; CBAM's mean and maximum
 
 
 def _parameters(config: RepVGGConfig, form: str) -> dict[str, int]:

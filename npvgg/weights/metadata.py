@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from npvgg import attention
 from npvgg.config import RepVGGConfig
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats.files import sha256
@@ -89,7 +88,6 @@ def config_of(metadata: Mapping[str, str]) -> RepVGGConfig | None:
         return None
     try:
         config = RepVGGConfig(**_object(metadata, "npvgg.config"))
-        attention.check(config)
     except (TypeError, ArgumentError, RecursionError) as error:
         raise WeightsError(
             "weights: the file's metadata 'npvgg.config' is not a configuration: "

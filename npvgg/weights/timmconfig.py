@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npvgg import attention
 from npvgg.config import ConfigKeywords, RepVGGConfig
 from npvgg.data import (
     IMAGENET_DEFAULT_MEAN,
@@ -144,9 +143,7 @@ def _configured(architecture: str, args: Mapping[str, Any]) -> RepVGGConfig:
     if unknown := sorted(used.keys() - KEYWORDS):
         raise WeightsError(f"model_args: expected keywords of RepVGG, got {shown(unknown[0])}")
     try:
-        config = VARIANTS[architecture].with_changes(**used)
-        attention.check(config)
-        return config
+        return VARIANTS[architecture].with_changes(**used)
     except DOUBTS as error:
         raise WeightsError(f"model_args: {_quoted(error)}") from None
 

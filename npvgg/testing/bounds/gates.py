@@ -1,7 +1,8 @@
 """Errors through activations and attention layers.
 
-An activation f multiplies an error by at most its Lipschitz constant sup |f′| and adds its own
-roundings. An attention layer multiplies a map by a gate that it computes from the map: both err,
+An activation f multiplies an error by at most its Lipschitz constant sup |f′|, which stands in
+`ops.ACTIVATIONS`, and adds its own roundings. An attention layer multiplies a map by a gate that it
+computes from the map: both err,
 
     |x̂·ĝ − x·g| ≤ |g|·e_x + (|x| + e_x)·e_g + roundings
 
@@ -16,17 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npvgg.ops import BN_EPS, Array
+from npvgg.ops import ACTIVATIONS, BN_EPS, Array
 from npvgg.testing import steady
 from npvgg.testing.bounds.rounding import FLOOR, Rule
-
-LIPSCHITZ = {
-    "relu": 1.0, "relu6": 1.0, "leaky_relu": 1.0, "identity": 1.0, "elu": 1.0, "celu": 1.0,
-    "tanh": 1.0, "hard_mish": 1.0, "sigmoid": 0.25, "hard_sigmoid": 1 / 6, "hard_swish": 1.5,
-    "silu": 1.1, "swish": 1.1, "quick_gelu": 1.1, "mish": 1.1, "gelu": 1.13, "gelu_tanh": 1.13,
-    "selu": 1.7581,
-}  # fmt: skip
-"""sup |f′| of every activation, rounded up."""
 
 SMOOTH_ROUNDINGS = 8
 """Of an activation that takes an exponential, in units of 1 + |x| + |y|: 1 + erf(x/√2) and e^x − 1
@@ -46,7 +39,7 @@ def activate(x: Ball, name: str, rule: Rule) -> Ball:
     A ReLU is exact, and cuts off the error where even x + e is below zero.
     """
     y = steady.activation(name)(x.y)
-    error = LIPSCHITZ[name] * x.error
+    error = ACTIVATIONS[name].lipschitz * x.error
     if name == "relu":
         return Ball(y, np.where(x.y + x.error > 0, error, 0.0))
     if name == "identity":
@@ -59,7 +52,7 @@ def attend(
     x: Ball, layer: str, weights: Mapping[str, Array], options: Mapping[str, Any], rule: Rule
 ) -> Ball:
     """Errors through an attention layer."""
-    return _LAYERS[layer](x, weights, options, rule)
+    return LAYERS[layer](x, weights, options, rule)
 
 
 def multiply(x: Ball, g: Ball, rule: Rule) -> Ball:
@@ -197,6 +190,6 @@ def normalize(
     return Ball(y, rule.join(t * x.error, rule.grow(BN_ROUNDINGS) * (mass + FLOOR)))
 
 
-_LAYERS: dict[str, Callable[[Ball, Mapping[str, Array], Mapping[str, Any], Rule], Ball]] = {
+LAYERS: dict[str, Callable[[Ball, Mapping[str, Array], Mapping[str, Any], Rule], Ball]] = {
     "se": _se, "ese": _ese, "eca": _eca, "ceca": _ceca, "cbam": _cbam, "lcbam": _lcbam,
 }  # fmt: skip

@@ -145,7 +145,9 @@ def another_activation(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Every one that is known, and leaky ReLUs of other slopes."""
     right = recipe.spec.act_layer
     others: dict[str, Step] = {
-        name.replace("_", " "): act for name, act in ops.ACTIVATIONS.items() if name != right
+        name.replace("_", " "): act.formula
+        for name, act in ops.ACTIVATIONS.items()
+        if name != right
     }
     for slope in (0.1, 0.2, 0.3):
         others[f"leaky relu with slope {slope:g}"] = partial(leaky, slope)
