@@ -145,6 +145,11 @@ def test_an_engine_has_its_name_and_its_verbs(engine, rng):
     for taps in ([0], [7], [0, 7], [2, 3, 5]):
         for y, index in zip(network.maps(x, taps), taps, strict=True):
             np.testing.assert_array_equal(y, everything[index])
+    maps, *ends = network.outputs(x, [2, 5])
+    wanted = (everything[2], everything[5], *network.head(everything[7]))
+    for y, want in zip((*maps, *ends), wanted, strict=True):
+        np.testing.assert_array_equal(y, want)
+    network.load()
     assert network.logits(x).shape == (2, 5)
     assert {y.dtype for y in (*everything, network.logits(x))} == {np.dtype(np.float32)}
 

@@ -37,7 +37,7 @@ def info(args: argparse.Namespace) -> int:
 def warm_up(args: argparse.Namespace) -> int:
     """Compile everything that the fast engines need, and keep it."""
     try:
-        from npvgg.engines.jit import kernel_cache
+        from npvgg.engines.kernelcache import kernel_cache
     except ImportError as error:
         raise ArgumentError(
             f"warmup: expected Numba, which the fast engines need: {error}"

@@ -4,7 +4,7 @@ An engine is one function,
 
     prepare(network, *, threads=None) -> Prepared
 
-that gives an object with four verbs; what needs doing once (pack weights, choose algorithms,
+that gives an object with five verbs; what needs doing once (pack weights, choose algorithms,
 allocate) is done once, at the first call at the latest. Engines compute the same network; they
 differ in speed, and by rounding. (Winograd adds and subtracts neighbours first: numbers near the
 largest float32 overflow sooner, and an infinity spreads over its tile.) The contract is the whole
@@ -21,8 +21,7 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,11 +44,19 @@ FASTEST = "winograd"
 class Prepared(Protocol):
     """A network made ready by an engine; its methods may be called from many threads at once."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The engine's name, out of ENGINES."""
 
     @property
     def network(self) -> Network:
         """The network as data: what was given to `prepare`, to the bit."""
+
+    def load(self) -> None:
+        """Do now what the first run would do once per process: compile kernels, or load them.
+
+        Raises ArgumentError where they cannot be compiled.
+        """
 
     def outputs(self, x: Array, taps: Sequence[int]) -> tuple[list[Array], Array, Array]:
         """Run the whole network once: x (N, C, H, W) → maps, pooled vector, logits.
@@ -80,33 +87,92 @@ def prepare(
 ) -> Prepared:
     """Make a network ready to run with the named engine.
 
-    "auto" takes the fastest engine that serves the network's dtype and can be imported; where Numba
-    cannot, that is said, and the reference engine takes its place. threads: for the compiled
+    "auto" takes the fastest engine that serves the network's dtype. Where it cannot be imported, or
+    its kernels turn out not to compile in the first run, that is said, and the reference engine
+    takes its place. threads: for the compiled
     engines, None for `npvgg.engines.threads.resolve(None)`; any number gives the same bits.
     Raises ArgumentError for an unknown engine, one that cannot serve the dtype or be imported, or
     an impossible number of threads.
     """
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads: expected an integer of at least 1, got {threads!r}")
+    prepared: Prepared
     if engine == "auto":
-        module = _fastest() if network.dtype == np.float32 else import_module(ENGINES["reference"])
-    elif engine in ENGINES:
-        try:
-            module = import_module(ENGINES[engine])
-        except ImportError as error:
-            raise ArgumentError(
-                f"engine: expected one that can be imported, got {engine!r}: {error}"
-            ) from error
-    else:
+        fast = network.dtype == np.float32 and _fastest_can_be_imported()
+        prepared = _module(FASTEST if fast else "reference").prepare(network, threads=threads)
+        return Fastest(prepared) if fast else prepared
+    if engine not in ENGINES:
         raise ArgumentError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
-    prepared: Prepared = module.prepare(network, threads=threads)
+    prepared = _module(engine).prepare(network, threads=threads)
     return prepared
 
 
-@cache
-def _fastest() -> ModuleType:
+def _module(engine: str) -> Any:
     try:
-        return import_module(ENGINES[FASTEST])
-    except ImportError as error:
-        _log.warning(f"the reference engine takes the place of {FASTEST}, slowly: {error}")
-        return import_module(ENGINES["reference"])
+        return import_module(ENGINES[engine])
+    except Exception as error:  # of another Numba than ours, anything
+        raise ArgumentError(
+            f"engine: expected one that can be imported, got {engine!r}: {error}"
+        ) from error
+
+
+@cache
+def _fastest_can_be_imported() -> bool:
+    try:
+        _module(FASTEST)
+    except ArgumentError as error:
+        _say_slow(str(error))
+        return False
+    return True
+
+
+@cache
+def _say_slow(reason: str) -> None:
+    _log.warning(f"the reference engine takes the place of {FASTEST}, slowly: {reason}")
+
+
+class Fastest:
+    """What "auto" gives: an engine, until its kernels turn out not to compile; then the reference
+    engine.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+
+    @property
+    def name(self) -> str:
+        """The name of the engine that runs it."""
+        return self.prepared.name
+
+    @property
+    def network(self) -> Network:
+        """The network as data."""
+        return self.prepared.network
+
+    def load(self) -> None:
+        """Compile or load the kernels, or do without."""
+        try:
+            self.prepared.load()
+        except ArgumentError as error:
+            _say_slow(str(error))
+            self.prepared = prepare(self.prepared.network, "reference")
+
+    def outputs(self, x: Array, taps: Sequence[int]) -> tuple[list[Array], Array, Array]:
+        """Return maps, pooled vector and logits of one run."""
+        self.load()
+        return self.prepared.outputs(x, taps)
+
+    def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
+        """Return the outputs of the blocks with these indices."""
+        self.load()
+        return self.prepared.maps(x, taps)
+
+    def logits(self, x: Array) -> Array:
+        """Run the whole network."""
+        self.load()
+        return self.prepared.logits(x)
+
+    def head(self, x: Array) -> tuple[Array, Array]:
+        """Pool and classify the last map."""
+        self.load()
+        return self.prepared.head(x)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from npvgg.engines import program
+from npvgg.engines import packing, program
 from npvgg.engines import threads as workers
+from npvgg.engines.jit import compiling
 from npvgg.engines.layout import Table, aligned
 from npvgg.engines.packing import Filter, pack, packed_floats, unpack
 from npvgg.engines.plan import Algorithm, Part, Plan, Workspace, sizes
@@ -80,6 +82,21 @@ class CompiledNetwork:
         blocks = [_with_kernel(*pair) for pair in zip(network.blocks, weights, strict=False)]
         return replace(network, blocks=tuple(blocks))
 
+    def load(self) -> None:
+        """Compile the kernels, or load them from where they are kept; the first run does so too.
+
+        Raises ArgumentError where Numba cannot compile them.
+        """
+        try:
+            load_kernels()
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ArgumentError(
+                f"engine: expected one that can be compiled, got {self.name!r}: "
+                f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            ) from error
+
     def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
         """Return the outputs of the blocks with these indices: (N, C, H, W) → (N, K, P, Q) each."""
         return self._in_slices(x, Part(0, max(taps) + 1, tuple(taps)), ())
@@ -109,6 +126,7 @@ class CompiledNetwork:
 
     def _run(self, x: Array, part: Part, ends: Sequence[str]) -> list[Array]:
         """Run a batch through its plan; return the maps of its taps, then those named in `ends`."""
+        self.load()
         threads = workers.resolve(self._threads)
         with self._lock.now:
             plan = self._plan(x.shape, part, threads)
@@ -162,6 +180,14 @@ class CompiledNetwork:
             for block, (f, *_) in zip(self._network.blocks, self._filters, strict=False)
         ]
         return replace(self._network, blocks=tuple(blocks))
+
+
+@cache
+def load_kernels() -> None:
+    """Compile or load all that a run calls: here, in the thread of the first caller."""
+    with compiling():
+        packing.load_kernels()
+        program.load_kernels()
 
 
 def _share(step: Table, plan: Plan, work: Workspace, threads: int) -> Callable[[], None]:

@@ -46,12 +46,12 @@ from typing import Any, TypeAlias
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils, config
+from numba import config, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from npvgg.engines.jit import kernel, processor
+from npvgg.engines.jit import kernel
+from npvgg.engines.processor import processor
 from npvgg.ops import Array
 
 Table: TypeAlias = NDArray[np.int64]
@@ -286,38 +286,55 @@ def _emit_sums(
     builder: Any, height: int, element: Element, cols: Any, depth: Any, w: Any, ahead: Any,
     ahead_step: Any,
 ) -> list[list[Any]]:  # fmt: skip
-    """Emit the loop over k; give the sums, (height, vectors)."""
+    """Emit the loop over k, from 0 while k < depth; give the sums, (height, vectors).
+
+    The sums are φ values of the loop's head, where LLVM keeps them in registers.
+    """
     vectors = range(TILE.vectors)
     byte = ir.IntType(8).as_pointer()
-    fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
-    )
-    prefetch = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32]),
-        "llvm.prefetch.p0",
-    )
-    sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in vectors] for _ in range(height)]
-    for row in sums:
-        for total in row:
-            builder.store(ir.Constant(_VECTOR, [0.0] * LANES), total)
-    with cgutils.for_range(builder, depth) as loop:
-        way = builder.load(_at(builder, cols, loop.index))
-        panel = _at(builder, w, builder.mul(loop.index, _INT64(PANEL)))
-        factors = [load(builder, _at(builder, panel, v * LANES)) for v in vectors]
-        line = _at(builder, ahead, builder.mul(loop.index, ahead_step))
-        hints = [_INT32(0), _INT32(2), _INT32(1)]  # to read, into the second-level cache, data
-        # "convergent" is how LLVM is told not to unroll the loop: it would run out of registers
-        builder.call(prefetch, [builder.bitcast(line, byte), *hints], attrs=("convergent",))
-        for i in range(height):
-            value = spread(builder, builder.load(element(i, way)))
-            for v in vectors:
-                total = builder.call(fma, [value, factors[v], builder.load(sums[i][v])])
-                builder.store(total, sums[i][v])
-    return [[builder.load(total) for total in row] for row in sums]
+    fma = multiply_add(builder)
+    hint = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+    prefetch = declared(builder, "llvm.prefetch.p0", hint)
+    before = builder.basic_block
+    head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    k = builder.phi(_INT64)
+    sums = [[builder.phi(_VECTOR) for _ in vectors] for _ in range(height)]
+    builder.cbranch(builder.icmp_signed("<", k, depth), body, after)
+
+    builder.position_at_end(body)
+    way = builder.load(_at(builder, cols, k))
+    panel = _at(builder, w, builder.mul(k, _INT64(PANEL)))
+    factors = [load(builder, _at(builder, panel, v * LANES)) for v in vectors]
+    line = _at(builder, ahead, builder.mul(k, ahead_step))
+    hints = [_INT32(0), _INT32(2), _INT32(1)]  # to read, into the second-level cache, data
+    # "convergent" is how LLVM is told not to unroll the loop: it would run out of registers
+    builder.call(prefetch, [builder.bitcast(line, byte), *hints], attrs=("convergent",))
+    for i, row in enumerate(sums):
+        value = spread(builder, builder.load(element(i, way)))
+        for v, total in enumerate(row):
+            total.add_incoming(ir.Constant(_VECTOR, [0.0] * LANES), before)
+            total.add_incoming(builder.call(fma, [value, factors[v], total]), body)
+    k.add_incoming(_INT64(0), before)
+    k.add_incoming(builder.add(k, _INT64(1)), body)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return sums
 
 
 # --- Words of the vector language, which `transforms` speaks too ----------------------------------
+
+
+def declared(builder: Any, name: str, kind: Any) -> Any:
+    """Give a function from outside, declared in the module that is being built."""
+    return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+
+
+def multiply_add(builder: Any) -> Any:
+    """Give (a, b, c) → a·b + c in every lane, rounded once where the processor can."""
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    return declared(builder, f"llvm.fmuladd.v{LANES}f32", kind)
 
 
 def pointers(context: Any, builder: Any, signature: Any, arguments: Any) -> list[Any]:

@@ -68,7 +68,7 @@ def pack(filter: Filter, out: Array, threads: int) -> None:
         out[: len(filter.bias)] = filter.bias
     panels = out[filter.panels * PANEL :].reshape(filter.panels, -1, PANEL)
     per_group = len(filter.weight) // filter.groups
-    kernels = filter.weight.reshape(len(filter.weight), -1)
+    kernels = _readable(filter.weight.reshape(len(filter.weight), -1))
 
     def work(panel: int) -> None:
         first = filter.channels(panel)[0] * filter.size**2
@@ -91,6 +91,18 @@ def unpack(filter: Filter, packed: Array) -> Array:
         skip = group * length - filter.channels(panel)[0] * filter.size**2
         kernels[k] = panels[panel, skip : skip + length, o]
     return kernels.reshape(filter.weight.shape)
+
+
+def load_kernels() -> None:
+    """Compile `_pack_panel`, or load it: call it for a panel of no rows."""
+    _pack_panel(_readable(np.zeros((1, 1), np.float32)), 0, 0, 1, np.zeros((0, PANEL), np.float32))
+
+
+def _readable(array: Array) -> Array:
+    """View an array as one that can't be written to, in C order: one type for the compiler."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 @kernel

@@ -35,12 +35,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils, config
+from numba import config, types
 from numba.extending import intrinsic
 
 from npvgg.engines.jit import kernel
-from npvgg.engines.microkernel import LANES, MR, PANEL, accumulate, multiply
+from npvgg.engines.microkernel import LANES, MR, PANEL, accumulate, declared, multiply
 from npvgg.engines.transforms import finish, transform
 
 DIRECT, TO_V, FROM_V, SQUEEZE, SCALE = range(5)
@@ -287,8 +286,7 @@ def _give_way(typing: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-        function = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, function, name), [])
+        builder.call(declared(builder, name, ir.FunctionType(ir.IntType(32), [])), [])
         return context.get_dummy_value()
 
     return types.void(), emit
@@ -315,6 +313,13 @@ give_way: Callable[..., None] = (lambda: None) if config.DISABLE_JIT else _give_
 PATIENCE = 4000
 """Looks at a counter before giving way: some 20 µs, longer than most waits, shorter than a slice of
 the scheduler's."""
+
+
+def load_kernels() -> None:
+    """Compile `run`, or load it: call it for no step at all."""
+    nothing = np.zeros(0, np.float32)
+    steps, tables = np.zeros((0, FIELDS), np.int64), np.zeros(0, np.int64)
+    run(steps, tables, nothing, nothing, nothing, np.zeros((1, 0), np.float32), counters(0, 1))
 
 
 @kernel

@@ -58,6 +58,9 @@ class ReferenceNetwork:
     def __init__(self, network: Network) -> None:
         self.network = network
 
+    def load(self) -> None:
+        """Do nothing: nothing is compiled."""
+
     def maps(self, x: Array, taps: Sequence[int]) -> list[Array]:
         """Return the outputs of the blocks with these indices; blocks past the last are not run."""
         wanted = self.network.blocks[: max(taps) + 1]

@@ -26,12 +26,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils, config
+from numba import config, types
 from numba.extending import intrinsic
 
 from npvgg.engines.cook_toom import CookToom, Matrix, as_array, cook_toom
-from npvgg.engines.microkernel import LANES, at_least, load, pointers, spread, store
+from npvgg.engines.microkernel import LANES, at_least, load, multiply_add, pointers, spread, store
 from npvgg.ops import Array
 
 FILTERS: dict[tuple[int, int], CookToom] = {
@@ -207,9 +206,7 @@ def _partner(rows: Matrix, i: int, taken: set[int]) -> int | None:
 
 def _combination(builder: Any, terms: dict[int, Fraction], column: dict[int, Any]) -> Any:
     """Emit Σ terms[k] · column[k], from the first to the last."""
-    fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
-    )
+    fma = multiply_add(builder)
     total = None
     for k, factor in terms.items():
         if not factor:
