@@ -22,7 +22,7 @@ PACKAGE = Path(npvgg.__file__).parent
 FLOORS = [
     "errors version",
     "ops",
-    "formats attention reparam",
+    "formats attention reparam pages",
     "config",
     "variants",
     "network images",
@@ -34,6 +34,7 @@ FLOORS = [
     "tools",
     "npvgg",
     "testing export",
+    "explain",
     "cli",
     "__main__",
 ]
@@ -44,6 +45,8 @@ GUESTS = {
     "numpy": "everywhere",
     "scipy": "ops",  # erf and expit, for the networks that need them
     "PIL": "images.opening images.transform testing.comparison.pictures",
+    "jinja2": "pages.html",
+    "markupsafe": "pages.html",  # Jinja2's own: what is not to be escaped
     "numba": "engines.",
     "llvmlite": "engines.",
     "huggingface_hub": "hub.client",
@@ -54,7 +57,16 @@ GUESTS = {
 }
 """Packages from outside, and the modules that may have them in (a dot at the end: all below it)."""
 
-LATE_GUESTS = {"scipy", "PIL", "huggingface_hub", "torch", "onnx", "onnxruntime"}
+LATE_GUESTS = {
+    "jinja2",
+    "markupsafe",
+    "scipy",
+    "PIL",
+    "huggingface_hub",
+    "torch",
+    "onnx",
+    "onnxruntime",
+}
 """These come when they are needed: inside a function, or for the type checker alone."""
 
 UNWELCOME = {
@@ -378,6 +390,7 @@ npvgg.info("repvgg_a2"), npvgg.list_models()
 """
 HEAVY = {
     "numba", "llvmlite", "scipy", "PIL", "torch", "timm", "safetensors", "huggingface_hub", "onnx",
+    "jinja2",
 }  # fmt: skip
 
 

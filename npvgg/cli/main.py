@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from npvgg.cli import crosscheck, networks, photos, progress, weightfiles
+from npvgg.cli import crosscheck, explain, networks, photos, progress, weightfiles
 from npvgg.cli.progress import log
 from npvgg.errors import NpvggError
 from npvgg.export import writer
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_conformance(verbs)
     _add_compare(verbs)
+    explain.add(verbs)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""A document as data (`parts`), and its three forms: text, HTML with MathML, drawings in SVG."""

@@ -1,0 +1,122 @@
+"""A document as one page that needs nothing else: no request, no style or script from outside.
+
+Whatever is text is escaped by Jinja2; style and script are those of this folder, and the page's
+Content-Security-Policy lets no other in. Without a script everything can be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npvgg.errors import ArgumentError
+from npvgg.pages import parts as p
+from npvgg.pages.draw import CELLS, draw
+from npvgg.pages.mathml import mathml
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Links = Sequence[tuple[str, str]]
+
+
+def page(document: p.Document, *, links: Links = (), here: str = "") -> str:
+    """The whole page; links: address and name of each page beside it; here: its own address.
+
+    Raises ArgumentError without Jinja2.
+    """
+    style, script = _file("style.css"), _file("steps.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
+        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    made: str = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            document=document, policy=policy, style=_safe(style), script=_safe(script),
+            links=links, here=here,
+        )
+    )  # fmt: skip
+    return made
+
+
+def fragment(document: p.Document) -> str | None:
+    """The document for a notebook, or None without Jinja2."""
+    try:
+        environment = _environment()
+    except ArgumentError:
+        return None
+    shown = environment.get_template("parts.html").module.show(document.parts)  # type: ignore[attr-defined]
+    return f"<div>{shown}</div>"
+
+
+@cache
+def _environment() -> Environment:
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise ArgumentError(
+            'html: expected Jinja2, which pages need (pip install "npvgg[pages]"); text, JSON and '
+            "SVG do without"
+        ) from None
+    environment = Environment(
+        loader=FileSystemLoader(str(files("npvgg.pages") / "templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.globals |= {
+        "kind_of": lambda part: type(part).__name__,
+        "slug": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
+        "mathml": lambda text: _safe(mathml(text)),
+        "draw": lambda picture: _safe(draw(picture).markup()),
+        "alternative": p.alternative,
+        "numbers": lambda picture: list(_numbers(picture)),
+    }
+    return environment
+
+
+def _numbers(picture: p.Picture) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """The numbers of a picture as tables, where they are few: (title, head, rows)."""
+    if isinstance(picture, p.Heat):
+        for title, values in picture.maps.items():
+            if values.size <= CELLS:
+                head = ["", *(str(s) for s in range(values.shape[1]))]
+                yield title, head, [[str(r), *map(_number, v)] for r, v in enumerate(values)]
+    elif isinstance(picture, p.Photo) and picture.overlay is not None:
+        values = picture.overlay
+        head = ["", *(str(s) for s in range(values.shape[1]))]
+        yield "map", head, [[str(r), *map(_number, v)] for r, v in enumerate(values)]
+    elif isinstance(picture, p.Chart):
+        head = [picture.across, *picture.lines]
+        rows = np.stack([picture.x, *picture.lines.values()], axis=1)
+        yield picture.up, head, [list(map(_number, row)) for row in rows]
+
+
+def _number(value: float) -> str:
+    return f"{value:.5g}"
+
+
+def _safe(text: str) -> Any:
+    """Text of our own, which is not to be escaped."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+@cache
+def _file(name: str) -> str:
+    return (files("npvgg.pages") / "templates" / name).read_text("utf-8")

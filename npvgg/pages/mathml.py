@@ -1,0 +1,71 @@
+"""One line of mathematics, as text and as MathML.
+
+    w'[k] = w[k] · γ[k] / √(var[k] + eps)        as it is written in docstrings, and
+
+    {a / b}      a fraction           x[i, j]    indices
+    Σ{c, r, s}   a sum over them      √(…)       a root          x² xᵀ    powers
+
+Text keeps all but the braces; in MathML each of these has its own shape.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+
+_TOKEN = re.compile(r"[A-Za-zα-ωΑ-ΡΤ-Ω]+[0-9']*[̃~]?|\d+(?:\.\d+)?(?:e-?\d+)?|\s+|.", re.DOTALL)
+_POWERS = {"²": "<mn>2</mn>", "ᵀ": "<mi>T</mi>", "⁻": "<mo>−</mo>", "³": "<mn>3</mn>"}
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+def plain(text: str) -> str:
+    """The line as text: a sum's braces become an index, a fraction's fall away."""
+    return re.sub(r"Σ\{([^}]*)\}", r"Σ_\1", text).replace("{", "").replace("}", "")
+
+
+def mathml(text: str) -> str:
+    """The line as MathML, with the text beside it for those who read that."""
+    tokens = [t for t in _TOKEN.findall(text) if not t.isspace()]
+    body = _row(tokens, [0], "")
+    label = escape(plain(text), quote=True)
+    return f'<math display="block" aria-label="{label}">{body}</math>'
+
+
+def _row(tokens: list[str], at: list[int], end: str) -> str:
+    """Everything up to the closing bracket, which is passed over; `at` is moved along."""
+    items: list[str] = []
+    while at[0] < len(tokens):
+        token = tokens[at[0]]
+        at[0] += 1
+        if token == end:
+            break
+        if token == "[" and items:
+            items.append(f"<msub>{items.pop()}<mrow>{_row(tokens, at, ']')}</mrow></msub>")
+        elif token in _POWERS and items:
+            items.append(f"<msup>{items.pop()}{_POWERS[token]}</msup>")
+        elif token == "√" and _next(tokens, at) == "(":
+            at[0] += 1
+            items.append(f"<msqrt>{_row(tokens, at, ')')}</msqrt>")
+        elif token == "Σ" and _next(tokens, at) == "{":
+            at[0] += 1
+            under = _row(tokens, at, "}")
+            items.append(f"<munder><mo>Σ</mo><mrow>{under}</mrow></munder>")
+        elif token == "{":
+            inner = _row(tokens, at, "}")
+            above, bar, below = inner.partition("<mo>/</mo>")
+            fraction = f"<mfrac><mrow>{above}</mrow><mrow>{below}</mrow></mfrac>"
+            items.append(fraction if bar else f"<mrow>{inner}</mrow>")
+        elif token in "([":
+            inner = _row(tokens, at, _CLOSING[token])
+            items.append(f"<mrow><mo>{token}</mo>{inner}<mo>{_CLOSING[token]}</mo></mrow>")
+        elif token[0].isdigit():
+            items.append(f"<mn>{token}</mn>")
+        elif token[0].isalpha():
+            items.append(f"<mi>{escape(token)}</mi>")
+        else:
+            items.append(f"<mo>{escape(token)}</mo>")
+    return "".join(items)
+
+
+def _next(tokens: list[str], at: list[int]) -> str:
+    return tokens[at[0]] if at[0] < len(tokens) else ""
