@@ -487,7 +487,7 @@ def test_a_mistake_is_outside_of_the_bounds_where_it_is_made(name, mistake):
 def test_the_bounds_are_small_where_the_worst_case_would_say_nothing():
     """Of A0, 22 blocks: the errors of the whole network are below a thousandth of the numbers.
 
-    The theorem, which a layer keeps to a few thousandths, would leave 10²⁰ times the logits to it.
+    The theorem, which a layer keeps to a few thousandths, would leave 10¹⁶ times the logits to it.
     """
     config = npvgg.variants.VARIANTS["repvgg_a0"]
     network = build_network(seeded.tensors(config, 0), config, np.float64)
@@ -505,4 +505,4 @@ def test_the_bounds_are_small_where_the_worst_case_would_say_nothing():
     assert max(sizes["local"].values()) < 3e-3
     assert max(sizes["chain"].values()) < 1e-3
     assert sizes["absurd"]["stem"] < 1e-5
-    assert sizes["absurd"]["logits"] > 1e20
+    assert sizes["absurd"]["logits"] > 1e16

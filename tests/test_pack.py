@@ -101,37 +101,37 @@ def test_the_readme_says_what_the_pack_is(tiny):
 
 SUMS = {
     "tiny": {
-        "bounds.safetensors": "b10ec55d129c377e",
-        "tensors.safetensors": "b9f1a98e1c799a99",
-        "weights.deploy.safetensors": "622f9148f5d4d673",
-        "weights.train.safetensors": "8e2fdc6b69c71f1b",
+        "bounds.safetensors": "c4e88c0f3a921cfc",
+        "tensors.safetensors": "e4439b1fdaeb483e",
+        "weights.deploy.safetensors": "10bc77301afeda74",
+        "weights.train.safetensors": "aa7de1d422bbd5cc",
     },
     "tiny_g2": {
-        "bounds.safetensors": "5dc09813964cec92",
-        "tensors.safetensors": "66e9f8646a90e7dc",
-        "weights.deploy.safetensors": "280d75d29c39e5ee",
-        "weights.train.safetensors": "ae839cf444974b26",
+        "bounds.safetensors": "963f6c6880defc4f",
+        "tensors.safetensors": "22149bbb13b089e0",
+        "weights.deploy.safetensors": "d98fc5afae3ed316",
+        "weights.train.safetensors": "d5312eec9bc1448c",
     },
     "tiny_se": {
-        "bounds.safetensors": "6bc922550880315e",
-        "tensors.safetensors": "1fa124ee2e1d178d",
-        "weights.deploy.safetensors": "ae59280f3e55d2c3",
-        "weights.train.safetensors": "33c8595481fc1706",
+        "bounds.safetensors": "d839e44ae4976073",
+        "tensors.safetensors": "6f5fc17483587ac3",
+        "weights.deploy.safetensors": "def1e4127b10d5e4",
+        "weights.train.safetensors": "063fec9709f4d084",
     },
     "tiny_plus": {
-        "bounds.safetensors": "7df220cb6d84430f",
-        "tensors.safetensors": "f2789a512bd759b0",
-        "weights.deploy.safetensors": "475db0f1c0033a1e",
-        "weights.train.safetensors": "6fa2a0742ce805ba",
+        "bounds.safetensors": "9a0a82236d8da7f1",
+        "tensors.safetensors": "eaf2e53f1cd48d43",
+        "weights.deploy.safetensors": "bb70734737ae7cb6",
+        "weights.train.safetensors": "d0eff3f2c779633b",
     },
     "tiny_dilated": {
-        "bounds.safetensors": "1c66a1d62cf958f4",
-        "tensors.safetensors": "4dbc0558fbbc5364",
-        "weights.deploy.safetensors": "fa76b2382fb25a2d",
-        "weights.train.safetensors": "3696935217075e40",
+        "bounds.safetensors": "4dc15377dbbb35f2",
+        "tensors.safetensors": "bbe1053a9d9175ae",
+        "weights.deploy.safetensors": "5cb7fedf22524397",
+        "weights.train.safetensors": "1de89f2b030a4811",
     },
 }  # fmt: skip
-"""The first sixteen digits of SHA-256, of packs of seed 0 and level op, size 10, train form."""
+"""The first sixteen digits of SHA-256, of packs of their own seeds: level op, size 10, train."""
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -252,18 +252,22 @@ def test_the_pages_rule_makes_the_weights(tmp_path, network, options):
     """The ranges are read off the page, in its order: the first row that fits a name counts."""
     conformance_pack(network, seed=3, **options).write(tmp_path / "pack")
     text = (tmp_path / "pack" / "README.md").read_text("utf-8").replace("−", "-")
-    rows = [line.split("|")[1:3] for line in text.split("| low … high |")[1].splitlines()[2:9]]
+    rows = [line.split("|")[1:3] for line in text.split("| low … high |")[1].splitlines()[2:18]]
     ranges = [(re.findall("`([^`]+)`", name), interval.split(" … ")) for name, interval in rows]
-    scale = float(re.search(r"a = √\(([0-9.]+) /", rows[1][1])[1])
+    convs, others = (float(re.search(r"a = √\(([0-9.]+) /", row[1])[1]) for row in rows[1:3])
+    blocks = tuple(ranges[1][0][:2])
+    assert len(ranges) == 16
+    assert blocks == ("conv_kxk.conv.weight", "conv_1x1.conv.weight")
     files = {"tensors.safetensors": ["input"], "weights.train.safetensors": None}
     for file, names in files.items():
         arrays = safetensors.numpy.load_file(tmp_path / "pack" / file)
         for name in names or arrays:
             array, low_high = arrays[name], None
             if name != "input" and array.ndim > 1:
+                scale = convs if name.endswith(blocks) else others
                 high = np.sqrt(scale / np.prod(array.shape[1:]))
                 low_high = (-high, high)
-            for endings, (low, high) in ranges[:1] + ranges[2:]:
+            for endings, (low, high) in ranges[:1] + ranges[3:]:
                 if low_high is None and name.endswith(tuple(endings)):
                     low_high = (float(low), float(high))
             want = seeded.uniform(3, name, array.shape, *low_high)

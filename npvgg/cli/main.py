@@ -281,7 +281,10 @@ def _add_conformance(verbs: Any) -> None:
         "--weights", metavar="FILE", help="weights file; without it they are random, by the seed"
     )
     parser.add_argument(
-        "--seed", type=_natural, default=0, metavar="N", help="seed of weights and noise (0)"
+        "--seed",
+        type=_natural,
+        metavar="N",
+        help="seed of weights and noise (0; tiny networks have their own)",
     )
     parser.add_argument("--input", default="noise", metavar="PHOTO", help="a photo, or noise")
     parser.add_argument(

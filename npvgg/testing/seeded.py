@@ -14,8 +14,10 @@ Source: SplitMix64, Steele, Lea & Flood, Fast splittable pseudorandom number gen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import sha256
 from math import prod, sqrt
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,20 +26,37 @@ from npvgg.config import RepVGGConfig
 from npvgg.ops import Array
 from npvgg.weights.build import expected_shapes
 
-RANGES = {
-    "weight": (0.55, 0.95),  # gamma
-    "bias": (-0.35, 0.45),
-    "running_mean": (-0.4, 0.6),
-    "running_var": (0.3, 1.7),
-}
-"""Ranges of a batch norm's numbers: far from 0 and 1, so that a wrong fold cannot hide."""
+Value = TypeVar("Value")
 
-GAIN = 0.75
-"""How a kernel changes the variance of what it reads: maps keep their size through 48 blocks."""
-
+KXK, POINTWISE, IDENTITY = "conv_kxk", "conv_1x1", "identity"
 GATES = tuple({f"attn.{layer.opened_by}" for layer in LAYERS.values() if layer.opened_by})
-OPEN = (1.0, 4.0)
-"""Half-shut gates, one in every block, would leave nothing of the image."""
+
+RANGES: Mapping[tuple[str, ...], tuple[float, float]] = {
+    GATES: (1.0, 4.0),
+    (f"{KXK}.bn.weight", f"{POINTWISE}.bn.weight"): (0.8, 2.0),
+    (f"{KXK}.bn.bias", f"{POINTWISE}.bn.bias"): (0.0, 4.0),
+    (f"{KXK}.bn.running_mean", f"{POINTWISE}.bn.running_mean"): (-0.05, 0.05),
+    (f"{KXK}.bn.running_var", f"{POINTWISE}.bn.running_var"): (0.002, 0.02),
+    (f"{IDENTITY}.weight",): (0.06, 0.16),
+    (f"{IDENTITY}.bias",): (-1.6, 1.6),
+    (f"{IDENTITY}.running_mean",): (1.5, 4.5),
+    (f"{IDENTITY}.running_var",): (0.02, 0.1),
+    (".weight",): (0.55, 0.95),
+    (".bias",): (-0.35, 0.45),
+    (".running_mean",): (-0.4, 0.6),
+    (".running_var",): (0.3, 1.7),
+}
+"""Ranges of vectors, by the ends of their names; the first that fits counts.
+
+Chosen so that mistakes show in the logits: variances are so small that an eps of 0 or 1e-6 moves
+them by more than rounding does; every map has numbers above 6, as ReLU6 would not leave; few
+channels are dead behind their ReLU (7 % of the last of A0 at 64 × 64; of the tiny networks none
+with their own seed); and gates that are half shut, one in every block, would leave nothing.
+"""
+
+GAINS = {(f"{KXK}.conv.weight", f"{POINTWISE}.conv.weight"): 0.0006, ("",): 0.75}
+"""How a kernel changes the variance of what it reads: behind a division by √running_var maps keep
+their size through 48 blocks. The first that fits the name counts."""
 
 NOISE = (-2.0, 2.5)
 """The range of normalized photos."""
@@ -59,10 +78,16 @@ def tensors(config: RepVGGConfig, seed: int) -> dict[str, Array]:
     """Train-form weights of a network, under timm's names."""
     made = {}
     for name, shape in expected_shapes(config, "train").items():
-        limit = sqrt(3 * GAIN / prod(shape[1:]))
-        low_high = (-limit, limit) if len(shape) > 1 else RANGES[name.rpartition(".")[2]]
-        made[name] = uniform(seed, name, shape, *(OPEN if name.endswith(GATES) else low_high))
+        if len(shape) > 1:
+            limit = sqrt(3 * _by_name(GAINS, name) / prod(shape[1:]))
+            made[name] = uniform(seed, name, shape, -limit, limit)
+        else:
+            made[name] = uniform(seed, name, shape, *_by_name(RANGES, name))
     return made
+
+
+def _by_name(table: Mapping[tuple[str, ...], Value], name: str) -> Value:
+    return next(value for ends, value in table.items() if name.endswith(ends))
 
 
 def noise(shape: tuple[int, ...], seed: int) -> Array:

@@ -28,5 +28,13 @@ TINY: Mapping[str, RepVGGConfig] = MappingProxyType({
 })  # fmt: skip
 """Plain; grouped; squeeze-excite before the activation (D2se), after it (RepVGGplus); dilated."""
 
+TINY_SEEDS: Mapping[str, int] = MappingProxyType({
+    "tiny": 338, "tiny_g2": 338, "tiny_se": 2844, "tiny_plus": 2844, "tiny_dilated": 634
+})  # fmt: skip
+"""Seeds of their weights and noise, such that nothing is dead: found by trying 0, 1, 2 … until in
+every block each channel had a positive number, some number was above 6, and of the hidden units of
+squeeze-excite at least one was positive and one negative.
+"""
+
 TINY_SIZE = 18
 """Height and width of their images: 18 → 9 → 5, even and odd."""

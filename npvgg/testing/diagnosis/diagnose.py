@@ -12,8 +12,8 @@ and Winograd with 3). The second says that the mistake explains what is wrong, a
 what is only near. Mistakes that make the same numbers on this layer are all named. (Of those that
 round to few bits the first is not asked: noise decides between neighbours there.)
 
-A replay without any finite number explains nothing, nor does one with some that are not where
-theirs are all zero or none is finite: NaN may become anything, and anything NaN.
+Numbers that are all zero, or none of them finite, are explained by nothing, and a replay without
+any finite number explains nothing: NaN may become anything, and anything NaN.
 """
 
 from __future__ import annotations
@@ -125,8 +125,7 @@ def judge(hypothesis: Hypothesis, got: Array, wrong: float, slack: float) -> Ver
             return None
         if fast.shape != got.shape:
             return None
-        finite = np.isfinite(fast)
-        if not finite.any() or (mute(got) and not finite.all()):
+        if mute(got) or not np.isfinite(fast).any():
             return None
         largest, rms = distance(got, fast)
         scale = magnitude(fast)

@@ -18,7 +18,7 @@ from npvgg.model import RepVGG
 from npvgg.ops import Array
 from npvgg.testing import seeded
 from npvgg.testing.packs.pack import Pack
-from npvgg.testing.tiny import TINY, TINY_SIZE
+from npvgg.testing.tiny import TINY, TINY_SEEDS, TINY_SIZE
 from npvgg.variants import VARIANTS
 from npvgg.weights.build import build_network
 
@@ -30,7 +30,7 @@ def conformance_pack(
     model: str | None = "tiny",
     *,
     weights: str | os.PathLike[str] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     image: str | os.PathLike[str] = NOISE,
     level: str = "block",
     size: int | None = None,
@@ -43,7 +43,7 @@ def conformance_pack(
     model: a network of the table, with a pretrained tag for trained weights, or one of the tiny
         ones: "tiny", "tiny_g2", "tiny_se", "tiny_plus", "tiny_dilated"
     weights: a weights file; without it and without a tag they come from the seed
-    seed: of weights and noise (`npvgg.testing.seeded`)
+    seed: of weights and noise (`npvgg.testing.seeded`); by default 0, or that of the tiny network
     image: a photo, which goes through the network's own transform, or "noise"
     level: "block", "branch" or "op", see `npvgg.testing.trace`
     size: height and width of the image; 64 by default, 18 for a tiny network
@@ -53,6 +53,8 @@ def conformance_pack(
 
     Raises ArgumentError, WeightsError, ImageError.
     """
+    if seed is None:
+        seed = TINY_SEEDS.get(model or "", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ArgumentError(f"seed: expected an integer of 0 … 2**63 − 1, got {seed!r}")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
