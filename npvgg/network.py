@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from npvgg.config import BlockSpec
 from npvgg.errors import ArgumentError
 from npvgg.ops import Array
-from npvgg.reparam import Branches, FusedConv, reparameterize
+from npvgg.reparam import FOLDS, Branches, FusedConv
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,22 @@ class Block:
         """Return the block's one convolution: its own in deploy form, else the fold of its
         branches.
         """
+        return self._folded("float64")
+
+    def reparameterized(self, fold: str = "float64") -> Block:
+        """Give the block in deploy form (itself, if it already is).
+
+        fold: the arithmetic, "float64" (rounded once) or "float32" (in timm's order)
+        """
+        return self if isinstance(self.form, FusedConv) else replace(self, form=self._folded(fold))
+
+    def _folded(self, fold: str) -> FusedConv:
         if isinstance(self.form, FusedConv):
             return self.form
-        fused = reparameterize(self.form, groups=self.spec.groups)
+        fused = FOLDS[fold](self.form, groups=self.spec.groups)
         for array in (fused.weight, fused.bias):
             array.flags.writeable = False
         return fused
-
-    def reparameterized(self) -> Block:
-        """Give the block in deploy form (itself, if it already is)."""
-        return self if isinstance(self.form, FusedConv) else replace(self, form=self.fused)
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,9 @@ class Network:
         """Tell "deploy" (every block is one convolution) from "train"."""
         return "deploy" if all(isinstance(b.form, FusedConv) for b in self.blocks) else "train"
 
-    def reparameterized(self) -> Network:
-        """Give the network in deploy form."""
-        return replace(self, blocks=tuple(block.reparameterized() for block in self.blocks))
+    def reparameterized(self, fold: str = "float64") -> Network:
+        """Give the network in deploy form; `fold` as of `Block.reparameterized`."""
+        return replace(self, blocks=tuple(block.reparameterized(fold) for block in self.blocks))
 
     def astype(self, dtype: DTypeLike) -> Network:
         """Give the network in another floating-point type (itself, if it already is in that one).

@@ -16,11 +16,14 @@ Nothing is approximated. Read this file from top to bottom and every step is one
 Source: Ding et al., RepVGG: Making VGG-style ConvNets Great Again, arXiv:2101.03697 §3.3; the same
 algebra as `get_equivalent_kernel_bias` in DingXiaoH/RepVGG `repvgg.py` and `_get_kernel_bias` in
 timm `byobnet.py`. Both of those fold in float32; here the fold is done in float64 and rounded once,
-so our folded weights differ from theirs in the last bits, and are the more exact.
+so our folded weights differ from theirs in the last bits, and are the more exact. Two variants of
+the same algebra follow: `reparameterize_float32`, in the order of timm, for its bits, and
+`reparameterized_terms`, the magnitudes that bounds on rounding are made of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,3 +163,62 @@ def reparameterize(branches: Branches, *, groups: int, dtype: Any = None) -> Fus
         bias += folded.bias
     dtype = dtype or conv.weight.dtype
     return FusedConv(weight.astype(dtype), bias.astype(dtype))
+
+
+# --- Variants -------------------------------------------------------------------------------------
+
+
+def reparameterize_float32(branches: Branches, *, groups: int) -> FusedConv:
+    """Fold a block in float32, each operation rounded as IEEE 754 has it, in timm's order:
+
+        std = √(var + eps)      t = gamma / std      w' = w · t      b' = beta − mean · gamma / std
+        w = w3' + pad(w1') + pad(w_id')              b = b3' + b1' + b_id'
+
+    torch's own sqrt is not always correctly rounded; where it is, the bits are timm's.
+
+    Source: timm 1.0.31 `byobnet.py` `RepVggBlock._get_kernel_bias`, `_fuse_bn_tensor`.
+    """
+    folded = [_fuse_float32(kernel, bn) for kernel, bn in _as_3x3(branches, groups)]
+    weight, bias = folded[0].weight, folded[0].bias
+    for other in folded[1:]:
+        weight, bias = weight + other.weight, bias + other.bias
+    dtype = branches.conv_kxk.weight.dtype
+    return FusedConv(weight.astype(dtype), bias.astype(dtype))
+
+
+def _fuse_float32(weight: Array, bn: BatchNorm) -> FusedConv:
+    gamma, beta, mean, var = (a.astype(np.float32) for a in (bn.gamma, bn.beta, bn.mean, bn.var))
+    std = np.sqrt(var + np.float32(bn.eps))
+    t = (gamma / std)[:, None, None, None]
+    return FusedConv(weight.astype(np.float32) * t, beta - mean * gamma / std)
+
+
+def reparameterized_terms(branches: Branches, *, groups: int, floor: float = 0.0) -> FusedConv:
+    """Sum the magnitudes of all products and summands of a fold, Σ |terms|, in float64:
+
+        w = Σ |w_i| · |t_i|            b = Σ |beta_i| + |mean_i| · |t_i|         i: the branches
+
+    A fold whose every term goes through n roundings is off by at most γ_n times that.
+
+    floor: added to the magnitude of every number that was stored, for types with subnormals
+    """
+    weight: Array = np.zeros(())
+    bias: Array = np.zeros(())
+    for kernel, bn in _as_3x3(branches, groups):
+        t = (np.abs(bn.gamma) + floor) / np.sqrt(bn.var + bn.eps)
+        weight = weight + (np.abs(kernel) + floor) * t[:, None, None, None]
+        bias = bias + np.abs(bn.beta) + floor + (np.abs(bn.mean) + floor) * t
+    return FusedConv(weight, bias)
+
+
+def _as_3x3(branches: Branches, groups: int) -> Iterator[tuple[Array, BatchNorm]]:
+    """Give the kernel of each branch as a 3×3 kernel, unfolded, with its batch norm."""
+    yield branches.conv_kxk.weight, branches.conv_kxk.bn
+    yield pad_1x1_to_3x3(branches.conv_1x1.weight), branches.conv_1x1.bn
+    if branches.identity is not None:
+        identity = identity_kernel(len(branches.conv_kxk.weight), groups)
+        yield pad_1x1_to_3x3(identity), branches.identity
+
+
+FOLDS = {"float64": reparameterize, "float32": reparameterize_float32}
+"""The arithmetic of a fold → the function that folds a block in it."""

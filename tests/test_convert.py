@@ -12,7 +12,7 @@ import npvgg
 from npvgg.cli.main import main
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import checkpoint
-from npvgg.tools.convert import convert, folded
+from npvgg.tools.convert import convert
 from npvgg.variants import VARIANTS
 from npvgg.weights import build, keymap
 
@@ -121,8 +121,8 @@ def test_float64_is_kept(tmp_path):
 @pytest.mark.parametrize("name", ["plain", "groups", "identities-everywhere", "se"])
 def test_the_two_folds_differ_by_float32_s_rounding_and_do_differ(name):
     network = build.build_network(tiny.tensors(name), tiny.config(name))
-    exact = build.flatten(folded(network, "float64"))
-    rounded = build.flatten(folded(network, "float32"))
+    exact = build.flatten(network.reparameterized("float64"))
+    rounded = build.flatten(network.reparameterized("float32"))
     assert exact.keys() == rounded.keys()
     for key, array in exact.items():
         assert rounded[key].dtype == np.float32

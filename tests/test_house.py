@@ -21,7 +21,7 @@ PACKAGE = Path(npvgg.__file__).parent
 
 FLOORS = [
     "errors version",
-    "ops",
+    "ops rounding",
     "formats attention reparam pages",
     "config",
     "variants",

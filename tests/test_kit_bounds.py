@@ -14,10 +14,11 @@ from npvgg.engines.reference import forward_block
 from npvgg.errors import ArgumentError
 from npvgg.network import Network
 from npvgg.reparam import BatchNorm, Branches, ConvBN, FusedConv
+from npvgg.rounding import gamma
 from npvgg.testing import Pack, error_bound, layer_by_layer, seeded, steady
 from npvgg.testing.bounds import gates, tiles
 from npvgg.testing.bounds.gates import Ball
-from npvgg.testing.bounds.rounding import LAMBDA, PROBABLE, WORST, gamma, probable_gamma
+from npvgg.testing.bounds.rounding import LAMBDA, PROBABLE, WORST, probable_gamma
 from npvgg.testing.bounds.walk import Walker
 from npvgg.testing.tiny import TINY, TINY_SIZE
 from npvgg.testing.trace import LEVELS, at_level, compute, operations, run

@@ -16,8 +16,8 @@ import npvgg
 from npvgg.cli.main import main
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import files
+from npvgg.rounding import U
 from npvgg.testing import Pack, compare, conformance_pack, seeded
-from npvgg.testing.bounds.rounding import U
 from npvgg.testing.tiny import TINY
 from npvgg.testing.trace import LEVELS
 from npvgg.weights import build

@@ -15,7 +15,10 @@ from npvgg.reparam import (
     identity_kernel,
     pad_1x1_to_3x3,
     reparameterize,
+    reparameterize_float32,
+    reparameterized_terms,
 )
+from npvgg.rounding import gamma
 from tests.oracles import naive
 
 EPS = Fraction(1, 16)  # dyadic, so that every number below is a float as well
@@ -211,3 +214,51 @@ def test_train_and_deploy_form_agree_to_rounding(case, rng):
     got = reparameterize(branches, groups=groups)(x, **options)
     assert abs(got - want).max() <= 1e-12 * abs(want).max()
     assert want.shape == (2, k, -(-6 // stride), -(-7 // stride))
+
+
+# --- The variants ---------------------------------------------------------------------------------
+
+
+def magnitudes(kernels):
+    """Σ |terms| of a folded kernel and bias, in loops over Python's floats: [(3×3 kernel, bn)]."""
+    out, c_group = kernels[0][0].shape[:2]
+    weight, bias = np.zeros((out, c_group, 3, 3)), np.zeros(out)
+    for kernel, bn in kernels:
+        for k in range(out):
+            t = abs(float(bn.gamma[k])) / float(np.sqrt(bn.var[k] + bn.eps))
+            bias[k] += abs(float(bn.beta[k])) + abs(float(bn.mean[k])) * t
+            for c, r, s in np.ndindex(c_group, 3, 3):
+                weight[k, c, r, s] += abs(float(kernel[k, c, r, s])) * t
+    return weight, bias
+
+
+@TABLE
+def test_the_terms_of_a_fold_are_the_magnitudes_of_what_is_added(case, rng):
+    """On dyadic numbers exactly; and no fold is larger than they are."""
+    groups, branches = case[4], dyadic_branches(case, rng)
+    kernels = [(branches.conv_kxk.weight, branches.conv_kxk.bn),
+               (pad_1x1_to_3x3(branches.conv_1x1.weight), branches.conv_1x1.bn)]  # fmt: skip
+    if branches.identity is not None:
+        one = identity_kernel(len(branches.conv_kxk.weight), groups)
+        kernels.append((pad_1x1_to_3x3(one), branches.identity))
+    terms = reparameterized_terms(branches, groups=groups)
+    for got, want in zip((terms.weight, terms.bias), magnitudes(kernels), strict=True):
+        np.testing.assert_array_equal(got, want)
+    exact = reparameterize(branches, groups=groups)
+    assert (abs(exact.weight) <= terms.weight).all()
+    assert (abs(exact.bias) <= terms.bias).all()
+    raised = reparameterized_terms(branches, groups=groups, floor=0.5)
+    assert (raised.weight >= terms.weight).all()
+
+
+@TABLE
+def test_the_fold_in_float32_is_within_its_roundings(case, rng):
+    """Each term is rounded at most eight times: root, quotient, products, two sums, eps, gamma."""
+    groups, branches = case[4], dyadic_branches(case, rng)
+    exact, terms = reparameterize(branches, groups=groups), reparameterized_terms(
+        branches, groups=groups
+    )  # fmt: skip
+    rounded = reparameterize_float32(branches, groups=groups)
+    for name in ("weight", "bias"):
+        error = abs(getattr(rounded, name) - getattr(exact, name))
+        assert (error <= gamma(8) * getattr(terms, name)).all()

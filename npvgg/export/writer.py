@@ -140,7 +140,7 @@ def _write(
     if not dynamic_size:
         size = model.pretrained_cfg["input_size"][1:]
     pixels, x = _begin(graph, model, preprocess, size)
-    for block in convert.folded(model.network, fold).blocks:
+    for block in model.network.reparameterized(fold).blocks:
         x = add_block(graph, block, x)
     x = add_head(graph, model.network.head, x)
     result = _end(graph, model, x, size, softmax)

@@ -22,19 +22,14 @@ import numpy as np
 
 from npvgg.config import RepVGGConfig
 from npvgg.engines.reference import ReferenceNetwork, forward_block
-from npvgg.errors import ArgumentError, WeightsError
+from npvgg.errors import ArgumentError
 from npvgg.formats.checkpoint import Checkpoint
 from npvgg.formats.untrusted import blaming
 from npvgg.network import Network
 from npvgg.ops import Array, conv2d, topk
-from npvgg.tools.convert import fused
+from npvgg.rounding import check_finite, gamma, ulp
 from npvgg.weights import build, keymap
 from npvgg.weights.identity import identify
-
-U32 = 2.0**-24
-"""The unit roundoff of float32."""
-
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,7 @@ def _block_rows(
             y_train, y_deploy = branches.form(x, **how), folded.form(x, **how)
         check_finite(y_train, spec.name)
         check_finite(y_deploy, spec.name)
-        exact_fold = fused(exact)
+        exact_fold = exact.fused
         terms = conv2d(
             np.abs(x).astype(np.float64), np.abs(exact_fold.weight), np.abs(exact_fold.bias),
             stride=spec.stride, padding=spec.dilation, dilation=spec.dilation, groups=spec.groups,
@@ -137,12 +132,11 @@ def difference(a: Array, b: Array, truth: Array) -> dict[str, float]:
     """Largest difference: absolute, relative to the largest value, and in float32 units of that."""
     scale = float(np.abs(truth).max())
     largest = float(np.abs(a.astype(np.float64) - b).max())
-    unit = float(np.spacing(np.float32(min(scale, FLOAT32_MAX))))
     return {
         "scale": scale,
         "absolute": largest,
         "relative": largest / scale if scale else 0.0,
-        "ulp": largest / unit,
+        "ulp": largest / ulp(scale),
     }
 
 
@@ -157,17 +151,3 @@ def logits_row(truth: Array, train: Array, deploy: Array) -> dict[str, Any]:
         "top_k": k,
         "same_top_k": orders[0] == orders[1] == orders[2],
     }
-
-
-def check_finite(y: Array, where: str) -> None:
-    """Random weights, or batch norms whose statistics were never collected, may explode."""
-    if not np.isfinite(y).all():
-        raise WeightsError(
-            f"{where}: the activations overflow {y.dtype}: these are not the weights of a trained "
-            "network, or its batch norms have not seen its images"
-        )
-
-
-def gamma(m: int) -> float:
-    """γ_m = m·u / (1 − m·u), the growth of m float32 roundings."""
-    return m * U32 / (1 - m * U32)

@@ -12,7 +12,7 @@ this version.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,7 @@ from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
 from npvgg.formats.untrusted import blaming
-from npvgg.network import Block, Network
 from npvgg.ops import Array
-from npvgg.reparam import (
-    BatchNorm,
-    Branches,
-    FusedConv,
-    identity_kernel,
-    pad_1x1_to_3x3,
-    reparameterize,
-)
 from npvgg.weights import build, keymap, metadata
 from npvgg.weights.identity import Identity, identify
 
@@ -148,7 +139,7 @@ def _rebound(
     fold = None
     if form == "deploy" and network.form == "train":
         fold = FOLD_DTYPES[fold_dtype]
-        network = folded(network, fold)
+        network = network.reparameterized(fold)
     elif form == "train" and network.form == "deploy":
         raise ArgumentError("form: a folded network cannot be unfolded, and this file is deploy")
     arrays: dict[str, Array] = build.flatten(network)
@@ -163,53 +154,3 @@ def _half(config: RepVGGConfig) -> int | None:
     """Where RepVGGplus, which squeezes after the activation, cuts its third stage; else None."""
     plus = config.attn_layer and config.attn_after_act
     return keymap.first_half(config.depths) if plus else None
-
-
-def folded(network: Network, dtype: str = "float64") -> Network:
-    """The network in deploy form, folded in float64 or in float32."""
-    if dtype == "float64":
-        return network.reparameterized()
-    blocks = []
-    for block in network.blocks:
-        form = block.form
-        if isinstance(form, Branches):
-            form = fold_float32(form, groups=block.spec.groups)
-        blocks.append(replace(block, form=form))
-    return replace(network, blocks=tuple(blocks))
-
-
-def fused(block: Block) -> FusedConv:
-    """The one convolution that a block is, or folds into."""
-    if isinstance(block.form, FusedConv):
-        return block.form
-    return reparameterize(block.form, groups=block.spec.groups)
-
-
-def fold_float32(branches: Branches, *, groups: int) -> FusedConv:
-    """Fold a block in float32, each operation rounded as IEEE 754 has it, in timm's order:
-
-        std = √(var + eps)      t = gamma / std      w' = w · t      b' = beta − mean · gamma / std
-        w = w3' + pad(w1') + w_id'                   b = b3' + b1' + b_id'
-
-    torch's own sqrt is not always correctly rounded; where it is, the bits are timm's.
-
-    Source: timm 1.0.31 `byobnet.py` `RepVggBlock._get_kernel_bias`, `_fuse_bn_tensor`.
-    """
-    kernels = [(branches.conv_kxk.weight, branches.conv_kxk.bn)]
-    kernels.append((pad_1x1_to_3x3(branches.conv_1x1.weight), branches.conv_1x1.bn))
-    if branches.identity is not None:
-        identity = identity_kernel(len(branches.conv_kxk.weight), groups)
-        kernels.append((pad_1x1_to_3x3(identity), branches.identity))
-    weight, bias = _fuse_float32(*kernels[0])
-    for kernel, bn in kernels[1:]:
-        other_weight, other_bias = _fuse_float32(kernel, bn)
-        weight, bias = weight + other_weight, bias + other_bias
-    dtype = branches.conv_kxk.weight.dtype
-    return FusedConv(weight.astype(dtype), bias.astype(dtype))
-
-
-def _fuse_float32(weight: Array, bn: BatchNorm) -> tuple[Array, Array]:
-    gamma, beta, mean, var = (a.astype(np.float32) for a in (bn.gamma, bn.beta, bn.mean, bn.var))
-    std = np.sqrt(var + np.float32(bn.eps))
-    t = gamma / std
-    return weight.astype(np.float32) * t[:, None, None, None], beta - mean * gamma / std

@@ -18,7 +18,6 @@ from npvgg.formats.untrusted import shown
 from npvgg.hub.pretrained import split_tag
 from npvgg.network import Block, Network
 from npvgg.reparam import BatchNorm, Branches
-from npvgg.tools.convert import fused
 from npvgg.weights import build, keymap
 from npvgg.weights.identity import identify
 
@@ -119,7 +118,7 @@ def suspicious_values(tensors: Mapping[str, NDArray[Any]]) -> Iterator[str]:
 
 def _block(block: Block) -> dict[str, Any]:
     """The ranges of one block; `kernel` and `bias` are those after folding."""
-    conv = fused(block)
+    conv = block.fused
     peaks = np.abs(conv.weight).reshape(len(conv.weight), -1).max(axis=1)
     spread = float(conv.weight.std(dtype=np.float64))
     row: dict[str, Any] = {

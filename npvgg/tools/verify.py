@@ -22,18 +22,14 @@ from npvgg.config import RepVGGConfig
 from npvgg.engines.reference import ReferenceNetwork
 from npvgg.network import Block, Network
 from npvgg.ops import BN_EPS, Array
-from npvgg.reparam import BatchNorm, Branches, ConvBN, FusedConv, identity_kernel, pad_1x1_to_3x3
-from npvgg.tools.certificate import U32, Subject, check_finite, logits_row
-from npvgg.tools.convert import folded
+from npvgg.reparam import BatchNorm, Branches, ConvBN, FusedConv, reparameterized_terms
+from npvgg.rounding import FLOAT16_SMALLEST_NORMAL, UNITS, U, check_finite
+from npvgg.tools.certificate import Subject, logits_row
 from npvgg.weights import build
 
 Arrays = dict[str, Array]
 
-HALVES = {"F16": ("float16", 2.0**-11), "BF16": ("bfloat16", 2.0**-8)}
-"""Unit roundoffs."""
-
-SMALLEST_NORMAL = 2.0**-14
-"""The smallest normal float16: below it, roundings no longer shrink with the number."""
+HALVES = {"F16": "float16", "BF16": "bfloat16"}
 
 EPS_SEEN = (1e-3, 1e-6, 1e-4, 1e-8, 0.0, 1e-2)
 """The eps of batch norms elsewhere."""
@@ -108,7 +104,7 @@ def _how(a: Subject, b: Subject) -> str:
         return ""
     source = build.build_network(train.file.tensors, train.config, np.float32)
     for dtype in ("float64", "float32"):
-        if _equal(folded(source, dtype), deploy.network):
+        if _equal(source.reparameterized(dtype), deploy.network):
             return f"; bit for bit, folded in {dtype}"
     return ""
 
@@ -146,17 +142,7 @@ def _terms(block: Block, floor: float) -> FusedConv:
     form = block.form
     if isinstance(form, FusedConv):
         return FusedConv(np.abs(form.weight) + floor, np.abs(form.bias) + floor)
-    parts = [(form.conv_kxk.weight, form.conv_kxk.bn)]
-    parts.append((pad_1x1_to_3x3(form.conv_1x1.weight), form.conv_1x1.bn))
-    if form.identity is not None:
-        one = identity_kernel(len(form.conv_kxk.weight), block.spec.groups)
-        parts.append((pad_1x1_to_3x3(one), form.identity))
-    weight, bias = np.zeros_like(form.conv_kxk.weight), np.zeros_like(form.conv_kxk.bn.beta)
-    for kernel, bn in parts:
-        t = (np.abs(bn.gamma) + floor) / np.sqrt(bn.var + bn.eps)
-        weight = weight + (np.abs(kernel) + floor) * t[:, None, None, None]
-        bias = bias + np.abs(bn.beta) + floor + (np.abs(bn.mean) + floor) * t
-    return FusedConv(weight, bias)
+    return reparameterized_terms(form, groups=block.spec.groups, floor=floor)
 
 
 def _terms_of(network: Network, floor: float) -> Arrays:
@@ -168,10 +154,10 @@ def _terms_of(network: Network, floor: float) -> Arrays:
 def _tolerance(a: Subject, b: Subject) -> Arrays:
     """The largest difference of each number that rounding explains."""
     stored = {*a.file.stored.values(), *b.file.stored.values()}
-    half = max((HALVES[dtype][1] for dtype in stored if dtype in HALVES), default=0.0)
-    floor = SMALLEST_NORMAL if half else 0.0
+    half = max((UNITS[HALVES[dtype]] for dtype in stored if dtype in HALVES), default=0.0)
+    floor = FLOAT16_SMALLEST_NORMAL if half else 0.0
     x, y = _terms_of(a.network, floor), _terms_of(b.network, floor)
-    return {name: (8 * U32 + 5 * half) * np.maximum(x[name], y[name]) for name in x}
+    return {name: (8 * U + 5 * half) * np.maximum(x[name], y[name]) for name in x}
 
 
 def _differences(a: Arrays, b: Arrays, tolerance: Arrays) -> Iterator[dict[str, Any]]:
@@ -200,9 +186,9 @@ def _explanation(a: Subject, b: Subject, tolerance: Arrays, rows: list[dict[str,
                 return f"{where}: {mistake.says}"
         exact = _folded(train.network)
         everywhere = 2 * len(rows) > len(want)  # a coarse fold spares no layer
-        for name, unit in HALVES.values() if everywhere else ():
-            terms = _terms_of(train.network, SMALLEST_NORMAL)
-            coarse = {key: 8 * unit * array for key, array in terms.items()}
+        for name in HALVES.values() if everywhere else ():
+            terms = _terms_of(train.network, FLOAT16_SMALLEST_NORMAL)
+            coarse = {key: 8 * UNITS[name] * array for key, array in terms.items()}
             if not any(_differences(exact, want, coarse)):
                 return f"{where}: the same, but folded in {name} or with its precision"
     blocks = {

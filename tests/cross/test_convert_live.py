@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npvgg.formats import checkpoint
-from npvgg.tools.convert import convert, folded
+from npvgg.tools.convert import convert
 from npvgg.variants import VARIANTS
 from npvgg.weights import build
 from tests.oracles import formula
@@ -88,7 +88,7 @@ def test_folding_in_float32_gives_timm_s_bits_where_torch_rounds_roots_correctly
     monkeypatch.setattr(torch.Tensor, "sqrt", lambda tensor: root(tensor.double()).float())
     want = reparameterize_model(timm_model(source)).state_dict()
     network = build.build_network(checkpoint.load(source), VARIANTS[source.stem])
-    got = build.flatten(folded(network, "float32"))
+    got = build.flatten(network.reparameterized("float32"))
     assert got.keys() == want.keys()
     for name, array in got.items():
         np.testing.assert_array_equal(array, want[name].numpy(), err_msg=name)

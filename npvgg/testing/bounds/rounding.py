@@ -24,10 +24,8 @@ from typing import Any
 import numpy as np
 
 from npvgg.ops import Array
+from npvgg.rounding import U, gamma
 from npvgg.testing.steady import conv2d
-
-U = 2.0**-24
-"""The unit roundoff of float32: half of the distance from 1 to the next number."""
 
 FLOOR = 2.0**-82
 """Added to every Σ|t_i|, so that grow(n)·FLOOR, at least n·2⁻¹⁰⁶, covers n results below the
@@ -51,11 +49,6 @@ class Rule:
     def carry(self, error: Array, weight: Array, **how: Any) -> Array:
         """What a convolution makes of the errors of its input: (N, C, H, W) → (N, K, P, Q)."""
         return self.back(conv2d(self.through(error), self.through(weight), **how))
-
-
-def gamma(n: int) -> float:
-    """γ_n = n·u / (1 − n·u): what n roundings amount to, at most."""
-    return n * U / (1 - n * U)
 
 
 def probable_gamma(n: int) -> float:

@@ -47,10 +47,11 @@ from npvgg.model import RepVGG
 from npvgg.network import Network
 from npvgg.ops import Array
 from npvgg.reparam import Branches, reparameterize
+from npvgg.rounding import gamma
 from npvgg.testing import steady
 from npvgg.testing.bounds import gates
 from npvgg.testing.bounds.gates import BN_ROUNDINGS, Ball
-from npvgg.testing.bounds.rounding import FLOOR, PROBABLE, WORST, Rule, gamma, stored
+from npvgg.testing.bounds.rounding import FLOOR, PROBABLE, WORST, Rule, stored
 from npvgg.testing.bounds.tiles import check_tile, winograd_error
 from npvgg.testing.trace import (  # fmt: skip
     Operation,

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from npvgg.ops import Array
+from npvgg.rounding import ulp
 from npvgg.testing.bounds.shares import errors, shares
-
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,13 @@ def measure(got: Array, want: Array, bound: Array) -> Measured:
     """Compare a tensor of theirs with ours: all of one shape, of at least one element."""
     error, share = errors(got, want), shares(got, want, bound)
     scale = float(np.abs(want.astype(np.float64)).max())
-    unit = float(np.spacing(np.float32(min(scale, FLOAT32_MAX))))
     worst = share if share.max() <= 1 else np.where(share > 1, error - bound, -np.inf)
     where = tuple(map(int, np.unravel_index(int(np.argmax(worst)), worst.shape)))
     largest = float(error.max())
     return Measured(
         absolute=largest,
         relative=largest / scale if scale else (np.inf if largest else 0.0),
-        ulp=largest / unit,
+        ulp=largest / ulp(scale),
         share=float(share.max()),
         where=where,
         got=float(got[where]),

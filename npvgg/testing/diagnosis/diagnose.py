@@ -26,6 +26,7 @@ import numpy as np
 
 from npvgg.errors import ArgumentError
 from npvgg.ops import Array
+from npvgg.rounding import U
 from npvgg.testing.diagnosis.hypotheses import (
     Hypothesis,
     Way,
@@ -38,7 +39,6 @@ from npvgg.testing.diagnosis.mistaken_numbers import to_bfloat16, to_float16
 from npvgg.testing.packs.pack import Pack
 from npvgg.testing.trace import Probe
 
-U32 = 2.0**-24
 NOISE = 32
 """How many times one implementation's rounding another's may be; see above."""
 
@@ -134,7 +134,7 @@ def judge(hypothesis: Hypothesis, got: Array, wrong: float, slack: float) -> Ver
         exact = hypothesis.run(np.float64)
         noise = distance(fast, exact)[0]
         largest, rms = distance(got, exact)
-    tolerance = NOISE * max(noise, U32 * scale) + slack
+    tolerance = NOISE * max(noise, U * scale) + slack
     near = largest <= tolerance or (hypothesis.mistake.rounds and np.isfinite(wrong))
     good = near and rms <= wrong / EXPLAINED
     return Verdict(hypothesis.mistake, hypothesis.detail, largest, rms, good)
@@ -171,7 +171,7 @@ def magnitude(y: Array) -> float:
 def explained(verdicts: list[Verdict], got: Array) -> list[Finding]:
     """The mistakes that reproduce their numbers, the best first."""
     good = sorted((v for v in verdicts if v.reproduced), key=lambda v: v.rms)
-    limit = EXPLAINED * max(good[0].rms, U32 * magnitude(got) / 2) if good else 0.0
+    limit = EXPLAINED * max(good[0].rms, U * magnitude(got) / 2) if good else 0.0
     by_mistake: dict[str, list[Verdict]] = {}
     for verdict in good:
         if verdict.rms <= limit:

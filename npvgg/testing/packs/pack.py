@@ -32,12 +32,12 @@ from npvgg.formats.untrusted import blaming
 from npvgg.model import RepVGG
 from npvgg.network import Network
 from npvgg.ops import Array
+from npvgg.rounding import check_finite
 from npvgg.testing.bounds.shares import within
 from npvgg.testing.bounds.tiles import check_tile
 from npvgg.testing.bounds.walk import normalisation_error, walk
 from npvgg.testing.packs import manifest as manifests
 from npvgg.testing.trace import Probe, at_level, checked_images, operations, probe
-from npvgg.tools.certificate import check_finite
 from npvgg.weights import build, metadata
 
 Named = TypeVar("Named")

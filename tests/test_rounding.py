@@ -1,0 +1,44 @@
+"""Unit roundoffs, γ_n and units of the last place, against fractions and the numbers themselves."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from npvgg import WeightsError
+from npvgg.rounding import FLOAT16_SMALLEST_NORMAL, UNITS, check_finite, gamma, ulp
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "float16"])
+def test_the_unit_is_half_of_the_distance_from_1_to_the_next_number(name):
+    assert UNITS[name] == float(np.finfo(name).eps) / 2
+
+
+def test_bfloat16_is_float32_without_its_lower_half():
+    assert UNITS["bfloat16"] == UNITS["float32"] * 2**16
+
+
+def test_the_smallest_normal_half():
+    assert np.finfo(np.float16).smallest_normal == FLOAT16_SMALLEST_NORMAL
+
+
+@pytest.mark.parametrize("n", [1, 2, 9 * 2560 + 3, 10**6])
+def test_gamma_is_what_n_roundings_amount_to_at_most(n):
+    u = Fraction(1, 2**24)
+    assert gamma(n) == pytest.approx(float(n * u / (1 - n * u)), rel=1e-15)
+    assert (1 + u) ** min(n, 3000) - 1 <= Fraction(gamma(min(n, 3000)))
+
+
+def test_a_unit_of_the_last_place_is_the_distance_to_the_next_float32():
+    for value in (1.0, 1.5, 2.0, 1e-40, 3e38):
+        assert ulp(value) == float(np.nextafter(np.float32(value), np.float32(np.inf))) - float(
+            np.float32(value)
+        )
+    assert np.isfinite(ulp(1e300))  # a float64 truth may be beyond float32
+
+
+def test_what_overflows_is_named():
+    check_finite(np.ones(3), "stem")
+    for bad in (np.nan, np.inf):
+        with pytest.raises(WeightsError, match="stem: the activations overflow float32"):
+            check_finite(np.array([1, bad], np.float32), "stem")
