@@ -1,9 +1,6 @@
-import json
-
 import pytest
 
 from npvgg.errors import ArgumentError, WeightsError
-from npvgg.formats import untrusted
 from npvgg.formats.untrusted import MAX_BYTES, blaming, checked_numel, path_text, shown
 
 
@@ -71,29 +68,3 @@ def test_a_path_that_is_none_is_an_argument_error():
         with pytest.raises(ArgumentError, match="path: expected"):
             path_text(path)
     assert path_text("a\nb") == r"'a\nb'"
-
-
-@pytest.mark.parametrize(
-    ("data", "match"),
-    [
-        (b"[1]", r"a JSON object, got \[1\]"),
-        (b"", "expected JSON"),
-        (b"{", "expected JSON"),
-        (b'{"a": 1, "a": 1}', "unique names"),
-        (b'{"a": NaN}', "numbers, got NaN"),
-        (b'{"a": -Infinity}', "numbers, got -Infinity"),
-        (b'{"a": ' + b"1" * 30 + b"}", "19 digits"),
-        (b"\xff\xfe\xfd", "expected JSON"),
-        (b'{"a": ' + b"[" * 900_000, "expected JSON"),
-        (b" " * 1_000_001, "at most 1000000 bytes"),
-    ],
-    ids=lambda value: repr(value[:20]),
-)
-def test_json_of_a_stranger_is_refused_with_its_name(data, match):
-    with pytest.raises(WeightsError, match=rf"^card: .*{match}"):
-        untrusted.json_object(data, "card", 1_000_000)
-
-
-def test_json_of_a_stranger_is_read():
-    want = {"a": [1, -(10**18), 0.5], "b": {"c": None}}
-    assert untrusted.json_object(json.dumps(want).encode(), "card", 100) == want

@@ -15,7 +15,7 @@ Source: github.com/huggingface/safetensors, README "Format" and safetensors/src/
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from npvgg.errors import WeightsError
 from npvgg.formats import bfloat16
 from npvgg.formats.files import read_into
+from npvgg.formats.jsontext import parse_object
 from npvgg.formats.untrusted import MAX_BYTES, MAX_NAME, checked_numel, shown
 
 Tensors = dict[str, NDArray[Any]]
@@ -102,8 +103,10 @@ def _header_size(file: BinaryIO, size: int) -> int:
 
 def _parse_header(header: bytes, data_size: int) -> tuple[list[Entry], dict[str, str]]:
     """The entries in the order of their bytes, and the metadata, once every rule holds."""
-    table = strict_json(header)
-    metadata = _checked_metadata(table.pop("__metadata__", {}))
+    if not header.startswith(b"{"):
+        raise WeightsError(f"header: expected it to begin with '{{', got {shown(header[:16])}")
+    table = parse_object(header, "header", MAX_HEADER, numbers="natural")
+    metadata = checked_metadata(table.pop("__metadata__", {}))
     if len(table) > MAX_TENSORS:
         raise WeightsError(f"expected at most {MAX_TENSORS} tensors, got {len(table)}")
     entries = [_checked_entry(name, fields) for name, fields in table.items()]
@@ -122,56 +125,14 @@ def _parse_header(header: bytes, data_size: int) -> tuple[list[Entry], dict[str,
     return entries, metadata
 
 
-def strict_json(header: bytes) -> dict[str, Any]:
-    """The header as a dict; stricter than `json.loads`, which allows much that JSON does not."""
-    if not header.startswith(b"{"):
-        raise WeightsError(f"header: expected it to begin with '{{', got {shown(header[:16])}")
-    try:
-        table = json.loads(
-            header.decode("utf-8"),
-            object_pairs_hook=_without_duplicates,
-            parse_int=_natural_number,
-            parse_float=_no_such_number,
-            parse_constant=_no_such_number,
-        )
-    except WeightsError:
-        raise
-    except RecursionError:
-        raise WeightsError("header: expected JSON of three levels, got deep nesting") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise WeightsError(f"header: expected JSON in UTF-8, got {shown(str(error))}") from None
-    if not isinstance(table, dict):  # unreachable while '{' begins it; a guard, not a rule
-        raise WeightsError("header: expected a JSON object")
-    return table
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise WeightsError(f"header: expected unique names, got {shown(twice)} twice")
-    return table
-
-
-def _natural_number(digits: str) -> int:
-    # 19 digits hold every offset; int() of a long text is quadratic; and "-0" is a float in JSON.
-    if len(digits) > 19 or digits.startswith("-"):
-        raise WeightsError(f"header: expected numbers of 0 or more, got {shown(digits)}")
-    return int(digits)
-
-
-def _no_such_number(text: str) -> NoReturn:
-    raise WeightsError(f"header: expected integers only, got {shown(text)}")
-
-
-def _checked_metadata(metadata: object) -> dict[str, str]:
+def checked_metadata(metadata: object, what: str = "__metadata__") -> dict[str, str]:
+    """Return a file's metadata: texts under names, in Unicode. Raises WeightsError."""
     if not isinstance(metadata, dict):
-        raise WeightsError(f"__metadata__: expected an object of strings, got {shown(metadata)}")
+        raise WeightsError(f"{what}: expected an object of strings, got {shown(metadata)}")
     for text in (*metadata.keys(), *metadata.values()):
         if not isinstance(text, str):
-            raise WeightsError(f"__metadata__: expected strings, got {shown(text)}")
-        check_text(text, "__metadata__")
+            raise WeightsError(f"{what}: expected strings, got {shown(text)}")
+        check_text(text, what)
     return metadata
 
 
@@ -252,7 +213,7 @@ def _header(table: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[
     """The padded JSON header; it must pass the rules that reading demands."""
     header: dict[str, Any] = {}
     if metadata:
-        header["__metadata__"] = dict(sorted(_checked_metadata(dict(metadata)).items()))
+        header["__metadata__"] = dict(sorted(checked_metadata(dict(metadata)).items()))
     end = 0
     for name, (dtype, shape) in table.items():
         begin, itemsize = end, np.dtype(DTYPES[dtype]).itemsize

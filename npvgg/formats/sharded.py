@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from npvgg.errors import WeightsError
+from npvgg.formats.jsontext import parse_object
 from npvgg.formats.safetensorsfile import MAX_TENSORS
-from npvgg.formats.untrusted import json_object, shown
+from npvgg.formats.untrusted import shown
 
 MAX_INDEX = 4 * 2**20
 MAX_SHARDS = 100
@@ -27,7 +28,7 @@ def recognised(head: bytes) -> bool:
 
 def parse(data: bytes) -> dict[str, str]:
     """The map of an index: name of a tensor → name of its file. Raises WeightsError."""
-    places = json_object(data, "index", MAX_INDEX).get("weight_map")
+    places = parse_object(data, "index", MAX_INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise WeightsError("index: expected a 'weight_map' from tensors to files, got none")
     if len(places) > MAX_TENSORS or len(set(map(str, places.values()))) > MAX_SHARDS:

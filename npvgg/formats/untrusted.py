@@ -4,11 +4,9 @@ Text from a file is shown quoted, escaped and cut; sizes are multiplied with a l
 complaint about a file leaves as one `WeightsError` that begins with the file's name.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
-from typing import Any, NoReturn
 
 from npvgg.errors import ArgumentError, WeightsError
 
@@ -98,37 +96,3 @@ def checked_numel(shape: Sequence[int], itemsize: int, what: str) -> int:
                 f"{what}: expected at most {MAX_BYTES} bytes, got the shape {shown(list(shape))}"
             )
     return 0 if 0 in shape else span // itemsize
-
-
-def json_object(data: bytes | str, what: str, limit: int) -> dict[str, Any]:
-    """The JSON object that a stranger wrote, of at most `limit` bytes, each key once.
-
-    Integers have at most 19 digits (`int` of a long text is quadratic); NaN and Infinity, which
-    Python would read and JSON does not have, are refused. Raises WeightsError, which names `what`.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) != len(pairs):
-            raise WeightsError(f"{what}: expected unique names")
-        return table
-
-    def integer(digits: str) -> int:
-        if len(digits) > 20:
-            raise WeightsError(f"{what}: expected integers of at most 19 digits")
-        return int(digits)
-
-    def refuse(text: str) -> NoReturn:
-        raise WeightsError(f"{what}: expected numbers, got {text}")
-
-    if len(data) > limit:
-        raise WeightsError(f"{what}: expected at most {limit} bytes, got {len(data)}")
-    try:
-        value = json.loads(data, object_pairs_hook=unique, parse_int=integer, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(f"{what}: expected JSON, got {shown(str(error))}") from None
-    if not isinstance(value, dict):
-        raise WeightsError(f"{what}: expected a JSON object, got {shown(value)}")
-    return value

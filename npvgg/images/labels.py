@@ -6,7 +6,6 @@ assets/LICENSES.md); a tag's own configuration, or a user's list, goes before th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,7 +13,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npvgg.errors import ArgumentError
+from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats.jsontext import parse
 from npvgg.formats.untrusted import shown
 
 _IMAGENET_1K = Path(__file__).parent.parent / "assets" / "imagenet_1k.tsv"
@@ -93,9 +93,9 @@ def _from_lines(text: str) -> list[_Entry]:
 
 def _from_json(text: str, where: str) -> list[_Entry]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ArgumentError(f"{where}: expected JSON, got {error}") from None
+        value = parse(text, "", MAX_BYTES)
+    except WeightsError as error:
+        raise ArgumentError(f"{where}: {error}") from None
     items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
     entries: list[_Entry] = []
     for key, item in items:

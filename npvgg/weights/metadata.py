@@ -22,7 +22,8 @@ from typing import Any
 from npvgg.config import RepVGGConfig
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats.files import sha256
-from npvgg.formats.untrusted import json_object, shown
+from npvgg.formats.jsontext import parse_object
+from npvgg.formats.untrusted import shown
 from npvgg.version import __version__
 
 MAX_ENTRY = 2**20
@@ -106,5 +107,5 @@ def pretrained_cfg_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    value = json_object(metadata[key], f"weights: the file's metadata {key!r}", MAX_ENTRY)
+    value = parse_object(metadata[key], f"weights: the file's metadata {key!r}", MAX_ENTRY)
     return {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}

@@ -27,7 +27,8 @@ from npvgg.data import (
 )
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats.files import open_regular
-from npvgg.formats.untrusted import blaming, json_object, shown
+from npvgg.formats.jsontext import parse_object
+from npvgg.formats.untrusted import blaming, shown
 from npvgg.variants import VARIANTS, canonical_name
 
 MAX_CONFIG = 4 * 2**20
@@ -88,7 +89,7 @@ def parse(data: bytes, classes: int | None = None, channels: int | None = None) 
         from the network that was fine-tuned. Names of as many classes as the file says, and not of
         as many as there are, are left out
     """
-    outer = json_object(data, "config", MAX_CONFIG)
+    outer = parse_object(data, "config", MAX_CONFIG)
     inner = _object(outer.get("pretrained_cfg", outer), "pretrained_cfg")
     args = _object(outer.get("model_args") or {}, "model_args")
     architecture = _architecture(outer.get("architecture") or inner.get("architecture"))

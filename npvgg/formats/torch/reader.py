@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 
 from npvgg.errors import WeightsError
 from npvgg.formats.files import read_into
-from npvgg.formats.safetensorsfile import DTYPES, MAX_TENSORS, Tensors, check_text, strict_json
+from npvgg.formats.jsontext import parse_object
+from npvgg.formats.safetensorsfile import (
+    DTYPES,
+    MAX_HEADER,
+    MAX_TENSORS,
+    Tensors,
+    check_text,
+    checked_metadata,
+)
 from npvgg.formats.torch import tensor
 from npvgg.formats.torch.pickled import parse
 from npvgg.formats.torch.records import DICT, Name, Outside, Record, is_name
@@ -102,7 +110,8 @@ def _read_zip(file: BinaryIO, size: int, wrapper: str | None) -> Contents:
         byteorder = "<" if text == b"little" else ">"
     metadata = {}
     if f"{folder}/{METADATA}" in archive.members:
-        metadata = _texts(strict_json(bytes(archive.read(f"{folder}/{METADATA}", 2**20))))
+        text = bytes(archive.read(f"{folder}/{METADATA}", MAX_HEADER))
+        metadata = checked_metadata(parse_object(text, METADATA, MAX_HEADER), METADATA)
 
     def storages(key: str) -> NDArray[np.uint8]:
         if (name := f"{folder}/data/{key}") not in archive.members:
@@ -336,9 +345,3 @@ def _described(value: Any) -> str:
 
 def _word(key: Any) -> str:
     return key if isinstance(key, str) and key.isprintable() and len(key) <= 200 else shown(key)
-
-
-def _texts(table: dict[str, Any]) -> dict[str, str]:
-    if not all(isinstance(value, str) for value in table.values()):
-        raise WeightsError(f"{METADATA}: expected texts only")
-    return table

@@ -14,7 +14,6 @@ matters where arrays are matched by order.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ import numpy as np
 from npvgg.errors import WeightsError
 from npvgg.formats import checkpoint, npyfile
 from npvgg.formats.files import open_regular, read_into
+from npvgg.formats.jsontext import parse_object
 from npvgg.formats.untrusted import MAX_BYTES, MAX_NAME, blaming, checked_numel, shown
 from npvgg.ops import Array
 
@@ -162,26 +162,7 @@ def _json(file: BinaryIO, size: int) -> dict[str, Any]:
         raise WeightsError(f"expected JSON of at most {MAX_JSON} bytes, got {size}")
     data = bytearray(size)
     read_into(file, memoryview(data))
-    try:
-        value = json.loads(
-            data.decode("utf-8-sig"), parse_int=float, object_pairs_hook=_without_duplicates
-        )
-    except RecursionError:
-        raise WeightsError("expected JSON of a few levels, got deep nesting") from None
-    except ValueError as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(f"expected JSON in UTF-8, got {shown(str(error))}") from None
-    if not isinstance(value, dict):
-        raise WeightsError(f"expected a JSON object of arrays, got {shown(value)}")
-    return value
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise WeightsError("expected JSON with unique names, got one twice")
-    return table
+    return parse_object(data, "", MAX_JSON, numbers="real")
 
 
 def _from_json(table: dict[str, Any]) -> Iterator[tuple[str, Array]]:

@@ -45,8 +45,6 @@ Named = TypeVar("Named")
 MANIFEST, README = "manifest.json", "README.md"
 TENSORS, BOUNDS = "tensors.safetensors", "bounds.safetensors"
 WEIGHTS = {form: f"weights.{form}.safetensors" for form in ("train", "deploy")}
-MAX_MANIFEST = 2**24
-"""Bytes of a manifest at most; that of repvgg_d2se, operation by operation, has 3e5."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,7 +131,7 @@ class Pack:
         """
         folder = Path(path)
         with blaming(folder / MANIFEST), open_regular(folder / MANIFEST) as file:
-            manifest = manifests.parse(file.read(MAX_MANIFEST))
+            manifest = manifests.parse(file.read(manifests.MAX_MANIFEST + 1))
             config = manifests.config_of(manifest)
         for name in _files_of(manifest):
             if sha256(folder / name) != manifest["files"].get(name):
@@ -261,7 +259,7 @@ def _is_pack(folder: Path) -> bool:
     """Tell a folder that holds a pack and nothing else."""
     try:
         with open_regular(folder / MANIFEST) as file:
-            names = _files_of(manifests.parse(file.read(MAX_MANIFEST)))
+            names = _files_of(manifests.parse(file.read(manifests.MAX_MANIFEST + 1)))
     except (OSError, WeightsError):
         return False
     return set(os.listdir(folder)) <= {*names, MANIFEST, README}
