@@ -234,7 +234,7 @@ class RepVGG:
         """Write the weights as safetensors in timm's naming, all or nothing.
 
         form: "train" or "deploy"; the model's own by default. Deploy form cannot be unfolded.
-        dtype: "float16", "float32" or "float64" on disk; the model's own by default
+        dtype: "float32", "float16", "bfloat16" or "float64" on disk; the model's own by default
         The file's metadata states network, configuration, form and data configuration, so that
         `create_model(weights=path)` needs nothing else.
 
@@ -246,8 +246,9 @@ class RepVGG:
                 f"path: expected a name in .safetensors, got {fspath(path)!r} "
                 "(npvgg.tools.convert writes .pth, npvgg.export.writer .onnx)"
             )
-        if dtype not in (None, "float16", "float32", "float64"):
-            raise ArgumentError(f"dtype: expected float16, float32 or float64, got {dtype!r}")
+        if dtype not in (None, *checkpoint.CASTS):
+            known = ", ".join(checkpoint.CASTS)
+            raise ArgumentError(f"dtype: expected one of {known}, got {dtype!r}")
         if form not in (None, "train", "deploy"):
             raise ArgumentError(f"form: expected 'train' or 'deploy', got {form!r}")
         network = self.network
@@ -258,7 +259,10 @@ class RepVGG:
                 "form: a folded network cannot be unfolded; make the model from train-form weights "
                 "with reparameterize=False, then save form='train'"
             )
-        tensors = {name: _stored(name, t, dtype) for name, t in build.flatten(network).items()}
+        tensors = build.flatten(network)
+        for name, tensor in tensors.items():
+            if dtype and not checkpoint.holds(dtype, name, tensor):
+                raise ArgumentError(f"dtype: {dtype} cannot hold the values of {name}")
         described = metadata.describe(
             self.name,
             self.config,
@@ -267,7 +271,7 @@ class RepVGG:
             fold=self._fold() if network.form == "deploy" else None,
         )
         checkpoint.save_safetensors(
-            path, tensors, described | metadata.origin(), overwrite=overwrite
+            path, tensors, described | metadata.origin(), dtype=dtype, overwrite=overwrite
         )
 
     def _fold(self) -> str | None:
@@ -318,15 +322,6 @@ class FeatureNet:
     def __call__(self, x: Array) -> list[Array]:
         """Give the maps, the largest first: x (N, C, H, W) → [(N, K, P, Q), …]."""
         return self.model.forward_intermediates(x, self.out_indices, intermediates_only=True)
-
-
-def _stored(name: str, tensor: Array, dtype: str | None) -> Array:
-    with np.errstate(over="ignore", under="ignore"):
-        stored = tensor.astype(dtype or tensor.dtype)
-    vanished = name.endswith("running_var") and ((stored == 0) & (tensor > 0)).any()
-    if vanished or not np.isfinite(stored).all():
-        raise ArgumentError(f"dtype: {dtype} cannot hold the values of {name}")
-    return stored
 
 
 def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:

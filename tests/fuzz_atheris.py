@@ -68,7 +68,7 @@ def read_header(data):
 
 
 def safetensors_file():
-    return b"".join(map(bytes, safetensorsfile.write_chunks(ARRAYS, {"format": "pt"}, None)))
+    return safetensorsfile.serialized(ARRAYS, {"format": "pt"}, None)
 
 
 TARGETS = {

@@ -46,7 +46,8 @@ def test_the_name_of_a_file_does_not_matter(tmp_path, tensors):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "stored"), [(None, "F32"), ("f32", "F32"), ("f16", "F16"), ("bf16", "BF16")]
+    ("dtype", "stored"),
+    [(None, "F32"), ("float32", "F32"), ("float16", "F16"), ("bfloat16", "BF16")],
 )
 def test_saving_in_other_dtypes(tmp_path, tensors, dtype, stored):
     checkpoint.save_safetensors(tmp_path / "a", tensors, dtype=dtype)
@@ -54,7 +55,7 @@ def test_saving_in_other_dtypes(tmp_path, tensors, dtype, stored):
     assert got.stored["stem.conv.weight"] == stored
     assert got.stored["stem.bn.num_batches_tracked"] == "I64"
     want, name = tensors["stem.conv.weight"], "stem.conv.weight"
-    assert got.tensors[name].dtype == (np.float16 if dtype == "f16" else np.float32)
+    assert got.tensors[name].dtype == (np.float16 if dtype == "float16" else np.float32)
     half_step = {"F32": 0, "F16": 2.0**-11, "BF16": 2.0**-8}[stored]  # relative, round to nearest
     assert np.all(abs(got.tensors[name] - want) <= half_step * abs(want) + 2.0**-25)
     assert (got.tensors[name] != want).any() == (half_step > 0)
@@ -62,7 +63,7 @@ def test_saving_in_other_dtypes(tmp_path, tensors, dtype, stored):
 
 def test_an_unknown_dtype_is_an_argument_error(tmp_path):
     with pytest.raises(ArgumentError, match="dtype: expected"):
-        checkpoint.save_safetensors(tmp_path / "a", {}, dtype="float16")
+        checkpoint.save_safetensors(tmp_path / "a", {}, dtype="f16")
 
 
 def test_overwriting_must_be_asked_for(tmp_path, tensors):
@@ -79,7 +80,7 @@ def test_a_bad_tensor_leaves_the_old_file(tmp_path, tensors):
     checkpoint.save_safetensors(path, tensors)
     bad = {"fine": np.zeros(3, np.float32), "huge": np.array([1, 7e4], np.float32)}
     with pytest.raises(WeightsError, match=r"a: tensor 'huge': .* got 70000\.0 at \[1\]"):
-        checkpoint.save_safetensors(path, bad, dtype="f16", overwrite=True)
+        checkpoint.save_safetensors(path, bad, dtype="float16", overwrite=True)
     assert_same(checkpoint.load(path), tensors)
     assert os.listdir(tmp_path) == ["a"]
 

@@ -50,7 +50,7 @@ def test_train_becomes_deploy_with_the_same_answer(source, tmp_path, rng):
 
 
 def test_the_new_file_says_where_it_comes_from(source, tmp_path):
-    convert(source, tmp_path / "a.safetensors", form="deploy", fold_dtype="f32")
+    convert(source, tmp_path / "a.safetensors", form="deploy", fold_dtype="float32")
     metadata = checkpoint.load_with_metadata(tmp_path / "a.safetensors").metadata
     assert metadata["npvgg.source"] == "train.safetensors"
     assert metadata["npvgg.source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
@@ -101,7 +101,9 @@ def test_the_original_s_names_on_request(source, tmp_path, rng):
         np.testing.assert_array_equal(got[name], array)
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [("f16", "F16"), ("bf16", "BF16"), ("f32", "F32")])
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [("float16", "F16"), ("bfloat16", "BF16"), ("float32", "F32")]
+)
 def test_half_precision_is_asked_for_and_then_kept(source, tmp_path, dtype, stored):
     convert(source, tmp_path / "half.safetensors", dtype=dtype)
     convert(tmp_path / "half.safetensors", tmp_path / "same.pth")
@@ -155,7 +157,7 @@ def test_a_named_network_keeps_the_file_s_classes(tmp_path):
         ("a.pth", {"form": "fused"}, ArgumentError, "form: expected"),
         ("a.pth", {"naming": "candle"}, ArgumentError, "naming: expected"),
         ("a.pth", {"dtype": "f8"}, ArgumentError, "dtype: expected"),
-        ("a.pth", {"fold_dtype": "f16"}, ArgumentError, "fold_dtype: expected"),
+        ("a.pth", {"fold_dtype": "float16"}, ArgumentError, "fold_dtype: expected"),
         ("a.pth", {"model": "repvgg_b0", "form": "deploy"}, WeightsError, r"train\.safetensors: "),
         ("a.pth", {"model": "repvgg_z9", "form": "deploy"}, ArgumentError, "repvgg_z9"),
         ("a.pth", {"wrapper": "model"}, WeightsError, "'model'"),

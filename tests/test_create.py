@@ -174,7 +174,7 @@ def test_a_saved_file_says_how_it_was_folded_if_that_is_known(tmp_path):
     tiny.model(reparameterize=False).save(train)
     assert fold_of(create_model(weights=train, reparameterize=False)) is None
     assert fold_of(create_model(weights=train)) == "float64"
-    convert(train, deploy, form="deploy", fold_dtype="f32")
+    convert(train, deploy, form="deploy", fold_dtype="float32")
     assert fold_of(create_model(weights=deploy)) == "float32"
     tensors = checkpoint.load(deploy)
     assert fold_of(create_model("repvgg_a0", weights=tensors, **tiny.keywords())) is None
@@ -208,7 +208,7 @@ def test_what_cannot_be_saved_is_refused_and_leaves_the_old_file(tmp_path):
     for refused, options, message in (
         (model, {"form": "train"}, "form: a folded network cannot be unfolded"),
         (model, {"form": "fused"}, "form: expected 'train' or 'deploy', got 'fused'"),
-        (model, {"dtype": "int8"}, "dtype: expected float16, float32 or float64, got 'int8'"),
+        (model, {"dtype": "int8"}, "dtype: expected one of float64, .*, got 'int8'"),
         (huge, {"dtype": "float16"}, "dtype: float16 cannot hold the values of head.fc.bias"),
         (vanishing, {"dtype": "float16"}, "float16 cannot hold .* stem.conv_1x1.bn.running_var"),
     ):
@@ -245,7 +245,7 @@ def lying_file(tmp_path):
         ("config", "{}", "not a configuration"),
         ("config", "[]", "expected a JSON object"),
         ("config", "{", "expected JSON"),
-        ("config", "[" * 100_000, "expected JSON"),
+        ("config", "[" * 100_000, "a nesting of at most 32"),
         ("config", '{"depths": [1], "widths": [4], "__class__": 1}', "not a configuration"),
         ("config", '{"depths": [1], "widths": [0]}', "not a configuration: widths"),
         ("config", '{"depths": [1000000000], "widths": [4]}', "not a configuration"),

@@ -146,7 +146,7 @@ def test_converting_a_folder_keeps_what_its_config_says(model_folder, rng):
     (model_folder / "config.json").write_text(json.dumps(config))
     want = create_model(weights=model_folder, engine="reference", dtype="float64")
     x = tiny.photos(want, rng)
-    for options in ({}, {"form": "deploy"}, {"naming": "original"}, {"dtype": "f32"}):
+    for options in ({}, {"form": "deploy"}, {"naming": "original"}, {"dtype": "float32"}):
         out = model_folder.parent / "out.safetensors"
         convert(model_folder, out, overwrite=True, **options)
         got = create_model(weights=out, engine="reference", dtype="float64")

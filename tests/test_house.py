@@ -50,6 +50,7 @@ GUESTS = {
     "numba": "engines.",
     "llvmlite": "engines.",
     "huggingface_hub": "hub.client",
+    "safetensors": "formats.safetensorsfile",
     # whose modules are run to be compared
     "torch": "testing.comparison.runners testing.comparison.factories",
     "onnx": "export.graph testing.comparison.runners",
@@ -63,6 +64,7 @@ LATE_GUESTS = {
     "scipy",
     "PIL",
     "huggingface_hub",
+    "safetensors",
     "torch",
     "onnx",
     "onnxruntime",

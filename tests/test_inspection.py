@@ -69,7 +69,7 @@ def test_a_training_checkpoint(tmp_path):
 
 def test_half_precision_and_deploy_form(tmp_path):
     arrays = npvgg.create_model("repvgg_nano").state_dict()
-    report = inspect(saved(tmp_path / "a.safetensors", arrays, dtype="bf16"))
+    report = inspect(saved(tmp_path / "a.safetensors", arrays, dtype="bfloat16"))
     assert report["dtypes"] == {"BF16": len(arrays)}
     assert report["form"] == "deploy"
     assert "variance" not in report["blocks"][0]

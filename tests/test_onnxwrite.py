@@ -277,7 +277,7 @@ def test_every_map_of_every_block_can_be_read_by_its_name(tmp_path, rng):
 
 @needs_onnx
 def test_a_converted_file_says_what_it_is(source, tmp_path):
-    _, done = convert_to_onnx(source, tmp_path / "a.onnx", fold_dtype="f32")
+    _, done = convert_to_onnx(source, tmp_path / "a.onnx", fold_dtype="float32")
     said = metadata(tmp_path / "a.onnx")
     assert said == done.metadata
     assert said["npvgg.version"] == npvgg.__version__
@@ -363,7 +363,7 @@ def test_a_converted_file_is_the_exported_model(source, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize("fold_dtype", ["f64", "f32"])
+@pytest.mark.parametrize("fold_dtype", ["float64", "float32"])
 def test_both_folds_are_those_of_convert(source, tmp_path, fold_dtype):
     from onnx.numpy_helper import to_array
 
@@ -476,7 +476,7 @@ def test_the_command(source, tmp_path, capfd):
     ("target", "arguments", "match"),
     [
         ("a.onnx", ["--form", "train"], "--form: expected deploy for .onnx, got train"),
-        ("a.onnx", ["--dtype", "f16"], "--dtype: expected f32 for .onnx, got f16"),
+        ("a.onnx", ["--dtype", "f16"], "--dtype: expected float32 for .onnx, got float16"),
         ("a.onnx", ["--naming", "original"], "--naming: only for .safetensors and .pth"),
         ("a.pth", ["--softmax"], "--softmax: only for .onnx"),
         ("a.pth", ["--dynamic-size"], "--dynamic-size: only for .onnx"),

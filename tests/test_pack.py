@@ -426,8 +426,9 @@ def drop_a_tensor(data):
     ("file", "change", "says"),
     [
         ("manifest.json", lambda data: b"\xff", "manifest.json: expected JSON in UTF-8"),
-        ("manifest.json", lambda data: b"[]", '"format": "npvgg-conformance"'),
-        ("manifest.json", lambda data: b"[" * 10**5, "expected JSON in UTF-8"),
+        ("manifest.json", lambda data: b"[]", "expected a JSON object"),
+        ("manifest.json", lambda data: b"{}", '"format": "npvgg-conformance"'),
+        ("manifest.json", lambda data: b"[" * 10**5, "a nesting of at most 32"),
         ("manifest.json", in_manifest(format="other"), '"format": "npvgg-conformance"'),
         ("manifest.json", in_manifest(version=2), "expected version 1, got 2"),
         ("manifest.json", in_manifest(form="both"), "form: expected one of"),

@@ -39,7 +39,7 @@ def entry(dtype="F32", shape=(1,), offsets=(0, 4)):
 
 
 def write(tensors, metadata=None, cast=None):
-    return b"".join(safetensorsfile.write_chunks(tensors, metadata or {}, cast))
+    return safetensorsfile.serialized(tensors, metadata or {}, cast)
 
 
 def random_tensors(rng):
@@ -73,10 +73,66 @@ def test_golden_bytes():
     assert read(GOLDEN).stored == {"bias": "F32"}
 
 
-@pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"é\n\x1f": '"\\\x7f'}])
-def test_what_we_write_equals_the_library_byte_for_byte(metadata):
+ORDER = ["U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "I8", "U8", "BOOL"]
+
+
+def by_the_description(tensors, kinds, metadata):
+    """A file as the format's description has it: widest first, then by name, 8-byte header."""
+    order = sorted(tensors, key=lambda name: (ORDER.index(kinds[name]), name.encode()))
+    header = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    data = b""
+    for name in order:
+        array = tensors[name]
+        raw = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        offsets = [len(data), len(data) + len(raw)]
+        header[name] = entry(kinds[name], array.shape, offsets)
+        data += raw
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"format": "pt"}, {"é\n\x1f": '"\\\x7f'}, {key: key for key in "qwertyuiop"}],
+)
+def test_what_is_written_is_what_the_description_says(metadata):
+    """The library writes; its bytes, with the metadata in order, are those of the description."""
     tensors = random_tensors(np.random.default_rng(1))
-    assert write(tensors, metadata) == safetensors.numpy.save(tensors, metadata or None)
+    got = write(tensors, metadata)
+    assert got == by_the_description(tensors, read(got).stored, metadata)
+    assert_same(safetensors.numpy.load(got), tensors)
+    assert read(got).metadata == metadata
+
+
+def test_older_versions_of_the_library_are_given_bytes(monkeypatch):
+    """Before it had TensorSpec it took a dict; the oldest-versions run has such a one."""
+    want, taken = write({"x": np.arange(3.0)}), {}
+
+    def serialize(table, metadata=None):
+        taken.update(table)
+        return want
+
+    monkeypatch.delattr(safetensors, "TensorSpec", raising=False)
+    monkeypatch.setattr(safetensors, "serialize", serialize)
+    assert write({"x": np.arange(3.0)}) == want
+    data = np.arange(3.0).tobytes()
+    assert taken == {"x": {"dtype": "float64", "shape": (3,), "data": data}}
+
+
+def test_the_library_s_refusal_is_our_error(monkeypatch):
+    def refuse(*_, **__):
+        raise safetensors.SafetensorError("no room")
+
+    monkeypatch.setattr(safetensors, "serialize", refuse)
+    with pytest.raises(WeightsError, match="the safetensors library cannot write it: no room"):
+        write({"x": np.ones(1)})
+
+
+def test_a_variance_that_would_vanish_is_an_error():
+    with pytest.raises(WeightsError, match=r"running_var': expected values within F16, got 1e-09"):
+        write({"bn.running_var": np.array([1.0, 1e-9])}, cast="F16")
+    write({"bn.running_var": np.array([1.0, 0.0]), "bn.bias": np.array([1e-9])}, cast="F16")
 
 
 def test_what_the_library_writes_we_read():
@@ -117,7 +173,7 @@ def test_bfloat16_becomes_float32():
     assert got.tensors["x"].dtype == np.float32
 
 
-@pytest.mark.parametrize("cast", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("cast", ["F64", "F32", "F16", "BF16"])
 def test_casts_touch_floats_only(cast):
     values = np.linspace(-3, 3, 7)
     tensors = {"d": values, "h": values.astype("f2"), "i": np.arange(3), "s": np.array(1.1)}
@@ -127,7 +183,7 @@ def test_casts_touch_floats_only(cast):
         raw = write({"d": values}, cast=cast)[-14:]
         assert raw == narrow(values).tobytes()
     else:
-        want = values.astype({"F32": np.float32, "F16": np.float16}[cast])
+        want = values.astype({"F64": np.float64, "F32": np.float32, "F16": np.float16}[cast])
         np.testing.assert_array_equal(got.tensors["d"], want)
 
 
@@ -167,7 +223,7 @@ def test_bfloat16_overflow_is_an_error():
 )
 def test_what_could_not_be_read_back_is_not_written(tensors, metadata, match):
     with pytest.raises(WeightsError, match=match):
-        safetensorsfile.write_chunks(tensors, metadata, None)
+        safetensorsfile.serialized(tensors, metadata, None)
 
 
 GOOD = {"a": entry(), "b": entry("F32", [2], [4, 12])}

@@ -81,7 +81,7 @@ def test_a_file_is_identical_to_itself_in_any_container_and_naming(files, tmp_pa
     assert report["runs"][0]["logits"]["absolute"] == 0
 
 
-@pytest.mark.parametrize("fold", ["f64", "f32"])
+@pytest.mark.parametrize("fold", ["float64", "float32"])
 def test_a_fold_is_the_same_network_and_its_precision_is_named(files, tmp_path, fold):
     train, _ = files
     convert.convert(train, tmp_path / "d.safetensors", form="deploy", fold_dtype=fold)
@@ -93,7 +93,7 @@ def test_a_fold_is_the_same_network_and_its_precision_is_named(files, tmp_path, 
         assert report["runs"][0]["logits"]["same_top_k"]
 
 
-@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("form", [None, "deploy"])
 def test_half_precision_is_the_same_up_to_rounding(files, tmp_path, dtype, form):
     train, _ = files

@@ -62,7 +62,9 @@ def test_equal_input_gives_equal_bytes_in_the_order_of_the_dict():
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [("f32", "F32"), ("f16", "F16"), ("bf16", "BF16")])
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [("float32", "F32"), ("float16", "F16"), ("bfloat16", "BF16")]
+)
 def test_casting_is_that_of_safetensors(tmp_path, dtype, stored, rng):
     tensors = {"w": rng.standard_normal((4, 5)), "n": np.array(7)}
     checkpoint.save_pth(tmp_path / "a.pth", tensors, dtype=dtype)
@@ -85,7 +87,7 @@ def test_transposed_arrays_are_written_in_c_order(tmp_path):
         ({"w": np.zeros(3, complex)}, {}, WeightsError, "'w': expected numbers"),
         ({"w": [1]}, {}, WeightsError, "'w': expected an array"),
         ({"": np.zeros(3)}, {}, WeightsError, "names"),
-        ({"w": np.array([7e4])}, {"dtype": "f16"}, WeightsError, r"got 70000\.0 at \[0\]"),
+        ({"w": np.array([7e4])}, {"dtype": "float16"}, WeightsError, r"got 70000\.0 at \[0\]"),
         ({}, {"dtype": "f64"}, ArgumentError, "dtype: expected"),
     ],
 )

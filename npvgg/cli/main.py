@@ -212,12 +212,18 @@ def _add_convert(verbs: Any) -> None:
     parser.add_argument(
         "--naming", choices=("timm", "original"), help="whose names the tensors get"
     )
-    parser.add_argument("--dtype", choices=("f32", "f16", "bf16"), help="the file's own by default")
+    parser.add_argument(
+        "--dtype",
+        type=_dtype,
+        choices=("float32", "float16", "bfloat16", "float64"),
+        help="the file's own by default (f32, f16, bf16 and f64 will do)",
+    )
     parser.add_argument(
         "--fold-dtype",
-        choices=("f64", "f32"),
-        default="f64",
-        help="f64 rounds once (f64); f32 rounds every step, as timm does",
+        type=_dtype,
+        choices=("float64", "float32"),
+        default="float64",
+        help="float64 rounds once (float64); float32 rounds every step, as timm does",
     )
     parser.add_argument("--model", metavar="NAME", help="the network, where IN does not tell")
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
@@ -473,6 +479,12 @@ def _natural(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text!r}")
     return int(text)
+
+
+def _dtype(text: str) -> str:
+    """Read a dtype's name, long or short: "float16", "f16"."""
+    short = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+    return short.get(text, text)
 
 
 def _positive(text: str) -> int:

@@ -55,14 +55,14 @@ def convert(args: argparse.Namespace) -> int:
         f"{args.target}: {kind + ' form, ' if kind else ''}{len(done.tensors)} tensors, "
         f"{count:,} numbers"
         + (f", folded in {fold}" if fold not in (None, "none") else "")
-        + (f", rounded to {done.dtype}" if done.dtype in ("f16", "bf16") else "")
+        + (f", rounded to {done.dtype}" if done.dtype in ("float16", "bfloat16") else "")
     )
     return OK
 
 
 def _convert_to_onnx(args: argparse.Namespace) -> int:
     _refuse_options(args, {"naming": None}, ".safetensors and .pth")
-    for option, only in (("form", "deploy"), ("dtype", "f32")):
+    for option, only in (("form", "deploy"), ("dtype", "float32")):
         if (value := getattr(args, option)) not in (None, only):
             raise ArgumentError(f"--{option}: expected {only} for .onnx, got {value}")
     source, done = writer.convert_to_onnx(

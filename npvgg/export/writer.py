@@ -27,7 +27,7 @@ from npvgg.formats.files import atomic_write
 from npvgg.formats.untrusted import blaming, shown
 from npvgg.images.labels import labels_for
 from npvgg.model import RepVGG
-from npvgg.tools import convert
+from npvgg.reparam import FOLDS
 from npvgg.weights import metadata
 
 PREPROCESSINGS = ("uint8-nhwc", "uint8-nchw", "float-nhwc", "float-nchw")
@@ -50,7 +50,7 @@ def convert_to_onnx(
     target: str | os.PathLike[str],
     *,
     model: str | None = None,
-    fold_dtype: str = "f64",
+    fold_dtype: str = "float64",
     wrapper: str | None = None,
     dynamic_size: bool = False,
     softmax: bool = False,
@@ -64,10 +64,8 @@ def convert_to_onnx(
     The weights are float32, folded in float64 and rounded once. Raises ArgumentError, WeightsError.
     """
     import_onnx()
-    if fold_dtype not in convert.FOLD_DTYPES:
-        raise ArgumentError(
-            f"fold_dtype: expected one of {tuple(convert.FOLD_DTYPES)}, got {fold_dtype!r}"
-        )
+    if fold_dtype not in FOLDS:
+        raise ArgumentError(f"fold_dtype: expected one of {tuple(FOLDS)}, got {fold_dtype!r}")
     _check_vacant(target, overwrite)
     loaded = checkpoint.load_with_metadata(source, wrapper=wrapper)
     with blaming(source):
@@ -76,7 +74,7 @@ def convert_to_onnx(
         )
     done = _write(
         exact, target, np.dtype(np.float32), metadata.origin(*loaded.files),
-        fold=convert.FOLD_DTYPES[fold_dtype], dynamic_size=dynamic_size, softmax=softmax,
+        fold=fold_dtype, dynamic_size=dynamic_size, softmax=softmax,
         preprocess=preprocess, overwrite=overwrite,
     )  # fmt: skip
     return loaded, done

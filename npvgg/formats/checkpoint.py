@@ -23,7 +23,8 @@ from npvgg.formats.untrusted import MAX_BYTES, blaming, shown
 
 Tensors = dict[str, NDArray[Any]]
 
-CASTS = {None: None, "f32": "F32", "f16": "F16", "bf16": "BF16"}
+CASTS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""The floating-point types in which tensors can be stored, in safetensors' words."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,14 @@ def save_safetensors(
 ) -> None:
     """The tensors become a safetensors file, at once and whole; equal input gives equal bytes.
 
-    dtype: "f32", "f16" or "bf16" rounds the floating-point tensors to nearest, ties to even (the
-    integers stay); None stores each as it is. A finite value that the dtype cannot hold, an
-    existing file without `overwrite`, and a full disk are WeightsErrors that leave the old file.
+    dtype: one of `CASTS` rounds the floating-point tensors to nearest, ties to even (the integers
+    stay); None stores each as it is. A finite value that the dtype cannot hold, a variance that it
+    would make 0, an existing file without `overwrite`, and a full disk are WeightsErrors that leave
+    the old file.
     """
     with blaming(path):
-        chunks = safetensorsfile.write_chunks(tensors, metadata or {}, _cast(dtype))
-        atomic_write(path, chunks, overwrite=overwrite)
+        data = safetensorsfile.serialized(tensors, metadata or {}, _cast(dtype))
+        atomic_write(path, data, overwrite=overwrite)
 
 
 def save_pth(
@@ -212,9 +214,14 @@ def save_pth(
 
 
 def _cast(dtype: str | None) -> str | None:
-    if dtype not in CASTS:
-        raise ArgumentError(f"dtype: expected None, 'f32', 'f16' or 'bf16', got {shown(dtype)}")
-    return CASTS[dtype]
+    if dtype is not None and dtype not in CASTS:
+        raise ArgumentError(f"dtype: expected one of {', '.join(CASTS)}, got {shown(dtype)}")
+    return None if dtype is None else CASTS[dtype]
+
+
+def holds(dtype: str, name: str, array: NDArray[Any]) -> bool:
+    """Return whether a dtype of `CASTS` can hold a tensor: no infinity, no variance of 0 is new."""
+    return safetensorsfile.unheld(name, array, CASTS[dtype]) is None
 
 
 def check_values(tensors: Mapping[str, NDArray[Any]]) -> None:

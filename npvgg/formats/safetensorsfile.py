@@ -1,20 +1,20 @@
-"""CUSTOMS, first desk: the safetensors format, read and written here, by one strict parser.
+"""The safetensors format: read by one strict parser of ours, written by the library.
 
     file = N (8 bytes, little-endian) · header (N bytes of JSON) · data
     header = {name: {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]},
               "__metadata__": {str: str}}
 
 The tensors cover the data without a hole or an overlap, little-endian, in C order.
-The `safetensors` library reads what this room writes and judges it in the tests, but does not sit
-in the path: it accepts what its own specification forbids (duplicate names, a space before the
-brace, unknown fields, entries that are lists), it cannot read BF16 into NumPy, and two parsers for
-one file, one that checks and one that loads, are how scanners are deceived.
+The `safetensors` library writes. It does not read: it accepts what its own specification forbids
+(duplicate names, a space before the brace, unknown fields, entries that are lists), it cannot read
+BF16 into NumPy, and two parsers for one file, one that checks and one that loads, are how scanners
+are deceived. In the tests each is held against the other.
 
 Source: github.com/huggingface/safetensors, README "Format" and safetensors/src/tensor.rs.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -33,7 +33,6 @@ MAX_HEADER = 2**20
 
 MAX_TENSORS = 10_000
 
-# In the order in which the library stores them: widest first, so that all stay aligned.
 DTYPES = {
     "U64": "<u8",
     "I64": "<i8",
@@ -49,7 +48,6 @@ DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
-RANK = {name: rank for rank, name in enumerate(DTYPES)}
 
 
 class Entry(NamedTuple):
@@ -183,50 +181,65 @@ def _decode(data: NDArray[np.uint8], entry: Entry) -> NDArray[Any]:
     return bfloat16.widen(array) if entry.dtype == "BF16" else array
 
 
-def write_chunks(
+def serialized(
     tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], cast: str | None
-) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file, one chunk for the header and one for each tensor.
+) -> bytes:
+    """Return the bytes of a safetensors file, as the safetensors library makes them.
 
-    Equal to the library's byte for byte: tensors by dtype (widest first) then name, the header
-    padded with spaces to a multiple of 8; metadata sorted by key, so equal input gives equal files.
-    cast: the dtype, "F32" "F16" or "BF16", in which the floating-point tensors are stored
-    Every tensor is checked before the first chunk is given out. Raises WeightsError.
+    The library orders tensors by dtype, widest first, then by name, and pads the header to a
+    multiple of 8 bytes. It writes the metadata in the order of a hash table, another one each time;
+    here they are put in the order of their names, so that equal input gives equal bytes.
+
+    cast: the dtype, "F32" "F16" "BF16" or "F64", in which floating-point tensors are stored
+    Raises WeightsError for what could not be read back.
     """
     kinds = {name: stored_dtype(name, array, cast) for name, array in tensors.items()}
-    order = sorted(tensors, key=lambda name: (RANK[kinds[name]], name.encode()))
-    header = _header({name: (kinds[name], tensors[name].shape) for name in order}, metadata)
-    for name in order:
+    metadata = checked_metadata(dict(metadata))
+    size = 0
+    for name, array in tensors.items():
+        itemsize = np.dtype(DTYPES[kinds[name]]).itemsize
+        size += checked_numel(array.shape, itemsize, f"tensor {shown(name)}") * itemsize
         if cast:
-            check_range(name, tensors[name], kinds[name])
-
-    def chunks() -> Iterator[bytes | memoryview]:
-        yield len(header).to_bytes(8, "little") + header
-        for name in order:
-            if tensors[name].size:
-                yield encode(tensors[name], kinds[name]).data.cast("B")
-
-    return chunks()
-
-
-def _header(table: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """The padded JSON header; it must pass the rules that reading demands."""
-    header: dict[str, Any] = {}
-    if metadata:
-        header["__metadata__"] = dict(sorted(checked_metadata(dict(metadata)).items()))
-    end = 0
-    for name, (dtype, shape) in table.items():
-        begin, itemsize = end, np.dtype(DTYPES[dtype]).itemsize
-        end += checked_numel(shape, itemsize, f"tensor {shown(name)}") * itemsize
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER or end > MAX_BYTES or len(table) > MAX_TENSORS:
+            check_range(name, array, kinds[name])
+    if size > MAX_BYTES or len(tensors) > MAX_TENSORS:
         raise WeightsError(
-            f"expected at most {MAX_TENSORS} tensors, {MAX_HEADER} bytes of header and {MAX_BYTES} "
-            f"of data, got {len(table)}, {len(text)} and {end}"
+            f"expected at most {MAX_TENSORS} tensors and {MAX_BYTES} bytes of data, "
+            f"got {len(tensors)} and {size}"
         )
-    return text
+    encoded = {name: (kinds[name], encode(array, kinds[name])) for name, array in tensors.items()}
+    data = _by_the_library(encoded, metadata)
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER:
+        raise WeightsError(f"expected at most {MAX_HEADER} bytes of header, got {length}")
+    return _in_order(data, length) if len(metadata) > 1 else data
+
+
+def _by_the_library(
+    encoded: Mapping[str, tuple[str, NDArray[Any]]], metadata: dict[str, str]
+) -> bytes:
+    """Serialize arrays, each with its dtype, as `encode` made them."""
+    import safetensors
+
+    spec = getattr(safetensors, "TensorSpec", None)  # older ones take a dict that holds bytes
+    table: Any = {}
+    for name, (kind, array) in encoded.items():
+        what = {"dtype": "bfloat16" if kind == "BF16" else array.dtype.name, "shape": array.shape}
+        if spec is None:
+            table[name] = what | {"data": array.tobytes()}
+        else:
+            table[name] = spec(**what, data_ptr=array.ctypes.data, data_len=array.nbytes)
+    try:
+        return bytes(safetensors.serialize(table, metadata=metadata or None))
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise WeightsError(f"the safetensors library cannot write it: {error}") from None
+
+
+def _in_order(data: bytes, length: int) -> bytes:
+    """Return the bytes of a file with its metadata in the order of their names."""
+    table = json.loads(data[8 : 8 + length])
+    table["__metadata__"] = dict(sorted(table["__metadata__"].items()))
+    text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+    return data[:8] + text.ljust(length) + data[8 + length :]
 
 
 def stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
@@ -246,17 +259,28 @@ def stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
 
 
 def check_range(name: str, array: NDArray[Any], stored: str) -> None:
-    """A finite value that would become an infinity is an error, not a rounding."""
-    if array.dtype.kind != "f":
-        return
-    became_infinite = np.isinf(_narrowed(array, stored)) & ~np.isinf(array)
-    if became_infinite.any():
-        index = np.unravel_index(int(np.argmax(became_infinite)), array.shape)
-        where = tuple(map(int, index))
+    """Raise WeightsError for a finite value that would become an infinity, and a variance 0.
+
+    That would be an error, not a rounding.
+    """
+    if (where := unheld(name, array, stored)) is not None:
         raise WeightsError(
             f"tensor {shown(name)}: expected values within {stored}, "
             f"got {float(array[where])!r} at {list(where)}"
         )
+
+
+def unheld(name: str, array: NDArray[Any], stored: str) -> tuple[int, ...] | None:
+    """Return where a tensor has a number that the stored dtype cannot hold, or None."""
+    if array.dtype.kind != "f":
+        return None
+    rounded = _narrowed(array, stored)
+    lost = np.isinf(rounded) & ~np.isinf(array)
+    if name.rpartition(".")[2] == "running_var":
+        lost |= (rounded == 0) & (array > 0)
+    if not lost.any():
+        return None
+    return tuple(map(int, np.unravel_index(int(np.argmax(lost)), array.shape)))
 
 
 def _narrowed(array: NDArray[Any], stored: str) -> NDArray[Any]:
@@ -272,4 +296,4 @@ def encode(array: NDArray[Any], stored: str) -> NDArray[Any]:
     if stored == "BF16":
         array = bfloat16.narrow(array)
     with np.errstate(under="ignore"):  # subnormals round to zero; overflow was checked
-        return np.ascontiguousarray(array, dtype=DTYPES[stored])
+        return np.asarray(array, dtype=DTYPES[stored], order="C")

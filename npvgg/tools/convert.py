@@ -25,12 +25,12 @@ from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
 from npvgg.formats.untrusted import blaming
 from npvgg.ops import Array
+from npvgg.reparam import FOLDS
 from npvgg.weights import build, keymap, metadata
 from npvgg.weights.identity import Identity, identify
 
 FORMS = ("deploy", "train")
 NAMINGS = ("timm", "original")
-FOLD_DTYPES = {"f32": "float32", "f64": "float64"}
 WRITERS = {
     ".safetensors": checkpoint.save_safetensors,
     ".pth": checkpoint.save_pth,
@@ -57,7 +57,7 @@ def convert(
     form: str | None = None,
     naming: str | None = None,
     dtype: str | None = None,
-    fold_dtype: str = "f64",
+    fold_dtype: str = "float64",
     wrapper: str | None = None,
     overwrite: bool = False,
 ) -> Converted:
@@ -66,8 +66,9 @@ def convert(
     model: the network, where the file's names and shapes do not tell
     form: "deploy" folds train-form weights; None keeps the form
     naming: "timm" or "original"; None keeps the names
-    dtype: "f32", "f16" or "bf16", that of the floating-point tensors; None keeps that of the file
-    fold_dtype: "f64" folds in float64 and rounds once, "f32" rounds every step as timm does
+    dtype: "float32", "float16", "bfloat16" or "float64", that of the floating-point tensors; None
+        keeps that of the file
+    fold_dtype: "float64" folds in float64 and rounds once, "float32" rounds every step as timm does
     wrapper: as in `checkpoint.load`
 
     Raises ArgumentError, WeightsError; an existing target stays unless `overwrite`.
@@ -80,7 +81,7 @@ def convert(
         )
     for what, value, allowed in (
         ("form", form, (None, *FORMS)), ("naming", naming, (None, *NAMINGS)),
-        ("fold_dtype", fold_dtype, tuple(FOLD_DTYPES)),
+        ("fold_dtype", fold_dtype, tuple(FOLDS)),
     ):  # fmt: skip
         if value not in allowed:
             raise ArgumentError(f"{what}: expected one of {allowed}, got {value!r}")
@@ -126,7 +127,9 @@ def _common_dtype(loaded: Checkpoint) -> str | None:
     Reading widened bfloat16, and folding works on float32: what was half becomes half again.
     """
     floating = set(loaded.stored.values()) & {"F64", "F32", "F16", "BF16"}
-    return {"F16": "f16", "BF16": "bf16"}.get(floating.pop()) if len(floating) == 1 else None
+    return (
+        {"F16": "float16", "BF16": "bfloat16"}.get(floating.pop()) if len(floating) == 1 else None
+    )
 
 
 def _rebound(
@@ -138,7 +141,7 @@ def _rebound(
     network = build.build_network(loaded.tensors, found.config, precision)
     fold = None
     if form == "deploy" and network.form == "train":
-        fold = FOLD_DTYPES[fold_dtype]
+        fold = fold_dtype
         network = network.reparameterized(fold)
     elif form == "train" and network.form == "deploy":
         raise ArgumentError("form: a folded network cannot be unfolded, and this file is deploy")

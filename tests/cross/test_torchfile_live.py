@@ -125,7 +125,7 @@ def test_a_file_without_checksums_is_refused_with_the_reason(tmp_path):
         checkpoint.load(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("cast", [None, "f32", "f16", "bf16"])
+@pytest.mark.parametrize("cast", [None, "float32", "float16", "bfloat16"])
 def test_torch_opens_what_npvgg_writes(tmp_path, cast):
     arrays = {
         name: numpy_of(tensor)
@@ -140,7 +140,9 @@ def test_torch_opens_what_npvgg_writes(tmp_path, cast):
         if cast is None:
             np.testing.assert_array_equal(got[name].numpy(), array)
         elif array.dtype.kind == "f":
-            kind = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[cast]
+            kind = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[
+                cast
+            ]
             assert torch.equal(got[name], torch.from_numpy(array).to(kind))
         assert got[name].is_contiguous()
         assert got[name].dtype.is_floating_point == (array.dtype.kind == "f")

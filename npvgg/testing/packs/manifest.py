@@ -94,7 +94,7 @@ def parse(text: bytes) -> dict[str, Any]:
 
     Raises WeightsError.
     """
-    manifest = parse_object(text, "manifest", MAX_MANIFEST)
+    manifest = parse_object(text, "", MAX_MANIFEST)
     if manifest.get("format") != FORMAT:
         raise WeightsError(f'expected "format": "{FORMAT}"')
     if manifest.get("version") != VERSION:

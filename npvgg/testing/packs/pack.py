@@ -252,7 +252,7 @@ def _named(table: Mapping[str, Named], name: str, argument: str = "name") -> Nam
 
 
 def _safetensors(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    return b"".join(safetensorsfile.write_chunks(arrays, metadata, None))
+    return safetensorsfile.serialized(arrays, metadata, None)
 
 
 def _is_pack(folder: Path) -> bool:
