@@ -27,8 +27,8 @@ from npvgg.pages.parts import (
     Table,
 )
 from npvgg.reparam import BatchNorm, ConvBN, FusedConv, fuse_conv_bn, identity_kernel
+from npvgg.rounding import gamma
 from npvgg.testing.bounds.gates import BN_ROUNDINGS
-from npvgg.testing.bounds.rounding import gamma
 
 SHOWN = 64
 """Channels of the grids that are drawn."""
