@@ -83,11 +83,22 @@ class CookToom:
         return self.m * self.stride
 
 
-def filter_matrices(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Derive (Aᵀ, G, Bᵀ) of F(m, taps) with stride 1, as the module's text says."""
-    if m + taps - 2 not in POINTS:
+def filter_matrices(
+    m: int, taps: int, points: tuple[Fraction, ...] | None = None
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Derive (Aᵀ, G, Bᵀ) of F(m, taps) with stride 1, as the module's text says.
+
+    points: the m + taps − 2 finite ones, each once; those of `POINTS` by default
+    Raises ArgumentError.
+    """
+    if points is None and m + taps - 2 not in POINTS:
         raise ArgumentError(f"m, taps: expected 2 … {len(POINTS) + 1} products, got F({m}, {taps})")
-    finite = POINTS[m + taps - 2]
+    finite = POINTS[m + taps - 2] if points is None else points
+    if len(finite) != m + taps - 2 or len(set(finite)) != len(finite):
+        raise ArgumentError(
+            f"points: expected {m + taps - 2} finite points for F({m}, {taps}), each once (∞ is "
+            f"there by itself), got {', '.join(map(str, finite))}"
+        )
     bt, scales = [], []
     for i, point in enumerate(finite):
         others = finite[:i] + finite[i + 1 :]

@@ -42,16 +42,17 @@ def winograd_error(
     The tiles begin at the first output.
     """
     errors = [
-        _tiled_error(x, mass, weight, rule, cook_toom(m, stride), groups)
+        tiled_error(x, mass, weight, rule, cook_toom(m, stride), groups)
         for m in range(2, largest + 1)
     ]
     worst: Array = np.maximum.reduce(errors)
     return worst
 
 
-def _tiled_error(
+def tiled_error(
     x: Array, mass: Array, weight: Array, rule: Rule, f: CookToom, groups: int
 ) -> Array:
+    """How far one algorithm may be off; the rest as of `winograd_error`."""
     at, g, bt = (as_array(matrix) for matrix in (f.at, f.g, f.bt))
     size = [output_size(side, f.stride) for side in x.shape[2:]]
     absolute = _products(
