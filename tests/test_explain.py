@@ -1,6 +1,10 @@
 """The lessons: their numbers, held against what was computed in another way; their words."""
 
 import json
+import subprocess
+import sys
+from importlib import import_module
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -8,9 +12,11 @@ import tiny
 
 import npvgg
 from npvgg import explain
+from npvgg.cli import explain as cli
 from npvgg.cli.main import main
 from npvgg.config import expand
 from npvgg.errors import ArgumentError
+from npvgg.explain import subject
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +163,256 @@ def test_a_lesson_prints_itself_and_gives_json(told, nano):
     assert json.loads(told("fold", "stages.0.1", "--json")) == json.loads(
         json.dumps(explain.fold(nano, "stages.0.1").as_json())
     )
+
+
+# --- identities -----------------------------------------------------------------------------------
+
+
+def test_the_six_identities_hold_in_integers_and_fail_without_their_condition():
+    lesson = explain.identities()
+    assert len(lesson.identities) == 6
+    for one in lesson.identities:
+        assert one.equal, one.name
+        np.testing.assert_array_equal(one.apart, one.folded, err_msg=one.name)
+        np.testing.assert_array_equal(one.apart, np.round(one.apart), err_msg=one.name)
+        assert one.wrong_numbers == np.count_nonzero(one.wrong != one.apart) > 0, one.name
+
+
+def test_only_the_ring_is_wrong_where_zeros_are_put_around_too_late():
+    ring = explain.identities().ring
+    border = np.ones((6, 6), bool)
+    border[1:-1, 1:-1] = False
+    np.testing.assert_array_equal(ring != 0, border)
+
+
+# --- pixel ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plain", "groups", "output-stride-8"])
+def test_one_number_is_that_of_the_loops(name, rng):
+    model = tiny.model(name, reparameterize=False)
+    lesson = explain.pixel(model, photo(rng), "stages.1.1", 5, (2, 3))
+    x = subject.image(model, photo(rng))[0]
+    assert lesson.at == (2, 3)
+    assert lesson.channel == 5
+    total = sum(window.sum for window in lesson.windows) + lesson.rest + lesson.bias
+    assert lesson.before == pytest.approx(total, rel=1e-12)
+    assert lesson.output == max(lesson.before, 0)
+    assert lesson.output == pytest.approx(lesson.of_the_engine, rel=1e-4, abs=1e-4)
+    assert x.shape[1] == 3
+    for window in lesson.windows:
+        by_hand = sum(
+            float(window.patch[r, s]) * float(window.kernel[r, s])
+            for r in range(3)
+            for s in range(3)
+        )
+        assert window.sum == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_a_pixel_outside_is_refused(nano):
+    with pytest.raises(ArgumentError, match=r"at, row: expected 0 … 31, got 32"):
+        explain.pixel(nano, at=(32, 0))
+    attentive = tiny.model("se")
+    with pytest.raises(ArgumentError, match=r"without attention.*network, fold and photo"):
+        explain.pixel(attentive)
+
+
+# --- im2col ---------------------------------------------------------------------------------------
+
+
+def test_columns_times_kernels_are_the_convolution(nano):
+    lesson = explain.im2col(nano)
+    np.testing.assert_array_equal(lesson.y, lesson.direct)
+    x, columns = lesson.x, lesson.columns
+    for c, r, s, p, q in np.ndindex(2, 3, 3, 4, 4):
+        row, column = p + r - 1, q + s - 1
+        inside = 0 <= row < 4 and 0 <= column < 4
+        want = x[c, row, column] if inside else 0
+        assert columns[9 * c + 3 * r + s, 4 * p + q] == want
+    assert lesson.used.sum() == np.count_nonzero(np.ones_like(columns[:9])) - 44
+    assert lesson.largest.column_bytes == 4 * 9 * 32 * 32 * 32
+
+
+# --- winograd -------------------------------------------------------------------------------------
+
+
+def test_the_matrices_of_the_usual_points_are_those_of_the_paper():
+    """Lavin & Gray, arXiv:1509.09308, section 4.1, up to the scale of rows."""
+    numbers = explain.winograd(points=["0", "1", "-1"]).as_json()
+    assert (numbers["m"], numbers["r"], numbers["multiplications"]) == (2, 3, 16)
+    assert numbers["direct_multiplications"] == 36
+    assert numbers["points"] == ["0", "1", "-1"]
+    assert numbers["at"] == [["1", "1", "1", "0"], ["0", "1", "-1", "1"]]
+    assert numbers["g"] == [
+        ["-1", "0", "0"], ["1/2", "1/2", "1/2"], ["1/2", "-1/2", "1/2"], ["0", "0", "1"],
+    ]  # fmt: skip
+    assert numbers["bt"] == [
+        ["-1", "0", "1", "0"], ["0", "1", "1", "0"], ["0", "-1", "1", "0"], ["0", "-1", "0", "1"],
+    ]  # fmt: skip
+    assert 0 < numbers["error"] < numbers["bound"]
+
+
+def test_the_errors_of_tiles_are_within_their_bounds_and_worse_points_are_worse():
+    lesson = explain.winograd(m=4, points=[0, 1, 2, 3, 4])
+    assert all(0 < row.share_of_bound < 0.05 for row in lesson.measured)
+    ours = next(row for row in lesson.measured if row.m == 4 and row.points == "ours")
+    assert lesson.error > 10 * ours.error
+    assert lesson.proved == 6 * 3
+
+
+def test_tiles_cover_a_map_and_throw_away_what_is_beyond(nano):
+    last = explain.winograd(nano, m=4).tilings[-1]
+    assert (last.side, last.tiles, last.computed, last.thrown_away) == ((7, 7), (2, 2), 64, 15)
+    assert last.per_output == pytest.approx(4 * 36 / 49)
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ("0,1,1", r"expected 3 finite points for F\(2, 3\), each once"),
+        ("0,inf,1", "expected finite numbers such as"),
+        ("0,x,1", "got 'x'"),
+        ("0,1", "m: expected 2 … 6"),
+    ],
+)
+def test_points_that_make_no_filter_are_refused(points, said):
+    with pytest.raises(ArgumentError, match=said):
+        explain.winograd(points=points.split(","))
+
+
+# --- photo ----------------------------------------------------------------------------------------
+
+
+def test_the_cells_and_the_bias_are_the_logit(nano):
+    numbers = explain.photo(nano).as_json()
+    cells = [value for row in numbers["class_map"] for value in row]
+    assert sum(cells) + numbers["bias"] == pytest.approx(numbers["logit"], abs=5e-6)
+    assert numbers["topk"][0]["name"] == "cat"
+    assert numbers["class"] == numbers["topk"][0]["index"] == 3
+    assert np.shape(numbers["class_map"]) == (4, 4)
+    assert [block["name"] for block in numbers["blocks"]][:2] == ["stem", "stages.0.0"]
+    assert numbers["blocks"][-1]["shape"] == [256, 4, 4]
+    assert len(numbers["blocks"][0]["strongest"]) == 6
+
+
+def test_the_class_that_is_asked_for_is_shown(nano, told):
+    numbers = json.loads(told("photo", "--class", "8", "--json"))
+    assert (numbers["class"], numbers["class_name"]) == (8, "ship")
+    assert "class: expected 0 … 9, got 10" in told("photo", "--class", "10", status=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("pool-max", "class map is untrue.*network, fold and pixel"),
+     ("pool-catavgmax", "class map is untrue"),
+     ("embedding", "expected a classifier.*can be shown")],
+)  # fmt: skip
+def test_a_class_map_that_would_be_untrue_is_refused(name, said):
+    with pytest.raises(ArgumentError, match=said):
+        explain.photo(tiny.model(name))
+
+
+# --- quantize -------------------------------------------------------------------------------------
+
+
+def test_folding_leaves_eight_bits_little_around_the_centre(nano):
+    lesson = explain.quantize(nano, "stages.0.1")
+    rows = {(row.of, row.per): row for row in lesson.kernels}
+    assert rows["folded", "tensor"].error_off_centre > 50 * rows["3×3", "tensor"].error_off_centre
+    assert rows["folded", "channel"].error_off_centre < rows["folded", "tensor"].error_off_centre
+    assert all(abs(sum(shares) - 1) < 1e-12 for shares in lesson.histogram.values())
+    branches, folded, _ = lesson.runs
+    assert folded.error > 2 * branches.error
+
+
+def test_eight_bits_are_255_levels_and_at_most_half_a_step_away(rng):
+    from npvgg.explain.quantize import eight_bits
+
+    w = rng.standard_normal((6, 5, 3, 3))
+    for per, step in (("tensor", np.abs(w).max() / 127), ("channel", None)):
+        step = np.abs(w).max((1, 2, 3), keepdims=True) / 127 if step is None else step
+        got = eight_bits(w, per)
+        levels = got / step
+        np.testing.assert_allclose(levels, np.round(levels), atol=1e-9)
+        assert np.abs(levels).max() == pytest.approx(127)
+        assert (np.abs(got - w) <= step / 2 * (1 + 1e-9)).all()
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def test_a_mistake_changes_what_it_is_about(nano):
+    lesson = explain.mistakes(nano, "branch-missing", "stages.0.1")
+    identity = next(made for made in lesson.mistakes if "identity" in made.says)
+    assert identity.says == "the identity branch is missing"
+    assert identity.error > 0.1
+    assert identity.error_map.shape == (32, 32)
+    one = explain.mistakes(nano, "identity-in-the-wrong-place", "stages.0.1").mistakes[0]
+    assert one.tensor == "stages.0.1.identity"
+    assert one.equation.startswith("y[n,k,p,q] = (x[n,k,p,q] − mean[k])")
+
+
+def test_an_unknown_mistake_is_refused(nano):
+    with pytest.raises(ArgumentError, match="got 'bias-mising'; there are bias-missing"):
+        explain.mistakes(nano, "bias-mising")
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def test_a_sum_of_branches_only_rescales_the_step_and_a_product_does_not():
+    plain, total, constants, product, norm = explain.training().ways
+    assert total.rate == pytest.approx(2 * plain.rate)
+    assert constants.rate == pytest.approx(5 * plain.rate)  # 2² + 1²
+    assert max(total.apart, constants.apart) < 1e-12
+    assert min(product.apart, norm.apart) > 0.1
+
+
+def test_the_gradients_of_the_toy_are_those_of_differences():
+    toy = import_module("npvgg.explain.training")  # the package's name is the function's
+    g_of = lambda w: toy.COVARIANCE @ (w - toy.TARGET)  # noqa: E731
+    loss = lambda w: 0.5 * (w - toy.TARGET) @ toy.COVARIANCE @ (w - toy.TARGET)  # noqa: E731
+    v, gamma = np.array([0.7, -0.4]), np.array([1.3])
+    back = toy._normed_gradient((v, gamma), g_of(toy._normed((v, gamma))))
+    h = 1e-6
+    for i in range(2):
+        e = h * np.eye(2)[i]
+        ends = (loss(toy._normed((v + s * e, gamma))) for s in (1, -1))
+        assert back[0][i] == pytest.approx(-np.subtract(*reversed([*ends])) / (2 * h), rel=1e-6)
+    ends = [loss(toy._normed((v, gamma + s * h))) for s in (1, -1)]
+    assert back[1][0] == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6)
+    assert back[0] @ v == pytest.approx(0, abs=1e-12)
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+def test_ten_questions_are_answered_by_numbers(nano):
+    lesson = explain.questions(nano)
+    text = lesson.as_text()
+    assert [f"{n}. {q}" in text for n, q in enumerate(lesson.questions, 1)] == [True] * 10
+    assert lesson.difference < 1e-5 < lesson.statistics
+    assert lesson.unfolded_apart < 1e-12
+
+
+# --- in Python and from the shell -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lesson", list(cli.LESSONS))
+def test_every_lesson_comes_from_the_shell_in_every_form(lesson, told, tmp_path):
+    pytest.importorskip("jinja2", reason="pages need Jinja2")
+    page, folder = tmp_path / "page.html", tmp_path / "drawings"
+    arguments = (lesson, *(["branch-missing"] if lesson == "mistakes" else []))  # not all: time
+    forms = ("--json", "--html", str(page), "--svg", str(folder))
+    assert json.loads(told(*arguments, *forms))
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert list(folder.iterdir())
+    for drawing in folder.iterdir():
+        ElementTree.parse(drawing)  # well-formed
+    assert "exists; --force replaces it" in told(*arguments, *forms, status=2)
+
+
+def test_importing_npvgg_does_not_load_the_lessons():
+    code = "import npvgg, npvgg.cli.main, sys; print('npvgg.explain' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "False"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from npvgg.create import create_model
@@ -39,6 +40,8 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make one lesson and show it."""
+    for option in ("html", "svg"):
+        _check_vacant(f"--{option}", getattr(args, option), args.force)
     lesson = LESSONS[args.lesson][2](args)
     if getattr(args, "csv", False):
         sys.stdout.write(lesson.as_csv())
@@ -49,32 +52,32 @@ def run(args: argparse.Namespace) -> int:
     elif not args.html and not args.svg:
         sys.stdout.write(lesson.as_text())
     if args.html:
-        _write(args.html, lesson.as_html(), args.force)
+        page = lesson.as_html().encode()
+        with _saying("--html", args.html):
+            atomic_write(args.html, page, overwrite=args.force)
     if args.svg:
-        _write_folder(args.svg, lesson.as_svg(), args.force)
+        files = {name: text.encode() for name, text in lesson.as_svg().items()}
+        if not files:
+            raise ArgumentError("--svg: this lesson has no picture; text and --html show it")
+        with _saying("--svg", args.svg):
+            write_folder(args.svg, files, overwrite=args.force)
     return OK
 
 
-def _write(path: str, text: str, force: bool) -> None:
-    try:
-        atomic_write(path, text.encode(), overwrite=force)
-    except FileExistsError:
-        raise ArgumentError(f"--html: {path} exists; --force replaces it") from None
-    except OSError as error:
-        raise ArgumentError(
-            f"--html: {path} cannot be written: {error.strerror or error}"
-        ) from None
+def _check_vacant(option: str, path: str | None, force: bool) -> None:
+    """Refuse at once what would be in the way after a long lesson."""
+    if path and os.path.lexists(path) and not force:
+        raise ArgumentError(f"{option}: {path} exists; --force replaces it")
 
 
-def _write_folder(path: str, files: dict[str, str], force: bool) -> None:
-    if not files:
-        raise ArgumentError("--svg: this lesson has no picture; its text and --html show it")
-    if Path(path).exists() and not force:
-        raise ArgumentError(f"--svg: {path} exists; --force replaces it")
+@contextmanager
+def _saying(option: str, path: str) -> Iterator[None]:
+    """Say what could not be written, and why."""
     try:
-        write_folder(path, {name: text.encode() for name, text in files.items()}, overwrite=force)
+        yield
     except OSError as error:
-        raise ArgumentError(f"--svg: {path} cannot be written: {error.strerror or error}") from None
+        why = error.strerror or error
+        raise ArgumentError(f"{option}: {path} cannot be written: {why}") from None
 
 
 def _model(args: argparse.Namespace) -> RepVGG:
@@ -90,6 +93,7 @@ def _model(args: argparse.Namespace) -> RepVGG:
 
 
 # --- The lessons ----------------------------------------------------------------------------------
+# `npvgg.explain` is loaded when a lesson is asked for, not before.
 
 
 def _network(args: argparse.Namespace) -> Any:
@@ -106,6 +110,60 @@ def _fold(args: argparse.Namespace) -> Any:
     return explain.fold(_model(args), args.block, args.channel, args.photo)
 
 
+def _identities(args: argparse.Namespace) -> Any:
+    from npvgg import explain
+
+    return explain.identities()
+
+
+def _pixel(args: argparse.Namespace) -> Any:
+    from npvgg import explain
+
+    return explain.pixel(_model(args), args.photo, args.block, args.channel, args.at)
+
+
+def _im2col(args: argparse.Namespace) -> Any:
+    from npvgg import explain
+
+    return explain.im2col(_model(args))
+
+
+def _winograd(args: argparse.Namespace) -> Any:
+    from npvgg import explain
+
+    return explain.winograd(_model(args), args.m, args.points)
+
+
+def _photo(args: argparse.Namespace) -> Any:
+    from npvgg import explain
+
+    return explain.photo(_model(args), args.photo, args.class_)
+
+
+def _quantize(args: argparse.Namespace) -> Any:
+    from npvgg import explain
+
+    return explain.quantize(_model(args), args.block, args.photo)
+
+
+def _mistakes(args: argparse.Namespace) -> Any:
+    from npvgg import explain
+
+    return explain.mistakes(_model(args), args.name, args.block, args.photo)
+
+
+def _training(args: argparse.Namespace) -> Any:
+    from npvgg import explain
+
+    return explain.training()
+
+
+def _questions(args: argparse.Namespace) -> Any:
+    from npvgg import explain
+
+    return explain.questions(_model(args), args.photo)
+
+
 def _network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-size", type=int, nargs=3, metavar=("C", "H", "W"), help="its own by default"
@@ -115,17 +173,79 @@ def _network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fold_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "block", nargs="?", help="a block: stem, stages.0.1 (the first with an identity branch)"
-    )
+    parser.add_argument("block", nargs="?", help=f"a block: stem, stages.0.1 ({FIRST})")
     _add_channel(parser)
     parser.add_argument("--photo", help="where branches and fold are compared (a cat)")
 
 
+def _pixel_options(parser: argparse.ArgumentParser) -> None:
+    _add_photo(parser)
+    _add_block(parser)
+    _add_channel(parser)
+    parser.add_argument(
+        "--at", type=_place, metavar="P,Q", help="row and column of the output (its largest number)"
+    )
+
+
+def _winograd_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--m", type=int, help="outputs of a tile along a side, 2 … 6 (4)")
+    parser.add_argument(
+        "--points",
+        type=lambda text: text.split(","),
+        metavar="A,B",
+        help="finite points, m + 1 of them, such as --points=0,1,-1,1/2 (the engine's)",
+    )
+
+
+def _photo_options(parser: argparse.ArgumentParser) -> None:
+    _add_photo(parser)
+    parser.add_argument(
+        "--class", type=int, dest="class_", metavar="C", help="whose map is shown (the likeliest)"
+    )
+
+
+def _quantize_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("block", nargs="?", help=f"a block: stem, stages.0.1 ({FIRST})")
+    parser.add_argument("--photo", help="on which the network is run (a cat)")
+
+
+def _mistakes_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="one mistake, in all its variants (all, once)")
+    _add_block(parser)
+    parser.add_argument("--photo", help="on which they are made (a cat)")
+
+
+def _questions_options(parser: argparse.ArgumentParser) -> None:
+    _add_photo(parser)
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+FIRST = "the first with an identity branch"
+
+
+def _add_photo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photo", nargs="?", help="a photo (a cat)")
+
+
+def _add_block(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--block", metavar="B", help=f"a block: stem, stages.0.1 ({FIRST})")
+
+
 def _add_channel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--channel", type=int, metavar="K", help="an output channel (that of the largest weight)"
+        "--channel", type=int, metavar="K", help="an output channel (the strongest)"
     )
+
+
+def _place(text: str) -> list[int]:
+    try:
+        row, column = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected row,column such as 3,5, got {text!r}") from None
+    return [row, column]
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -148,5 +268,19 @@ LESSONS: dict[str, tuple[str, Add, Callable[[argparse.Namespace], Any]]] = {
         "train and deploy form side by side, block by block", _network_options, _network,
     ),
     "fold": ("the branches of a block become one convolution", _fold_options, _fold),
+    "identities": (
+        "the six identities by which branches fold, and where they end", _no_options, _identities,
+    ),
+    "pixel": ("one output number, taken apart", _pixel_options, _pixel),
+    "im2col": ("windows become columns, a convolution one product", _no_options, _im2col),
+    "winograd": (
+        "fewer multiplications: derived, proved, counted, tiled, measured",
+        _winograd_options, _winograd,
+    ),
+    "photo": ("the way of a photo, and what decides its class", _photo_options, _photo),
+    "quantize": ("why eight bits are not enough for a folded kernel", _quantize_options, _quantize),
+    "mistakes": ("the mistakes that people make, each made once", _mistakes_options, _mistakes),
+    "training": ("why train branches, if they fold", _no_options, _training),
+    "questions": ("ten questions of learners, answered by numbers", _questions_options, _questions),
 }  # fmt: skip
 """What each is, its options, and how it is made."""

@@ -20,7 +20,7 @@ from npvgg.images.labels import labels_for
 from npvgg.model import RepVGG
 from npvgg.network import Block, Network
 from npvgg.ops import Array
-from npvgg.reparam import Branches
+from npvgg.reparam import Branches, FusedConv
 from npvgg.testing.trace import as_network
 
 PHOTO = ASSETS / "chelsea.png"
@@ -66,6 +66,14 @@ def branches_of(block: Block) -> Branches:
     if not isinstance(block.form, Branches):
         raise ArgumentError(f"block: expected branches, got {block.spec.name}, which is folded")
     return block.form
+
+
+def fused_of(block: Block) -> FusedConv:
+    """The one convolution of a block in either form."""
+    form = block.reparameterized().form
+    if isinstance(form, Branches):
+        raise ArgumentError(f"block: expected a convolution, got the branches of {block.spec.name}")
+    return form
 
 
 def index_below(name: str, value: int | None, count: int, default: int) -> int:

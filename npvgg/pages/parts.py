@@ -168,6 +168,8 @@ def alternative(picture: Picture) -> str:
 def described(values: Array) -> str:
     """A map in a sentence: its size, its ends and where they are."""
     rows, columns = values.shape
+    if not np.isfinite(values).any():
+        return f"{rows}×{columns} numbers, none of them finite."
     low, high = (
         np.unravel_index(int(f(values)), values.shape) for f in (np.nanargmin, np.nanargmax)
     )

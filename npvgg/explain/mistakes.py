@@ -1,0 +1,294 @@
+"""The mistakes that people make, each made once: what was done, what changes, what it looks like.
+
+The catalogue is that of `npvgg.testing.diagnosis`; here each mistake is made in one block (in the
+image, in the ending) and the network is run on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from npvgg.data import resolve_model_data_config
+from npvgg.engines.reference import forward_blocks
+from npvgg.errors import ArgumentError
+from npvgg.explain import subject
+from npvgg.explain.lesson import UNLISTED, Lesson
+from npvgg.model import RepVGG
+from npvgg.network import Block, Network
+from npvgg.ops import Array, softmax
+from npvgg.pages.parts import Document, Exercise, Formula, Heading, Heat, Paragraph, Part, Table
+from npvgg.testing.diagnosis.mistake import Mistake
+from npvgg.testing.diagnosis.mistaken_endings import ending
+from npvgg.testing.diagnosis.mistaken_images import Image
+from npvgg.testing.diagnosis.mistakes import BLOCK_MISTAKES, ENDING_MISTAKES, IMAGE_MISTAKES, names
+from npvgg.testing.diagnosis.recipe import Recipe, Replay, recipe
+from npvgg.testing.trace import operations
+
+Outcome = tuple[str, str, Array | None, Array]
+"""The first tensor that changes and its equation, the block's wrong output, the wrong logits."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """One mistake, made.
+
+    tensor, equation: the first tensor that it changes, and how that is computed if it is right
+    error: the largest error of the block's output (of the image's, or the logits'), over the
+        largest number of the right one
+    logits: the same of the logits      before, after: the likeliest class
+    error_map: (P, Q) the largest error over channels, where the output has the right shape
+    """
+
+    name: str
+    where: str
+    says: str
+    advice: str
+    tensor: str
+    equation: str
+    error: float
+    logits: float
+    before: str
+    after: str
+    probability: float
+    error_map: Array | None = field(default=None, metadata=UNLISTED)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MistakesLesson(Lesson):
+    """The gallery: every mistake that can be made in this block, or one of them."""
+
+    model: str
+    photo: str
+    block: str
+    top: str
+    probability: float
+    mistakes: tuple[Made, ...]
+    unseen: int
+    changed: int
+
+    def document(self) -> Document:
+        """A table of all, and each with its map."""
+        parts: list[Part] = [
+            Paragraph(
+                self.says(
+                    "Each is made once, in {block} of {model} where it is about blocks, on "
+                    "{photo}. Right, the network says {top}, {probability:.2%}. Of {count} "
+                    "mistakes {changed} change that answer; {unseen} leave the logits as they "
+                    "are to one part in a thousand, on this photo: a test on one answer misses "
+                    "them, a test of every tensor does not.",
+                    count=len(self.mistakes),
+                )
+            ),
+            Table(
+                ("mistake", "first wrong", "error there", "of the logits", "class"),
+                tuple(
+                    (m.name, m.tensor, f"{m.error:.2g}", f"{m.logits:.2g}",
+                     f"{m.after} {m.probability:.0%}")
+                    for m in self.mistakes
+                ),
+                "Errors are relative to the largest right number.",
+            ),
+        ]  # fmt: skip
+        for made in self.mistakes:
+            parts += [
+                Heading(made.name),
+                Paragraph(
+                    f"{made.says[0].upper() + made.says[1:]}. The first tensor that changes is "
+                    f"{made.tensor}, which should be:"
+                ),
+                Formula(made.equation),
+                Paragraph(
+                    f"Right: {made.before}; with the mistake: {made.after}, "
+                    f"{made.probability:.0%}. To mend it: {made.advice}."
+                ),
+            ]
+            if made.error_map is not None:
+                parts.append(
+                    Heat(
+                        {"error": made.error_map},
+                        f"Where {made.where} is wrong, the largest over its channels.",
+                        digits=-1,
+                    )
+                )
+        parts.append(
+            Exercise(
+                "Which of these would a test find that compares the class of one photo?",
+                self.says("{changed} of {count}.", count=len(self.mistakes)),
+            )
+        )
+        return Document(self.says("Mistakes in {block} of {model}"), tuple(parts))
+
+
+def mistakes(
+    model: RepVGG, name: str | None = None, block: str | None = None, photo: Any = None
+) -> MistakesLesson:
+    """Make each mistake of the catalogue once, and see what becomes of a photo.
+
+    name: one of them alone, in all its variants      block: where, "stages.0.1"
+
+    Raises ArgumentError, which names those that can be made; ImageError.
+    """
+    net = subject.network_of(model)
+    if net.head.weight is None or not net.head.global_pool:
+        raise ArgumentError("model: expected a classifier; network, fold and pixel can be shown")
+    chosen = subject.named(net, block)
+    x, title = subject.image(model, photo)
+    bench = _Bench(model, net, chosen, x)
+    known = names()
+    if name is not None and name not in known:
+        near = get_close_matches(name, known, n=3) or sorted(known)[:5]
+        raise ArgumentError(
+            f"name: expected a mistake of the catalogue, got {name!r}; there are "
+            f"{', '.join(near)}, … (`npvgg explain mistakes` lists all)"
+        )
+    made = tuple(bench.all(name))
+    if not made:
+        raise ArgumentError(
+            f"name: {name} cannot be made in {chosen.spec.name}; try another block, or all mistakes"
+        )
+    top, probability = bench.top(bench.logits)
+    return MistakesLesson(
+        model=model.name, photo=title, block=chosen.spec.name, top=top, probability=probability,
+        mistakes=made,
+        unseen=sum(m.logits < 1e-3 for m in made),
+        changed=sum(m.after != m.before for m in made),
+    )  # fmt: skip
+
+
+class _Bench:
+    """The right run, and wrong ones beside it."""
+
+    def __init__(self, model: RepVGG, net: Network, block: Block, x: Array) -> None:
+        self.model, self.net, self.block, self.x = model, net, block, x
+        places = [b.spec.name for b in net.blocks]
+        self.place = places.index(block.spec.name)
+        self.reads = subject.input_of(net, block.spec.name, x)
+        self.right = recipe(block)
+        self.replay = Replay({"x": self.reads}, np.float32)
+        self.ending = ending(net.head)
+        self.maps = list(forward_blocks(net.blocks, x))
+        self.output = self.maps[self.place]
+        self.logits = self._end(self.maps[-1])
+        self.operations = {o.name: o for o in operations(net)}
+
+    def all(self, name: str | None) -> Iterator[Made]:
+        """Every mistake, in its first variant that changes something; or one in all variants."""
+        tables: tuple[tuple[Any, Any, Any], ...] = (
+            (IMAGE_MISTAKES, self._image(), self._of_image),
+            (BLOCK_MISTAKES, self.right, self._of_block),
+            (ENDING_MISTAKES, self.ending, self._of_ending),
+        )
+        for catalogue, right, outcome in tables:
+            for mistake in catalogue:
+                if name in (None, mistake.name):
+                    for detail, wrong in mistake.variants(right):
+                        made = self._made(mistake, detail, outcome(wrong))
+                        if made is not None:
+                            yield made
+                            if name is None:
+                                break
+
+    def top(self, logits: Array) -> tuple[str, float]:
+        """The likeliest class and its probability."""
+        with np.errstate(all="ignore"):
+            probabilities = softmax(logits)[0]
+        if not np.isfinite(probabilities).all():
+            return "nothing: NaN", 0.0
+        best = int(probabilities.argmax())
+        return subject.class_name(self.model, best), float(probabilities[best])
+
+    def _made(self, mistake: Mistake[Any], detail: str, outcome: Outcome | None) -> Made | None:
+        if outcome is None:
+            return None
+        tensor, right, output, logits = outcome
+        truth = {"input": self.x, "logits": self.logits, "pool": self.logits}.get(
+            tensor, self.output
+        )
+        wrong = logits if output is None else output
+        fits = wrong.shape == truth.shape
+        error = np.abs(wrong.astype(np.float64) - truth) if fits else np.array([np.inf])
+        shape = logits.shape == self.logits.shape
+        away = np.abs(logits.astype(np.float64) - self.logits) if shape else np.array([np.inf])
+        where = {"input": "the image", "pool": "the logits", "logits": "the logits"}
+        after, probability = self.top(logits)
+        return Made(
+            name=mistake.name,
+            where=where.get(tensor, self.block.spec.name),
+            says=mistake.sentence(detail),
+            advice=mistake.advice,
+            tensor=tensor,
+            equation=right,
+            error=float(error.max() / np.abs(truth).max()),
+            logits=float(away.max() / np.abs(self.logits).max()),
+            before=self.top(self.logits)[0],
+            after=after,
+            probability=probability,
+            error_map=error.max((0, 1)) if fits and error.ndim == 4 else None,
+        )
+
+    def _image(self) -> Image:
+        cfg = resolve_model_data_config(self.model)
+        mean, std = cfg["mean"], cfg["std"]
+        return Image(mean, std) if len(mean) == 3 else Image()
+
+    def _of_image(self, wrong: Any) -> Outcome | None:
+        x = np.asarray(wrong(self.x), np.float32)
+        if x.shape[1] != self.x.shape[1] or np.array_equal(x, self.x):
+            return None
+        with np.errstate(all="ignore"):
+            logits = self._end(list(forward_blocks(self.net.blocks, x))[-1])
+        return "input", self.operations["input"].equation, x, logits
+
+    def _of_block(self, wrong: Recipe) -> Outcome | None:
+        try:
+            with np.errstate(all="ignore"):
+                output = self.replay(wrong, "")
+                if np.array_equal(output, self.output, equal_nan=True):
+                    return None
+                if output.shape[1] != self.output.shape[1]:
+                    return None
+                x = output.astype(np.float32)
+                for y in forward_blocks(self.net.blocks[self.place + 1 :], x):
+                    x = y
+                logits = self._end(x)
+        except ArgumentError:
+            return None
+        tensor = self._first(wrong)
+        return tensor, self.operations[tensor].equation, output, logits
+
+    def _first(self, wrong: Recipe) -> str:
+        """The first tensor of the block that a wrong recipe changes."""
+        name = self.block.spec.name
+        for o in self.operations.values():
+            if o.block != name or o.name == name:
+                continue
+            inner = o.name.removeprefix(f"{name}.")
+            try:
+                with np.errstate(all="ignore"):
+                    same = np.array_equal(
+                        self.replay(wrong, inner), self.replay(self.right, inner), equal_nan=True
+                    )
+            except ArgumentError:
+                same = False
+            if not same:
+                return o.name
+        return name
+
+    def _of_ending(self, wrong: Any) -> Outcome | None:
+        with np.errstate(all="ignore"):
+            logits = self._end(self.maps[-1], wrong)
+            same = np.array_equal(wrong("pool", {"x": self.maps[-1]}),
+                                  self.ending("pool", {"x": self.maps[-1]}))  # fmt: skip
+        if logits.shape == self.logits.shape and np.array_equal(logits, self.logits):
+            return None
+        tensor = "logits" if same else "pool"
+        return tensor, self.operations[tensor].equation, None, logits
+
+    def _end(self, x: Array, end: Any = None) -> Array:
+        answer: Array = (end or self.ending)("logits", {"x": x})
+        return answer
