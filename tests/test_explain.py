@@ -209,7 +209,8 @@ def test_one_number_is_that_of_the_loops(name, rng):
         assert window.sum == pytest.approx(by_hand, rel=1e-12)
 
 
-def test_a_pixel_outside_is_refused(nano):
+def test_a_pixel_outside_is_refused(nano, told):
+    assert "--at: expected row,column such as 3,5, got '3'" in told("pixel", "--at", "3", status=2)
     with pytest.raises(ArgumentError, match=r"at, row: expected 0 … 31, got 32"):
         explain.pixel(nano, at=(32, 0))
     attentive = tiny.model("se")

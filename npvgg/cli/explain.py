@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from npvgg.cli.progress import log
 from npvgg.create import create_model
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write, write_folder
@@ -36,6 +37,7 @@ def add(verbs: Any) -> None:
         _add_model(lesson)
         _add_forms(lesson)
         lesson.set_defaults(run=run)
+    _add_course(lessons, verbs.choices)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,6 +63,34 @@ def run(args: argparse.Namespace) -> int:
             raise ArgumentError("--svg: this lesson has no picture; text and --html show it")
         with _saying("--svg", args.svg):
             write_folder(args.svg, files, overwrite=args.force)
+    return OK
+
+
+def _add_course(lessons: Any, commands: Mapping[str, argparse.ArgumentParser]) -> None:
+    said = "all lessons on pages, in an order that a class can follow, with exercises"
+    parser = lessons.add_parser("course", help=said, description=said[0].upper() + said[1:] + ".")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="the folder, to be made")
+    parser.add_argument("--photo", help="that is taken apart (a cat)")
+    parser.add_argument(
+        "--reference", metavar="ADDRESS", help="of an API reference, to be linked: api/index.html"
+    )
+    _add_model(parser)
+    parser.add_argument("--force", action="store_true", help="replace FOLDER")
+    parser.set_defaults(run=course, commands=commands)
+
+
+def course(args: argparse.Namespace) -> int:
+    """Write the course into a folder, whole or not at all."""
+    from npvgg.explain.course import course as pages
+
+    _check_vacant("--output", args.output, args.force)
+    helps = {name: parser.format_help() for name, parser in args.commands.items()}
+    made = pages(_model(args), args.photo, commands=helps, reference=args.reference)
+    files = {name: text.encode() for name, text in made}
+    with _saying("--output", args.output):
+        write_folder(args.output, files, overwrite=args.force)
+    log.info("%s: %d pages, %.1f MB; begin with index.html", args.output, len(files),
+             sum(map(len, files.values())) / 1e6)  # fmt: skip
     return OK
 
 
@@ -119,7 +149,7 @@ def _identities(args: argparse.Namespace) -> Any:
 def _pixel(args: argparse.Namespace) -> Any:
     from npvgg import explain
 
-    return explain.pixel(_model(args), args.photo, args.block, args.channel, args.at)
+    return explain.pixel(_model(args), args.photo, args.block, args.channel, _place(args.at))
 
 
 def _im2col(args: argparse.Namespace) -> Any:
@@ -183,7 +213,7 @@ def _pixel_options(parser: argparse.ArgumentParser) -> None:
     _add_block(parser)
     _add_channel(parser)
     parser.add_argument(
-        "--at", type=_place, metavar="P,Q", help="row and column of the output (its largest number)"
+        "--at", metavar="P,Q", help="row and column of the output (its largest number)"
     )
 
 
@@ -240,12 +270,14 @@ def _add_channel(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _place(text: str) -> list[int]:
-    try:
-        row, column = map(int, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected row,column such as 3,5, got {text!r}") from None
-    return [row, column]
+def _place(text: str | None) -> list[int] | None:
+    """Read a row and a column; None where none is given."""
+    if text is None:
+        return None
+    places = text.split(",")
+    if len(places) != 2 or not all(place.strip().isdecimal() for place in places):
+        raise ArgumentError(f"--at: expected row,column such as 3,5, got {text!r}")
+    return [int(place) for place in places]
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
