@@ -138,7 +138,7 @@ def test_what_is_wrong_stays_wrong_in_any_order():
     rows = [*spoiled("stages.1.0", pack).values()]
     rows[2], rows[3] = rows[3], rows[2]
     report = quick({f"t{i}": a for i, a in enumerate(rows)}, pack)
-    assert report.first_wrong.name == "stages.0.0"
+    assert report.first_wrong.name == "stages.1.0"
     assert "stages.0.0 is 't3', stages.0.1 is 't2'; say which is which" in str(report)
     rows[2], rows[3] = rows[3], rows[2]
     for wrong in (rows, [rows[0], rows[1], rows[2], rows[2], *rows[4:]]):
@@ -223,7 +223,8 @@ def test_what_was_given_and_what_was_not_recognised_is_counted():
     assert alone.verdict.endswith("; 6 were not given")
     few = quick(lambda x: {k: v for k, v in forward(pack, x).items() if k[:4] != "stag"}, pack)
     assert few.verdict.startswith("right: each of the 2 tensors given is")
-    theirs = {n.replace("stages.", "level"): a for n, a in tensors(pack).items()}
+    theirs = {n.replace("stages.", "level"): a + 1 for n, a in tensors(pack).items()}
+    theirs |= {n: a for n, a in tensors(pack).items() if n in ("stem", "pool", "logits")}
     report = quick(theirs, pack)
     assert report.verdict.endswith("; 4 were not found, and 4 arrays of theirs were not recognised")
     assert "4 arrays of theirs match none of ours: 'level0.0', 'level0.1'," in str(report)

@@ -5,8 +5,8 @@
                 (`runners`)
     reference   a pack, its folder, or a model and an input, of which a pack is made
 
-Both are brought together by `match`, measured by `measure`, and told by `report`. A tensor is right
-where every element is within its bound. Nothing to compare is an error, never a success.
+Both are brought together by `assign`, measured by `measure`, and told by `report`. A tensor is
+right where every element is within its bound. Nothing to compare is an error, never a success.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from npvgg.formats.untrusted import path_text, shown
 from npvgg.model import RepVGG
 from npvgg.ops import Array
 from npvgg.testing.comparison import candidates, runners
-from npvgg.testing.comparison.match import Match, held, match
+from npvgg.testing.comparison.assign import assign
+from npvgg.testing.comparison.match import Match, held
 from npvgg.testing.comparison.measure import measure, pattern
 from npvgg.testing.comparison.report import MISSING, OK, WRONG, WRONG_SHAPE, Report, Row, counted
 from npvgg.testing.comparison.runners import Run
@@ -73,11 +74,9 @@ def compare(
             f"candidate: expected tensors of a run, got weights ({weights[0]!r} …); two files of "
             "weights are compared by `npvgg verify`"
         )
-    found = match(run.arrays, pack.probes, pack.tensor, by=by, layout=layout)
-    notes: list[str] = []
-    if by == "auto" and found.how in ("order", "shape"):
-        found, notes = _in_any_order(run, found, pack, alone)
+    found, notes = assign(run.arrays, pack, by=by, layout=layout, alone=alone, watched=run.watched)
     found, more = _with_what_is_returned(run, found, pack, alone)
+    found, aside = _without_unused_maps(run, found, pack, alone)
     if set(found.arrays) <= {"input"}:
         raise ArgumentError("candidate: the only tensor of ours that was found is the input")
     rows = tuple(_rows(pack, found, alone))
@@ -85,7 +84,7 @@ def compare(
         found = replace(found, unused=())
     report = Report(
         _name(candidate), pack, rows, found,
-        notes=(*run.notes, *notes, *more), complete=complete, alone=alone,
+        notes=(*run.notes, *notes, *more, *aside), complete=complete, alone=alone,
         fed=run.fed,
     )  # fmt: skip
     return _explained(report, diagnosis)
@@ -161,46 +160,6 @@ def _run(candidate: Any, pack: Pack, layout: str) -> Run:
     return run._replace(arrays={"input": x} | run.arrays, fed="input" not in run.arrays)
 
 
-def _in_any_order(run: Run, found: Match, pack: Pack, alone: bool) -> tuple[Match, list[str]]:
-    """The match with arrays of theirs that stand elsewhere in their row, and what to say of it.
-
-    Where no name tells, they are taken to be in the order of execution. If that leaves something
-    wrong, and each of the wrong tensors is within its bound in another array, then they are right,
-    and in another order: no array is within such bounds by chance. Else nothing is moved.
-    """
-    right = {name for name, array in found.arrays.items() if pack.accepts(name, array, alone=alone)}
-    taken = {found.names[name] for name in right}
-    free = [name for name in run.arrays if name not in taken]
-    moved, better = {}, found
-    for probe in pack.probes:
-        if probe.name in right:
-            continue
-        for name in free:
-            trial = held(better, name, run.arrays[name], probe)
-            if pack.accepts(probe.name, trial.arrays[probe.name], alone=alone):
-                moved[probe.name], better = name, trial
-                free.remove(name)
-                break
-    wrong = found.arrays.keys() - right - moved.keys()
-    if not moved and not wrong:
-        return found, []
-    if not moved:
-        return found, [
-            "no names are known: their arrays were taken to be in the order of execution; if they "
-            "are not, say which is which (--map, by=)"
-        ]
-    which = [f"{ours} is {shown(name)}" for ours, name in list(moved.items())[:5]]
-    listed = ", ".join(which) + (", …" if len(moved) > 5 else "")
-    if wrong:
-        return found, [
-            f"their arrays are not in the order of execution: by its numbers {listed}; say which "
-            "is which (--map, by=)"
-        ]
-    unused = tuple(name for name in run.arrays if name not in better.names.values())
-    note = f"their arrays are not in the order of execution; by its numbers {listed}"
-    return replace(better, unused=unused), [note]
-
-
 def _with_what_is_returned(
     run: Run, found: Match, pack: Pack, alone: bool
 ) -> tuple[Match, list[str]]:
@@ -236,6 +195,29 @@ def _with_what_is_returned(
         returned = counted(len(odd), "tensor that it returns is", "tensors that it returns are")
         notes.append(f"{returned} compared with nothing: {', '.join(map(shown, odd))}")
     return found, notes
+
+
+def _without_unused_maps(
+    run: Run, found: Match, pack: Pack, alone: bool
+) -> tuple[Match, list[str]]:
+    """The match without wrong maps of a network that was watched, if its logits are right.
+
+    A module's output need not be what the network goes on with: a ReLU may stand outside of it.
+    """
+    if not run.watched or "logits" not in found.arrays:
+        return found, []
+    right = {name for name in found.arrays if pack.accepts(name, found.arrays[name], alone=alone)}
+    wrong = [name for name in found.arrays if name not in right and pack.probe(name).block]
+    if "logits" not in right or not wrong:
+        return found, []
+    kept = {name: other for name, other in found.names.items() if name not in wrong}
+    note = (
+        f"the logits are right, so what {counted(len(wrong), 'module puts', 'modules put')} out is "
+        "not what the network goes on with, and was not judged (an activation outside of the "
+        f"module, say): {', '.join(wrong[:5])}{', …' if len(wrong) > 5 else ''}"
+    )
+    arrays = {name: found.arrays[name] for name in kept}
+    return replace(found, names=kept, arrays=arrays), [note]
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -299,6 +281,8 @@ def _facts(row: Row, report: Report) -> Iterator[str]:
 def _inputs(first: Row, report: Report) -> Iterator[str]:
     """Whether what it is computed from is right: then the mistake is in this very step."""
     status = {row.name: row.status for row in report.rows}
+    if status.get("logits") == OK and first.name != "logits":
+        yield "the logits are right: the network does not go on with this tensor as it is here"
     missing = [name for name in first.probe.inputs if status[name] == MISSING]
     if missing:
         yield f"not given: {', '.join(missing)}; the mistake may be there already"

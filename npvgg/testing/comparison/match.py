@@ -46,6 +46,10 @@ _ENDINGS = {
 COST_MISSING = 2.0
 """What it costs not to match a tensor by shape: more than any difference of values does."""
 
+MAX_PAIRS = 300_000
+"""Pairs of an array of theirs and a tensor of ours that matching by shape looks at: some seconds.
+All modules of a B3 in PyTorch with all its tensors of level op are 130,000."""
+
 COST_FOLDED = 0.4
 """The same of a tensor inside a block: as much as a difference of two thirds (`_distance`)."""
 
@@ -240,6 +244,11 @@ def _by_shape(
     cost[i, j] = min(cost[i−1, j] + without[i], cost[i, j−1], cost[i−1, j−1] + distance(i, j))
     """
     ours = {probe.name: probe.shape for probe in probes}
+    if len(ours) * len(theirs) > MAX_PAIRS:
+        raise ArgumentError(
+            f"candidate: {len(theirs):,} arrays are too many to be matched by shape with "
+            f"{len(ours)} tensors: say which is which (--map, by=)"
+        )
     without = [COST_MISSING if p.block in ("", p.name) else COST_FOLDED for p in probes]
     a, b = list(ours), list(theirs)
     step = np.full((len(a), len(b)), np.inf)

@@ -2,8 +2,9 @@
 
     a callable        what it returns: logits, several arrays, or a dict of them
     npvgg             the output of every block, by the model's own engine
-    PyTorch           what every module puts out, by forward hooks, under the module's path; and,
-                      for no module makes it, "….sum", which enters attention or activation
+    PyTorch           what every module puts out at every call, by forward hooks, under the
+                      module's path; and, for no module makes it, "….sum", which enters attention
+                      or activation
     ONNX              every tensor of the graph, by ONNX Runtime, under the path of the module that
                       made it, where the exporter wrote that down, else under its own name
 
@@ -103,9 +104,12 @@ def run_torch(module: Any, x: Array) -> Run:
     import torch
 
     arrays: Arrays = {}
+    calls: dict[str, int] = {}
 
     def keep(name: str, value: object) -> None:
         if isinstance(value, torch.Tensor):
+            calls[name] = calls.get(name, 0) + 1
+            name = name if calls[name] == 1 else f"{name} (call {calls[name]})"
             arrays[name] = as_array(value.detach().clone(), name)  # activations work in place
 
     def after(name: str) -> Callable[..., None]:
@@ -133,7 +137,8 @@ def run_torch(module: Any, x: Array) -> Run:
     try:
         parameter = next(module.parameters(), torch.empty(0))
         with torch.no_grad():
-            answer = module.eval()(torch.tensor(x, dtype=parameter.dtype, device=parameter.device))
+            module.eval()  # which need not return it
+            answer = module(torch.tensor(x, dtype=parameter.dtype, device=parameter.device))
     except ArgumentError:
         raise
     except Exception as error:  # whatever the user's module raises
