@@ -8,7 +8,7 @@ import pytest
 from npvgg.errors import ArgumentError
 from npvgg.testing import compare, conformance_pack
 from npvgg.testing.comparison.assign import assign
-from npvgg.testing.comparison.compare import _without_unused_maps
+from npvgg.testing.comparison.compare import _with_activation
 from npvgg.testing.comparison.runners import Run
 
 quick = partial(compare, diagnosis=False)
@@ -82,19 +82,22 @@ def test_a_few_arrays_in_any_order(row):
     assert {n for n in report.match.names if n != "input"} == set(row.values())
 
 
-def test_the_wrong_maps_of_a_network_that_was_watched_count_only_if_its_answer_is_wrong():
-    theirs = tensors()
-    theirs["stages.0.0"] = OP.tensor("stages.0.0.sum")  # a ReLU that is no part of the module
+def test_an_activation_outside_of_a_module_is_no_mistake():
+    theirs = tensors() | {"stages.0.0": OP.tensor("stages.0.0.sum")}
     run = Run(theirs, watched=True)
     found, _ = assign(theirs, PACK, watched=True)
-    kept, notes = _without_unused_maps(run, found, PACK, False)
-    assert "stages.0.0" not in kept.arrays
-    assert len(kept.arrays) == len(PACK.probes) - 1
-    assert "what 1 module puts out is not what the network goes on with" in notes[0]
-    theirs["logits"] = theirs["logits"] + 1
-    found, _ = assign(theirs, PACK, watched=True)
-    assert _without_unused_maps(run, found, PACK, False) == (found, [])
-    by_hand = quick(tensors() | {"stages.0.0": OP.tensor("stages.0.0.sum")}, PACK)
+    done, notes = _with_activation(run, found, PACK, False)
+    assert PACK.accepts("stages.0.0", done.arrays["stages.0.0"])
+    assert notes == [
+        "the activation stands outside of the module, and was done by npvgg: stages.0.0"
+    ]
+    for change in ({"logits": theirs["logits"] + 1}, {"stages.0.0": theirs["stages.0.0"] + 1}):
+        wrong = theirs | change
+        found, _ = assign(wrong, PACK, watched=True)
+        done, notes = _with_activation(Run(wrong, watched=True), found, PACK, False)
+        assert notes == []
+        assert not PACK.accepts("stages.0.0", done.arrays["stages.0.0"])
+    by_hand = quick(theirs, PACK)
     assert by_hand.first_wrong.name == "stages.0.0"
     assert "the logits are right: the network does not go on with this tensor" in str(by_hand)
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def compare(args: argparse.Namespace) -> int:
         raise ArgumentError(f"PACK: expected a folder by `npvgg conformance`, got {args.pack}")
     if args.load_weights and not args.torch:
         raise ArgumentError("--load-weights: expected --torch with it")
+    if args.weights_map and not args.load_weights:
+        raise ArgumentError("--weights-map: expected --load-weights with it")
     if args.html:
         _check_page(args.html, args.force)
     if args.map and args.match != "auto":
@@ -64,17 +67,19 @@ def compare(args: argparse.Namespace) -> int:
     if args.torch:
         candidate = factories.build(args.torch)
         if args.load_weights:
-            form = factories.give_weights(candidate, pack)
-            log.info(f"{args.torch}: given the pack's weights, in {form} form")
-    report = hold_against(
-        candidate,
-        pack,
-        by=candidates.read_mapping(args.map) if args.map else args.match,
-        layout=args.layout,
-        complete=args.all,
-        alone=args.alone,
-        diagnosis=args.diagnosis,
-    )
+            names = candidates.read_mapping(args.weights_map) if args.weights_map else None
+            how = factories.give_weights(candidate, pack, names)
+            log.info(f"{args.torch}: given the pack's weights, {how}")
+    with redirect_stdout(sys.stderr):  # what a module prints is no part of the report
+        report = hold_against(
+            candidate,
+            pack,
+            by=candidates.read_mapping(args.map) if args.map else args.match,
+            layout=args.layout,
+            complete=args.all,
+            alone=args.alone,
+            diagnosis=args.diagnosis,
+        )
     report = replace(report, candidate=path_text(name))
     if args.json:
         print(json.dumps(report.as_dict()))

@@ -345,6 +345,12 @@ def _add_compare(verbs: Any) -> None:
         "--load-weights", action="store_true", help="give the torch module the pack's weights"
     )
     parser.add_argument(
+        "--weights-map",
+        metavar="FILE",
+        help='for --load-weights, a JSON file: {"the module\'s name": "the pack\'s"}; without it '
+        "by name, or by order and shapes",
+    )
+    parser.add_argument(
         "--match",
         choices=("auto", "name", "order", "shape"),
         default="auto",

@@ -1,6 +1,7 @@
 """The usual suspects, run by hooks: timm's modules and the original's, right and with a fault."""
 
 import importlib
+import json
 import sys
 from functools import partial
 
@@ -48,7 +49,7 @@ def timms(name, pack, deploy=False):
     module = timm_peer.network("repvgg_a0", **NARROW, **KEYWORDS[name]).to_empty(device="cpu")
     for buffer in module.buffers():
         buffer.data.zero_()
-    assert factories.give_weights(module, pack) == "train"
+    assert factories.give_weights(module, pack) == "in train form"
     return timm_peer.deployed(module) if deploy else module
 
 
@@ -196,6 +197,82 @@ def test_a_factory_in_the_current_folder(tmp_path, monkeypatch, capfd):
         sys.modules.pop("my_port", None)
         importlib.invalidate_caches()
     assert sys.path == path
+
+
+class Own(torch.nn.Module):
+    """The tiny network as somebody writes it: own names, the 1×1 first, train() without a value."""
+
+    class Block(torch.nn.Module):
+        def __init__(self, c, k, stride):
+            super().__init__()
+            self.point = torch.nn.Sequential(
+                torch.nn.Conv2d(c, k, 1, stride, bias=False), torch.nn.BatchNorm2d(k)
+            )
+            self.dense = torch.nn.Sequential(
+                torch.nn.Conv2d(c, k, 3, stride, 1, bias=False), torch.nn.BatchNorm2d(k)
+            )
+            self.skip = torch.nn.BatchNorm2d(k) if c == k and stride == 1 else None
+
+        def forward(self, x):
+            y = self.dense(x) + self.point(x)
+            return y if self.skip is None else y + self.skip(x)
+
+    def __init__(self):
+        super().__init__()
+        shapes = [(3, 8, 2), (8, 8, 1), (8, 8, 1), (8, 12, 2), (12, 12, 1)]
+        self.layers = torch.nn.ModuleList(Own.Block(*shape) for shape in shapes)
+        self.last = torch.nn.Linear(12, 5)
+
+    def train(self, mode=True):
+        super().train(mode)
+
+    def eval(self):
+        self.train(False)
+
+    def forward(self, x):
+        print("a module may say what it likes")
+        for layer in self.layers:
+            x = layer(x).relu()
+        return self.last(x.mean((2, 3)))
+
+
+def test_a_module_with_names_of_its_own_is_given_the_weights_by_order_and_shapes():
+    pack, module = conformance_pack("tiny"), Own()
+    how = factories.give_weights(module, pack)
+    assert how == "in train form, in the order of its tensors, by their shapes"
+    report = quick(module, pack)
+    assert report.ok, str(report)
+    assert "logits" in report.match.names
+    names = {
+        f"layers.{i}.{our}.{part}": f"{block}.{branch}.{part}"
+        for i, block in enumerate(["stem", "stages.0.0", "stages.0.1", "stages.1.0", "stages.1.1"])
+        for our, branch in (
+            ("point.0", "conv_1x1.conv"), ("point.1", "conv_1x1.bn"), ("dense.0", "conv_kxk.conv"),
+            ("dense.1", "conv_kxk.bn"), ("skip", "identity"),
+        )
+        for part in ("weight", "bias", "running_mean", "running_var")
+        if f"layers.{i}.{our}.{part}" in module.state_dict()
+    } | {"last.weight": "head.fc.weight", "last.bias": "head.fc.bias"}  # fmt: skip
+    again = Own()
+    assert factories.give_weights(again, pack, names) == "in train form"
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    del names["last.bias"]
+    with pytest.raises(ArgumentError, match="say which is which"):
+        factories.give_weights(Own(), pack, names)
+
+
+def test_what_a_module_prints_is_no_part_of_the_report(tmp_path, monkeypatch, capfd):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "loud.py").write_text(
+        "import test_compare_torch\nprint('imported')\nmake = test_compare_torch.Own\n"
+    )
+    conformance_pack("tiny").write(tmp_path / "pack")
+    arguments = ["compare", str(tmp_path / "pack"), "--torch", "loud:make", "--load-weights"]
+    assert main([*arguments, "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["ok"]
+    assert "a module may say what it likes" in err
 
 
 def test_other_weights_are_not_loaded_by_halves():

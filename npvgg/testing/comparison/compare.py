@@ -22,7 +22,7 @@ import numpy as np
 from npvgg.errors import ArgumentError
 from npvgg.formats.untrusted import path_text, shown
 from npvgg.model import RepVGG
-from npvgg.ops import Array
+from npvgg.ops import Array, activation
 from npvgg.testing.comparison import candidates, runners
 from npvgg.testing.comparison.assign import assign
 from npvgg.testing.comparison.match import Match, held
@@ -76,7 +76,7 @@ def compare(
         )
     found, notes = assign(run.arrays, pack, by=by, layout=layout, alone=alone, watched=run.watched)
     found, more = _with_what_is_returned(run, found, pack, alone)
-    found, aside = _without_unused_maps(run, found, pack, alone)
+    found, aside = _with_activation(run, found, pack, alone)
     if set(found.arrays) <= {"input"}:
         raise ArgumentError("candidate: the only tensor of ours that was found is the input")
     rows = tuple(_rows(pack, found, alone))
@@ -197,27 +197,27 @@ def _with_what_is_returned(
     return found, notes
 
 
-def _without_unused_maps(
-    run: Run, found: Match, pack: Pack, alone: bool
-) -> tuple[Match, list[str]]:
-    """The match without wrong maps of a network that was watched, if its logits are right.
+def _with_activation(run: Run, found: Match, pack: Pack, alone: bool) -> tuple[Match, list[str]]:
+    """The match with the activation done to the maps that a watched module gives before it.
 
-    A module's output need not be what the network goes on with: a ReLU may stand outside of it.
+    An activation may be a function outside of the module. Only where the logits are right, and the
+    map is right behind its activation; else it may be missing.
     """
-    if not run.watched or "logits" not in found.arrays:
+    logits = found.arrays.get("logits")
+    if not run.watched or logits is None or not pack.accepts("logits", logits, alone=alone):
         return found, []
-    right = {name for name in found.arrays if pack.accepts(name, found.arrays[name], alone=alone)}
-    wrong = [name for name in found.arrays if name not in right and pack.probe(name).block]
-    if "logits" not in right or not wrong:
-        return found, []
-    kept = {name: other for name, other in found.names.items() if name not in wrong}
-    note = (
-        f"the logits are right, so what {counted(len(wrong), 'module puts', 'modules put')} out is "
-        "not what the network goes on with, and was not judged (an activation outside of the "
-        f"module, say): {', '.join(wrong[:5])}{', …' if len(wrong) > 5 else ''}"
-    )
-    arrays = {name: found.arrays[name] for name in kept}
-    return replace(found, names=kept, arrays=arrays), [note]
+    act = activation(pack.config.act_layer)
+    arrays, outside = dict(found.arrays), []
+    for name, array in found.arrays.items():
+        if name == pack.probe(name).block and not pack.accepts(name, array, alone=alone):
+            with np.errstate(over="ignore", invalid="ignore"):
+                behind = act(array)
+            if pack.accepts(name, behind, alone=alone):
+                arrays[name] = behind
+                outside.append(name)
+    listed = ", ".join(outside[:5]) + (", …" if len(outside) > 5 else "")
+    note = f"the activation stands outside of the module, and was done by npvgg: {listed}"
+    return replace(found, arrays=arrays), [note] * bool(outside)
 
 
 def _same(a: Array, b: Array) -> bool:
