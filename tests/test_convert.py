@@ -12,7 +12,7 @@ import npvgg
 from npvgg.cli.main import main
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import checkpoint
-from npvgg.tools.convert import convert
+from npvgg.tools.conversion import convert
 from npvgg.variants import VARIANTS
 from npvgg.weights import build, keymap
 

@@ -12,8 +12,8 @@ from npvgg import ArgumentError, WeightsError, create_model
 from npvgg.config import RepVGGConfig
 from npvgg.formats import checkpoint
 from npvgg.tools.certificate import subject
-from npvgg.tools.convert import convert
-from npvgg.tools.inspect import inspect
+from npvgg.tools.conversion import convert
+from npvgg.tools.inspection import inspect
 from npvgg.weights import metadata
 from npvgg.weights.build import flatten
 from npvgg.weights.identity import identify

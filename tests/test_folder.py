@@ -9,8 +9,8 @@ import tiny
 from npvgg import ArgumentError, create_model
 from npvgg.errors import WeightsError
 from npvgg.formats import checkpoint, folder
-from npvgg.tools.convert import convert
-from npvgg.tools.inspect import inspect
+from npvgg.tools.conversion import convert
+from npvgg.tools.inspection import inspect
 
 
 def fill(place, *names):

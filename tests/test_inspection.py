@@ -12,7 +12,7 @@ import torchwriter
 import npvgg
 from npvgg.cli.main import main
 from npvgg.formats import checkpoint
-from npvgg.tools.inspect import as_table, inspect
+from npvgg.tools.inspection import as_table, inspect
 from npvgg.variants import VARIANTS
 from npvgg.weights import build
 

@@ -26,7 +26,7 @@ from npvgg.export.writer import PREPROCESSINGS, convert_to_onnx, export_onnx
 from npvgg.formats import checkpoint
 from npvgg.model import RepVGG
 from npvgg.network import Head
-from npvgg.tools.convert import convert
+from npvgg.tools.conversion import convert
 from npvgg.variants import VARIANTS
 from npvgg.weights import build
 

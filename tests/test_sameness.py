@@ -10,9 +10,9 @@ import tiny
 import npvgg
 from npvgg.cli.main import main
 from npvgg.formats import checkpoint
-from npvgg.tools import convert
+from npvgg.tools import conversion as convert
 from npvgg.tools.certificate import subject
-from npvgg.tools.verify import compare
+from npvgg.tools.sameness import compare
 from npvgg.weights import build
 
 CONFIG = tiny.config("identities-everywhere")

@@ -9,7 +9,7 @@ import torchwriter
 
 from npvgg.errors import WeightsError
 from npvgg.formats import checkpoint, sharded
-from npvgg.tools.inspect import inspect
+from npvgg.tools.inspection import inspect
 
 A, B, C = np.arange(3, dtype=np.float32), np.ones((2, 2), np.float16), np.array(7)
 NAMES = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -19,10 +19,10 @@ from npvgg.formats.untrusted import shown
 from npvgg.hub.locate import ASSETS
 from npvgg.hub.pretrained import pretrained_cfg
 from npvgg.ops import Array
-from npvgg.tools import inspect as inspection
+from npvgg.tools import inspection
 from npvgg.tools.certificate import Subject, certify, probes, subject
-from npvgg.tools.convert import convert as convert_file
-from npvgg.tools.verify import compare
+from npvgg.tools.conversion import convert as convert_file
+from npvgg.tools.sameness import compare
 
 PHOTO = ASSETS / "chelsea.png"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npvgg.formats import checkpoint
-from npvgg.tools.convert import convert
+from npvgg.tools.conversion import convert
 from npvgg.variants import VARIANTS
 from npvgg.weights import build
 from tests.oracles import formula

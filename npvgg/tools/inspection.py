@@ -34,7 +34,7 @@ def inspect(
     findings: what looks wrong, a sentence each; empty for a sound network
     blocks: per block the range of the fused kernel, of gammas and of variances, and dead channels
 
-    model, wrapper: as in `npvgg.tools.convert.convert`
+    model, wrapper: as in `npvgg.tools.convert`
 
     Raises WeightsError where it cannot be read.
     """
