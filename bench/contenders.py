@@ -19,7 +19,7 @@ import numpy as np
 
 import npvgg
 from bench.exports import write_ncnn
-from npvgg.export.writer import export_onnx
+from npvgg.export import export_onnx
 
 Run = Callable[[Any], Any]
 

@@ -1,4 +1,4 @@
-"""The deploy network as ncnn's pair of files, text and numbers; `npvgg.export.writer` writes ONNX.
+"""The deploy network as ncnn's pair of files, text and numbers; `npvgg.export` writes ONNX.
 
 Only what the published variants need: 3×3 convolutions with ReLU, squeeze-excite between or behind
 them, average pooling, one linear layer.

@@ -244,7 +244,7 @@ class RepVGG:
         if PurePath(path).suffix.lower() != ".safetensors":
             raise ArgumentError(
                 f"path: expected a name in .safetensors, got {fspath(path)!r} "
-                "(npvgg.tools.convert writes .pth, npvgg.export.writer .onnx)"
+                "(npvgg.tools.convert writes .pth, npvgg.export.export_onnx .onnx)"
             )
         if dtype not in (None, *checkpoint.CASTS):
             known = ", ".join(checkpoint.CASTS)

@@ -161,4 +161,4 @@ def test_every_fold_is_proved_on_noise_and_on_what_is_like_its_images(
         assert "chelsea.png" in out
     else:
         assert status == 2
-        assert "--image: expected a network of 1 or 3 channels, got 4" in err
+        assert "(--image): expected a network of 1 or 3 channels, got 4" in err

@@ -6,6 +6,8 @@ house breaks none; and for each law a few modules are planted that do, which the
 
 import ast
 import json
+import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -334,6 +336,23 @@ def test_the_house_keeps_its_laws(law):
 )
 def test_a_planted_violation_is_named(law, sentence):
     assert sentence in list(law(house() | LAWS[law][sentence]))
+
+
+def recommended(sources):
+    """What error messages send people to: module → dotted names of ours."""
+    for module, source in sources.items():
+        for node in ast.walk(tree(source)):
+            if isinstance(node, ast.Raise):
+                texts = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]
+                found = re.findall(r"(?<!['\"\w])npvgg(?:\.[a-z]\w*)+", "".join(map(str, texts)))
+                yield from ((module, name) for name in found)
+
+
+def test_whatever_an_error_recommends_can_be_imported_and_is_documented():
+    names = {name for _, name in recommended(house())}
+    assert {"npvgg.tools.convert", "npvgg.export.export_onnx"} <= names
+    for name in names:
+        assert pkgutil.resolve_name(name).__doc__, name
 
 
 def test_every_folder_has_one_floor_and_every_floor_is_lived_on():

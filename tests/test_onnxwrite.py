@@ -21,8 +21,8 @@ from npvgg.cli.main import main
 from npvgg.config import ACT_LAYERS, ATTN_LAYERS
 from npvgg.data import create_transform, resolve_model_data_config
 from npvgg.errors import ArgumentError, WeightsError
+from npvgg.export import PREPROCESSINGS, convert_to_onnx, export_onnx
 from npvgg.export.layers import ACTIVATIONS
-from npvgg.export.writer import PREPROCESSINGS, convert_to_onnx, export_onnx
 from npvgg.formats import checkpoint
 from npvgg.model import RepVGG
 from npvgg.network import Head

@@ -88,7 +88,7 @@ def test_a_fold_is_the_same_network_and_its_precision_is_named(files, tmp_path, 
     for pair in [(train, tmp_path / "d.safetensors"), (tmp_path / "d.safetensors", train)]:
         report = judged(*pair)
         assert report["verdict"] == "same"
-        assert report["says"].endswith(f"bit for bit, folded in float{fold[1:]}")
+        assert report["says"].endswith(f"bit for bit, folded in {fold}")
         assert report["differences"] == []
         assert report["runs"][0]["logits"]["same_top_k"]
 

@@ -13,7 +13,10 @@ from pathlib import Path
 import pdoc
 
 import npvgg
+import npvgg.explain
+import npvgg.export
 import npvgg.testing
+import npvgg.tools
 
 LIMITS = (
     # a TypedDict that inherits from another loses its bases before Python 3.12
@@ -25,7 +28,8 @@ LIMITS = (
 
 def modules() -> list[str]:
     """Return what pdoc is given: it follows folders by itself, except past an `__all__`."""
-    fronts = {package.__name__: package for package in (npvgg, npvgg.testing)}
+    with_all = (npvgg, npvgg.explain, npvgg.export, npvgg.testing, npvgg.tools)
+    fronts = {package.__name__: package for package in with_all}
     below = [
         f"{name}.{module.name}"
         for name, package in fronts.items()

@@ -27,7 +27,7 @@ from make_goldens import GAINS, timm_cases
 import npvgg
 from bench.exports import write_ncnn
 from bench.report import say
-from npvgg.export.writer import export_onnx
+from npvgg.export import export_onnx
 from npvgg.testing import Pack, Report, compare, layer_by_layer
 from npvgg.testing.bounds.tiles import LARGEST
 from npvgg.testing.comparison.report import MISSING, OK

@@ -9,22 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from npvgg import export, tools
 from npvgg.cli import OK
 from npvgg.cli.progress import log, noun
-from npvgg.data import create_transform, resolve_data_config
 from npvgg.errors import ArgumentError
-from npvgg.export import writer
-from npvgg.formats import checkpoint
 from npvgg.formats.untrusted import shown
-from npvgg.hub.locate import ASSETS
-from npvgg.hub.pretrained import pretrained_cfg
-from npvgg.ops import Array
-from npvgg.tools import inspection
-from npvgg.tools.certificate import Subject, certify, probes, subject
-from npvgg.tools.conversion import convert as convert_file
-from npvgg.tools.sameness import compare
-
-PHOTO = ASSETS / "chelsea.png"
+from npvgg.tools.inspection import as_table
 
 FOUND = 1
 """Exit status: done, and something is wrong with the file."""
@@ -35,7 +25,7 @@ def convert(args: argparse.Namespace) -> int:
     if Path(args.target).suffix.lower() == ".onnx":
         return _convert_to_onnx(args)
     _refuse_options(args, {"dynamic_size": False, "softmax": False, "preprocess": None}, ".onnx")
-    done = convert_file(
+    done = tools.convert(
         args.source,
         args.target,
         model=args.model,
@@ -65,7 +55,7 @@ def _convert_to_onnx(args: argparse.Namespace) -> int:
     for option, only in (("form", "deploy"), ("dtype", "float32")):
         if (value := getattr(args, option)) not in (None, only):
             raise ArgumentError(f"--{option}: expected {only} for .onnx, got {value}")
-    source, done = writer.convert_to_onnx(
+    source, done = export.convert_to_onnx(
         args.source,
         args.target,
         model=args.model,
@@ -80,7 +70,7 @@ def _convert_to_onnx(args: argparse.Namespace) -> int:
         log.info(f"took {source.choice}")
     fold = done.metadata.get("npvgg.fold")
     log.info(
-        f"{args.target}: {done.metadata['npvgg.model']}, ONNX opset {writer.OPSET}, "
+        f"{args.target}: {done.metadata['npvgg.model']}, ONNX opset {export.OPSET}, "
         f"{_end(*done.source)} → {_end(*done.result)}, {done.nodes} nodes, {done.numbers:,} numbers"
         + (f", folded in {fold}" if fold else "")
     )
@@ -99,50 +89,30 @@ def _refuse_options(args: argparse.Namespace, unused: Mapping[str, Any], where: 
 
 def inspect(args: argparse.Namespace) -> int:
     """Say what a weights file is; status 1 where something looks wrong."""
-    report = inspection.inspect(args.file, model=args.model, wrapper=args.wrapper)
+    report = tools.inspect(args.file, model=args.model, wrapper=args.wrapper)
     if args.format == "json":
         print(json.dumps(report))
     else:
-        sys.stdout.writelines(inspection.as_table(report))
+        sys.stdout.writelines(as_table(report))
     return FOUND if report["findings"] else OK
 
 
 def verify(args: argparse.Namespace) -> int:
     """Prove a fold, or tell whether two files are one network; status 1 where not."""
-    one = subject(checkpoint.load_with_metadata(args.a, wrapper=args.wrapper), args.model)
-    images = _images(one, args.size, args.image)
-    if args.b is None:
-        report = certify(one, images)
-    else:
-        other = subject(checkpoint.load_with_metadata(args.b, wrapper=args.wrapper_b), args.model)
-        report = compare(one, other, images)
+    report = tools.verify(
+        args.a,
+        args.b,
+        model=args.model,
+        wrapper=args.wrapper,
+        other_wrapper=args.wrapper_b,
+        size=args.size,
+        photos=args.image,
+    )
     if args.format == "json":
         print(json.dumps(report))
     else:
         sys.stdout.writelines(_certificate(report))
     return FOUND if report["verdict"] in ("failed", "different") else OK
-
-
-def _images(one: Subject, size: int, paths: list[str]) -> dict[str, Array]:
-    """Noise, a photo of a cat, and the user's photos; a pattern where the network sees no photos.
-
-    Raises ArgumentError, ImageError.
-    """
-    images = probes(one.config, size)
-    channels = one.config.in_chans
-    if channels in (1, 3):
-        cfg = pretrained_cfg(one.name.partition(".")[0])
-        transform = create_transform(
-            **resolve_data_config({"input_size": (channels, size, size)}, cfg)
-        )
-        del images["pattern"]
-        images |= {
-            "photo": transform(PHOTO)[None],
-            **{path: transform(path)[None] for path in paths},
-        }
-    elif paths:
-        raise ArgumentError(f"--image: expected a network of 1 or 3 channels, got {channels}")
-    return images
 
 
 def _certificate(report: dict[str, Any]) -> Iterator[str]:

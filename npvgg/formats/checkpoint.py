@@ -1,8 +1,8 @@
-"""CUSTOMS: the bytes of a file become a dict of arrays, strictly checked; no code is ever run.
+"""The bytes of a file become a dict of arrays, strictly checked; no code is ever run.
 
 `load` recognises a format by its bytes, never by its name, and refuses what it does not know with
 a word on what the file is and what to do. Every failure is one `WeightsError` that begins with
-the path. Nothing here knows RepVGG: names and shapes are the business of the rooms above.
+the path. Nothing here knows RepVGG: names and shapes are the business of `weights`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""LETTER BOX: files read whole or not at all, and written whole or not at all.
+"""Files read whole or not at all, and written whole or not at all.
 
 Nothing is memory-mapped: a file that is truncated under a map kills the process (SIGBUS), and one
 that is rewritten under a map changes the weights of a running model.

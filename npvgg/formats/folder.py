@@ -1,4 +1,4 @@
-"""CUSTOMS, the waiting room: a folder of a repository, and which of its files are the weights.
+"""A folder of a repository, and which of its files are the weights.
 
 timm and transformers save a model as a folder, config.json beside the weights; the hub's cache and
 `git clone` give such folders as well. Several files may hold the same weights: the first of a fixed
@@ -28,11 +28,6 @@ PREFERRED = (
 
 SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".bin")
 INDEX_SUFFIX = ".index.json"
-
-
-def cached_repository(cache: Path, repository: str) -> Path:
-    """Where the Hugging Face cache keeps a repository, owner/name."""
-    return cache / f"models--{repository.replace('/', '--')}"
 
 
 def weights_in(folder: Path) -> Path:

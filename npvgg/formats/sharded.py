@@ -1,4 +1,4 @@
-"""CUSTOMS, the parcel desk: one set of weights in several files, joined by an index.
+"""One set of weights in several files, joined by an index.
 
     model.safetensors.index.json = {"weight_map": {name: file}, "metadata": {…}}
 

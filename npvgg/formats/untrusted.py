@@ -1,4 +1,4 @@
-"""QUARANTINE: what a reader of foreign bytes needs before it believes a name, a size, a shape.
+"""What a reader of foreign bytes needs before it believes a name, a size, a shape.
 
 Text from a file is shown quoted, escaped and cut; sizes are multiplied with a limit; and every
 complaint about a file leaves as one `WeightsError` that begins with the file's name.

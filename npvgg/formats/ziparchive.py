@@ -1,4 +1,4 @@
-"""CUSTOMS, second desk: the members of a zip archive that only stores, as PyTorch writes it.
+"""The members of a zip archive that only stores, as PyTorch writes it.
 
     archive = { local header · name · extra · data · descriptor } … · directory · end of directory
 

@@ -1,6 +1,6 @@
-"""FERRY: files of a hub repository brought into the Hugging Face cache, by the hub's own client.
+"""Files of a hub repository brought into the Hugging Face cache, by the hub's own client.
 
-The only room that reaches for the network, and only when it is asked for what is not there. The
+The only module that reaches for the network, and only when it is asked for what is not there. The
 client (huggingface_hub, the extra `[hub]`) knows tokens, mirrors, resuming and the layout of the
 cache; what is added here are an end to waiting, a limit on sizes, one commit for all files, and one
 WeightsError for everything that can go wrong.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from npvgg.errors import WeightsError
-from npvgg.formats.folder import CONFIG, PREFERRED, cached_repository, parts
+from npvgg.formats.folder import CONFIG, PREFERRED, parts
 from npvgg.formats.untrusted import MAX_BYTES, shown
 
 _log = logging.getLogger("npvgg")
@@ -30,6 +30,11 @@ PATIENCE = 3
 """How many of the client's timeouts ($HF_HUB_DOWNLOAD_TIMEOUT, 10 s) may pass without a byte."""
 
 TRUE = ("1", "ON", "YES", "TRUE")
+
+
+def cached_repository(cache: Path, repository: str) -> Path:
+    """Return where the Hugging Face cache keeps a repository, owner/name."""
+    return cache / f"models--{repository.replace('/', '--')}"
 
 
 def offline() -> bool:
@@ -48,9 +53,9 @@ def fetch(repository: str, revision: str, cache: Path, *, config: bool) -> Path:
     quiet = client.utils.are_progress_bars_disabled()  # $HF_HUB_DISABLE_PROGRESS_BARS
     if not quiet:
         _log.info(f"fetching {repository} from the Hugging Face hub")
-    ferry = _Ferry(client, repository, revision, cache)
+    work = _Fetch(client, repository, revision, cache)
     watch = _Watch(repository, PATIENCE * float(client.constants.HF_HUB_DOWNLOAD_TIMEOUT), quiet)
-    return watch.over(lambda: ferry.bring_all(config), ferry.measure)
+    return watch.over(lambda: work.bring_all(config), work.measure)
 
 
 def _client(repository: str) -> Any:
@@ -66,7 +71,7 @@ def _client(repository: str) -> Any:
     return huggingface_hub
 
 
-class _Ferry:
+class _Fetch:
     """One repository; from the first file on, all are of the commit that the first was of."""
 
     def __init__(self, client: Any, repository: str, revision: str, cache: Path) -> None:

@@ -1,4 +1,4 @@
-"""STATION: a pretrained tag or a hub repository → files on this machine.
+"""A pretrained tag or a hub repository → files on this machine.
 
     bundled    in the package
     cached     in the Hugging Face cache, read in place by its documented layout: a folder
@@ -18,8 +18,8 @@ import re
 from pathlib import Path
 
 from npvgg.errors import ArgumentError, WeightsError
-from npvgg.formats.folder import CONFIG, cached_repository, parts, weights_in
-from npvgg.hub.client import fetch, offline
+from npvgg.formats.folder import CONFIG, parts, weights_in
+from npvgg.hub.client import cached_repository, fetch, offline
 from npvgg.hub.pretrained import PRETRAINED
 
 ASSETS = Path(__file__).parent.parent / "assets"

@@ -1,4 +1,4 @@
-"""REBINDING: one weights file → another: other form, names, number type or container.
+"""One weights file → another: other form, names, number type or container.
 
     train → deploy   is the re-parameterization (`reparam`), in float64 and rounded once, or in
                      float32 step by step, in the order of timm and the original
@@ -77,7 +77,7 @@ def convert(
     if suffix not in WRITERS:
         raise ArgumentError(
             f"target: expected a name in {', '.join(WRITERS)} (or .onnx: `npvgg convert`, "
-            f"npvgg.export.writer), got {suffix!r}"
+            f"npvgg.export.convert_to_onnx), got {suffix!r}"
         )
     for what, value, allowed in (
         ("form", form, (None, *FORMS)), ("naming", naming, (None, *NAMINGS)),

@@ -1,4 +1,4 @@
-"""CUSTOMS, the cover letter: the config.json of a timm repository, as a network and its images.
+"""The config.json of a timm repository, as a network and its images.
 
     {"architecture": "repvgg_a0", "num_classes": 37, "label_names": […], "model_args": {…},
      "pretrained_cfg": {"input_size": [3, 224, 224], "mean": […], "crop_pct": 0.9, …}}

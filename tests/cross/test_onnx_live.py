@@ -16,8 +16,8 @@ import npvgg
 from npvgg import ops
 from npvgg.config import ACT_LAYERS, ATTN_LAYERS
 from npvgg.engines.reference import forward_block, forward_head
+from npvgg.export import PREPROCESSINGS, export_onnx
 from npvgg.export.layers import ACTIVATIONS
-from npvgg.export.writer import PREPROCESSINGS, export_onnx
 from npvgg.variants import VARIANTS
 from npvgg.weights.build import random_tensors
 from tests.oracles import formula

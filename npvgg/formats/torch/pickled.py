@@ -1,4 +1,4 @@
-"""READING GLASS: a pickle's opcodes become inert records; nothing is looked up, nothing is called.
+"""A pickle's opcodes become inert records; nothing is looked up, nothing is called.
 
 A pickle is a program for a stack machine whose REDUCE instruction calls any function of any module
 by name: `os.system`, too. This machine runs the same program and writes down what it says:

@@ -1,4 +1,4 @@
-"""CUSTOMS, fourth desk: PyTorch's checkpoints, read without PyTorch, and without running anything.
+"""PyTorch's checkpoints, read without PyTorch, and without running anything.
 
     zip (since 1.6)    folder/data.pkl · folder/data/<key> · folder/version [· folder/byteorder]
     stream (before)    magic · 1001 · machine · object · keys      (five pickles)
@@ -74,7 +74,7 @@ class Contents(NamedTuple):
 
 
 def recognised(head: bytes) -> bool:
-    """Whether a file that begins so is for this desk.
+    """Tell whether a file that begins so is PyTorch's.
 
     A safetensors header of 640 to 1,471 bytes may begin like a pickle, but then zeros follow.
     """

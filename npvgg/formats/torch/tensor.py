@@ -1,4 +1,4 @@
-"""CUSTOMS, third desk: what a PyTorch pickle says of a tensor becomes an array, bounds first.
+"""What a PyTorch pickle says of a tensor becomes an array, bounds first.
 
     element[i, j, …] = storage[first + i·strides[0] + j·strides[1] + …]
 

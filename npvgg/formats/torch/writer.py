@@ -1,4 +1,4 @@
-"""DISPATCH: arrays → a .pth file that PyTorch opens with weights_only=True; made without PyTorch.
+"""Arrays → a .pth file that PyTorch opens with weights_only=True; made without PyTorch.
 
     archive/data.pkl     an OrderedDict of name → _rebuild_tensor_v2(storage, 0, shape, strides, …)
     archive/byteorder    "little"
