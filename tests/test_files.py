@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import os
 import stat
 import subprocess
@@ -8,7 +10,14 @@ import threading
 import numpy as np
 import pytest
 
-from npvgg.formats.files import atomic_write, open_regular, read_into
+from npvgg.formats import files
+from npvgg.formats.files import (
+    atomic_write,
+    open_regular,
+    read_into,
+    remove_unfinished,
+    write_folder,
+)
 
 
 def listing(directory):
@@ -156,6 +165,66 @@ def test_a_directory_is_not_replaced_and_a_missing_one_not_made(tmp_path):
     with pytest.raises(OSError, match="null"):
         atomic_write(f"{tmp_path}/a\0b", b"x")
     assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("write", ["file", "folder"])
+def test_a_process_that_ends_amid_a_write_leaves_nothing(tmp_path, monkeypatch, write):
+    """What another thread is writing is removed, and it cannot begin anything any more."""
+    monkeypatch.setattr(files, "_beginning", threading.Lock())
+    amid, end = threading.Event(), threading.Event()
+
+    def chunks():
+        yield b"half"
+        amid.set()
+        end.wait(20)
+
+    def work():
+        with contextlib.suppress(OSError):  # its file is gone
+            if write == "file":
+                atomic_write(tmp_path / "a", chunks())
+            else:
+                write_folder(tmp_path / "a", {"x": chunks()})
+        atomic_write(tmp_path / "b", b"later")
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert amid.wait(20)
+    assert len(listing(tmp_path)) == 1
+    remove_unfinished()
+    assert listing(tmp_path) == []
+    end.set()
+    thread.join(0.2)
+    assert (thread.is_alive(), listing(tmp_path)) == (True, [])  # it waits for ever
+    files._beginning.release()
+    thread.join(20)
+
+
+@pytest.mark.parametrize("error", [errno.EBUSY, errno.EXDEV])
+def test_what_cannot_be_renamed_onto_is_written_in_place(tmp_path, monkeypatch, error):
+    """As a file that is mounted into a container on its own."""
+
+    def replace(*args):
+        raise OSError(error, "no")
+
+    monkeypatch.setattr(os, "replace", replace)
+    (tmp_path / "a").write_bytes(b"longer than the new one")
+    before = (tmp_path / "a").stat().st_ino
+    atomic_write(tmp_path / "a", b"new", overwrite=True)
+    assert ((tmp_path / "a").read_bytes(), (tmp_path / "a").stat().st_ino) == (b"new", before)
+    assert listing(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_is_no_failure(tmp_path, monkeypatch, error):
+    def fsync(descriptor):
+        raise OSError(error, "no")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    atomic_write(tmp_path / "a", b"x")
+    assert listing(tmp_path) == ["a"]
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(5, "I/O")))
+    with pytest.raises(OSError, match="I/O"):
+        atomic_write(tmp_path / "b", b"x")
 
 
 def test_open_regular_refuses_what_is_no_file(tmp_path):

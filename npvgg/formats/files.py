@@ -10,10 +10,11 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from npvgg.formats.untrusted import blaming
 
@@ -75,21 +76,95 @@ def atomic_write(
         raise OSError("expected a path without null characters")
     target = Path(os.path.realpath(path)) if overwrite else Path(path)
     _check_vacant(target, overwrite)
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb", buffering=0) as file:
+    with _temporary(target, _new_file) as (temporary, file):
+        with file:
             for chunk in (chunks,) if isinstance(chunks, Chunk) else chunks:
-                _write_all(file, memoryview(chunk).cast("B"))
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, target)
+                write_all(file, memoryview(chunk).cast("B"))
+            sync(file.fileno())
+        publish(temporary, target, overwrite=overwrite)
+
+
+# --- Temporary files ------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+_unfinished: set[Path] = set()
+_beginning = threading.Lock()
+"""Held while a temporary file or folder is made, and while a folder takes the place of another."""
+
+
+def _renew_lock() -> None:
+    global _beginning
+    _beginning = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # another thread may hold it, which the child does not have
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def remove_unfinished(patience: float = 5.0) -> None:
+    """Remove the temporary files of every write under way, in whatever thread, for a process that
+    ends now: no write can begin, and no folder be replaced, after this.
+
+    patience: seconds to wait for a step that must not be cut in two
+    """
+    _beginning.acquire(timeout=patience)  # and never released
+    for path in list(_unfinished):
+        _remove(path)
+
+
+@contextmanager
+def _temporary(target: Path, make: Callable[[Path], T]) -> Iterator[tuple[Path, T]]:
+    """Make a file or folder under a hidden name beside the target; what is left of it goes away."""
+    path = target.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with _beginning:
+            _unfinished.add(path)
+            made = make(path)
+        yield path, made
+    finally:
+        _remove(path)
+        _unfinished.discard(path)
+
+
+def _new_file(path: Path) -> BinaryIO:
+    return open(path, "xb", buffering=0)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            _publish_new(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+            os.unlink(path)
+
+
+def publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name, in one step, and make the name durable.
+
+    A target that cannot be renamed onto, as a file that is mounted on its own into a container, is
+    written in place; that alone is no single step.
+    Raises OSError (FileExistsError where a file is in the way and overwrite is false).
+    """
+    if not overwrite:
+        _publish_new(temporary, target)
+    else:
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+            _copy_into(temporary, target)
     _sync_directory(target.parent)
+
+
+def _copy_into(source: Path, target: Path) -> None:
+    with open(source, "rb") as new, open(target, "r+b") as old:
+        shutil.copyfileobj(new, old, 2**20)
+        old.truncate()
+        old.flush()
+        sync(old.fileno())
+    os.unlink(source)
 
 
 def _check_vacant(target: Path, overwrite: bool) -> None:
@@ -104,7 +179,7 @@ def _in_the_way() -> FileExistsError:
     return FileExistsError(errno.EEXIST, "a file is there; overwrite=True replaces it")
 
 
-def _write_all(file: BinaryIO, view: memoryview) -> None:
+def write_all(file: BinaryIO, view: memoryview) -> None:
     """Write every byte: a raw file may take only a part at a time."""
     while len(view):
         view = view[file.write(view) :]
@@ -126,12 +201,27 @@ def _publish_new(temporary: Path, target: Path) -> None:
         os.unlink(temporary)
 
 
+def sync(descriptor: int) -> None:
+    """Flush to the disk, where the file system knows how."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
 def _sync_directory(directory: Path) -> None:
-    """Make the new name itself durable; only POSIX lets a directory be synced."""
+    """Make the new name itself durable; only POSIX lets a directory be synced.
+
+    The file is there already, whole: a directory that may be written but not read is no failure.
+    """
     if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(descriptor)
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return
+        try:
+            sync(descriptor)
         finally:
             os.close(descriptor)
 
@@ -148,21 +238,18 @@ def write_folder(
     target = Path(path)
     if os.path.lexists(target) and not overwrite:
         raise _in_the_way()
-    temporary, old = (target.parent / f".{secrets.token_hex(8)}.tmp" for _ in range(2))
-    try:
-        os.mkdir(temporary)
+    old = target.parent / f".{secrets.token_hex(8)}.tmp"
+    with _temporary(target, os.mkdir) as (temporary, _):
         for name, chunk in files.items():
             atomic_write(temporary / name, chunk)
-        if os.path.lexists(target):
-            os.rename(target, old)
-        try:
-            os.rename(temporary, target)
-        except BaseException:
-            if os.path.lexists(old):
-                os.rename(old, target)
-            raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        with _beginning:
+            if os.path.lexists(target):
+                os.rename(target, old)
+            try:
+                os.rename(temporary, target)
+            except BaseException:
+                if os.path.lexists(old):
+                    os.rename(old, target)
+                raise
     shutil.rmtree(old, ignore_errors=True)
     _sync_directory(target.parent)
