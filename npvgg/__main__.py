@@ -1,7 +1,5 @@
 """`python -m npvgg` is the command line."""
 
-import sys
+from npvgg.cli.process import main
 
-from npvgg.cli.main import main
-
-sys.exit(main())
+main()

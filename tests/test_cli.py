@@ -1,6 +1,7 @@
 """The command line as people call it: what it prints, where, and how it ends."""
 
 import csv
+import gzip
 import io
 import json
 import logging
@@ -133,7 +134,7 @@ def test_an_argument_without_photos_is_said_and_counts_as_none(run, tmp_path):
 
 def test_files_of_a_folder_that_are_skipped_are_told_of(run, photos):
     assert "skipped" not in run("embed", photos)[2]
-    for name in ("d.HEIC", "e.heic", "f.avif", "read\x1bme.t\x1bt", "g", ".hidden"):
+    for name in ("d.HEIC", "e.heic", "f.mp4", "read\x1bme.t\x1bt", "g", ".hidden"):
         (photos / name).touch()
     (photos / "a.png").rename(photos / "a.jfif")
 
@@ -143,7 +144,7 @@ def test_files_of_a_folder_that_are_skipped_are_told_of(run, photos):
         "a.jfif", "b.png", "c.png",
     ]  # fmt: skip
     assert status == 1
-    kinds = r".avif, .heic, .t\x1bt, no suffix"
+    kinds = r".heic, .mp4, .t\x1bt, no suffix"
     assert f"skipped 5 other files in folders, not known as photos: {kinds}\n" in err
     assert "skipped" not in run("embed", photos, "--quiet")[2]
 
@@ -163,8 +164,12 @@ def test_output_goes_into_a_file_and_never_over_another_unasked(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("rows.csv", b"path,"), ("rows.jsonl", b'{"path"'), ("rows.json", b"["), ("y.CSV", b"path,")],
-)
+    [
+        ("rows.csv", b"path,"), ("rows.jsonl", b'{"path"'), ("rows.json", b"["),
+        ("y.CSV", b"path,"), ("rows.ndjson", b'{"path"'), ("rows.tsv", b"path\tstatus"),
+        ("rows.csv.gz", b"\x1f\x8b"),
+    ],
+)  # fmt: skip
 def test_the_suffix_of_the_output_is_its_format(run, tmp_path, name, start):
     assert run("classify", CAT, "--output", tmp_path / name)[:2] == (0, b"")
     assert (tmp_path / name).read_bytes().lstrip().startswith(start)
@@ -188,17 +193,18 @@ def test_a_frame_and_the_formats_can_be_chosen(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("command", "name"), [("classify", "x.npy"), ("classify", "x.NPZ"), ("embed", "x.csv"),
-                          ("embed", "x.json")],
+                          ("embed", "x.json"), ("classify", "x.parquet"), ("embed", "x.h5.gz")],
 )  # fmt: skip
 def test_a_suffix_of_another_commands_format_is_refused_unless_a_format_is_given(
     run, tmp_path, command, name
 ):
     status, _, err = run(command, CAT, "--output", tmp_path / name)
     assert (status, list(tmp_path.iterdir())) == (2, [])
-    assert f"--output: {command} cannot write {name[2:].lower()}, expected " in err
+    assert f"--output: {command} cannot write {name.lower().split('.')[1]}, expected " in err
     assert "--format" in err
     assert run(command, CAT, "--output", tmp_path / name, "--format", "jsonl")[0] == 0
-    assert (tmp_path / name).read_bytes().startswith(b'{"path"')
+    data = (tmp_path / name).read_bytes()
+    assert (gzip.decompress(data) if name.endswith(".gz") else data).startswith(b'{"path"')
 
 
 def test_quiet_is_for_what_is_said_deep_inside_as_well(run, monkeypatch):
@@ -253,6 +259,42 @@ def test_labels_of_another_number_of_classes_are_refused(run, tmp_path):
     assert "expected 10" in err
 
 
+def test_an_answer_that_is_not_finite_is_an_error_of_its_row(run, tmp_path):
+    weights = tmp_path / "huge.safetensors"
+    model = npvgg.create_model("repvgg_nano.cifar10", pretrained=True)
+    tensors = {name: np.float32(3e19) * array for name, array in model.state_dict().items()}
+    npvgg.create_model("repvgg_nano", weights=tensors).save(weights)
+    for command in ("classify", "embed", "features"):
+        status, out, _ = run(command, CAT, "--weights", weights, "--format", "jsonl")
+        row = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+        assert (status, row["status"], row["error"]) == (
+            1, "error", "the network's answer is not finite",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", CAT, "--batch-size", "9223372036854775808"], "--batch-size: expected a posi"),
+        (["verify", CAT, "--size", "999999999"], "--size: expected a positive integer, 16,384 at"),
+        (["classify", CAT, "--weights", ""], "--weights: expected some text, got ''"),
+        (["classify", "--null"], "PATH"),
+        (["classify", CAT, "-0"], "--null: expected --files-from with it"),
+        (["classify", CAT, "--topk", "9" * 5000], "--topk: expected a positive integer"),
+        (["classify", CAT, "--files-from", "/absent"], "--files-from: /absent: cannot be read"),
+        (["classify", CAT, "--escape-formulas"], "--escape-formulas: only for csv and tsv"),
+        (["classify", CAT, "\x1b[31m", "--bogus\x1b[31m"], "--bogus\\x1b[31m"),
+    ],
+    ids=lambda value: " ".join(map(str, value))[-40:] if isinstance(value, list) else "",
+)
+def test_impossible_arguments_are_refused_clearly(run, arguments, message):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, b"")
+    assert message in err
+    assert "Traceback" not in err
+    assert "\x1b" not in err
+
+
 def test_embed_gives_the_library_s_vectors_in_every_format(run, photos, tmp_path):
     model = npvgg.create_model("repvgg_nano.cifar10", pretrained=True, num_classes=0)
     transform = npvgg.data.create_transform(**npvgg.data.resolve_model_data_config(model))
@@ -287,6 +329,22 @@ def test_features_are_written_a_file_per_photo(run, photos, tmp_path):
     with np.load(rows[2]["file"]) as maps:
         assert {name: list(maps[name].shape) for name in maps} == rows[2]["maps"]
     assert len(list(folder.iterdir())) == 2
+    kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+    arguments = ["features", photos, "--out-indices", 0, "--output", folder, "--format", "jsonl"]
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, b"")
+    assert "--output: 2 of 3 files are there" in err
+    status, out, err = run(*arguments, "--skip-existing")
+    assert (status, out.count(b"\n")) == (1, 1)
+    assert "skipped 2 photos whose maps are there" in err
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
+    status, out, _ = run(*arguments, "--force", "--pooled", "--save-dtype", "float16")
+    row = json.loads(out.splitlines()[0])
+    with np.load(row["file"]) as maps:
+        (pooled,) = maps.values()
+    assert (pooled.dtype, list(pooled.shape)) == (np.float16, row["maps"]["stages.0"])
+    assert len(pooled.shape) == 1
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,10 @@ def test_an_error_of_the_network_ends_the_run_and_its_threads():
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="broken network"):
         list(predict([photo(v) for v in range(20)], Numbers(), forward, 4))
+    for _ in range(100):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.05)  # a decoder ends when its photo is decoded
     assert threading.active_count() == before
 
 

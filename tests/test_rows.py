@@ -1,5 +1,6 @@
 """Rows as text, and the count of a long run."""
 
+import glob
 import io
 import json
 import os
@@ -7,8 +8,9 @@ import os
 import pytest
 from PIL import Image
 
-from npvgg.cli import progress, rows
+from npvgg.cli import inputs, progress, rows
 from npvgg.cli.inputs import SUFFIXES, expand
+from npvgg.errors import ArgumentError
 from npvgg.images.opening import FORMATS
 
 ROW = {"path": "a,\"b", "status": "ok", "error": "", "notes": ["x", "y"],
@@ -41,7 +43,7 @@ def test_folders_are_walked_in_order_without_hidden_files(tmp_path):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.touch()
-    listing = expand([str(tmp_path)], io.BytesIO())
+    listing = expand([str(tmp_path)], io.BytesIO)
     photos, others = listing.photos, listing.others
     assert [photo.path for photo in photos] == [str(tmp_path / "a.png"), str(tmp_path / "b/z.JPG")]
     assert others == [str(tmp_path / "notes.txt"), str(tmp_path / "b/c.heic")]
@@ -59,7 +61,7 @@ def test_a_folder_that_cannot_be_listed_is_an_entry_with_its_error(tmp_path, mon
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    photos = expand([str(tmp_path)], io.BytesIO()).photos
+    photos = expand([str(tmp_path)], io.BytesIO).photos
     assert [photo.path for photo in photos] == [str(tmp_path / "a.png")] * bool(below) + [closed]
     assert photos[-1].error == "cannot be listed: Permission denied"
 
@@ -73,14 +75,14 @@ def test_a_folder_knows_the_suffixes_of_the_formats_that_may_be_opened():
 def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path):
     file = tmp_path / "[a].png"
     file.touch()
-    assert [photo.path for photo in expand([str(file)], io.BytesIO()).photos] == [str(file)]
+    assert [photo.path for photo in expand([str(file)], io.BytesIO).photos] == [str(file)]
 
 
 def test_standard_input_is_read_once(tmp_path):
-    first, second = expand(["-", "-"], io.BytesIO(b"bytes")).photos
+    first, second = expand(["-", "-"], lambda: io.BytesIO(b"bytes")).photos
     assert (first.source, first.error) == (b"bytes", "")
     assert "only once" in second.error
-    (nothing,) = expand(["-"], io.BytesIO()).photos
+    (nothing,) = expand(["-"], io.BytesIO).photos
     assert nothing.error == "nothing came from standard input"
 
 
@@ -88,6 +90,61 @@ def test_standard_input_is_read_once(tmp_path):
 def spoken():
     with progress.shown(quiet=False):
         yield
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no links")
+def test_linked_folders_are_left_out_or_followed_once_and_so_it_is_with_patterns(tmp_path):
+    for name in ("a/1.png", "a/b/2.png", "elsewhere/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/b/loop").symlink_to("..")
+    (tmp_path / "a/other").symlink_to("../elsewhere")
+    for argument in (tmp_path / "a", tmp_path / "a/**/*.png"):
+        listing = expand([str(argument)], io.BytesIO)
+        assert [p.path[len(str(tmp_path)) :] for p in listing.photos] == ["/a/1.png", "/a/b/2.png"]
+        assert {os.path.basename(path) for path in listing.links} == {"loop", "other"}
+        listing = expand([str(argument)], io.BytesIO, follow=True)
+        assert [p.path[len(str(tmp_path)) :] for p in listing.photos] == [
+            "/a/1.png", "/a/b/2.png", "/a/other/3.png",
+        ]  # fmt: skip
+        assert [os.path.basename(path) for path in listing.loops] == ["loop"]
+
+
+def test_patterns_match_what_glob_matches(tmp_path, monkeypatch):
+    for name in ("x.png", "a/x.png", "a/b/x.png", "a/b/c/y.png", "a/.h/x.png", "d/b/x.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("*.png", "**/*.png", "a/**", "**/b/*", "*/b/*.???", "a/**/c/**/*.png", "**/*",
+                    f"{tmp_path}/**/x.png", "?/**/[xy].png", "**/b/**/*.png"):  # fmt: skip
+        want = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
+        assert [photo.path for photo in expand([pattern], io.BytesIO).photos] == want != []
+
+
+@pytest.mark.parametrize(("null", "data"), [(False, b"a b.png\r\n\n*.png\n"),
+                                            (True, b"a b.png\0*.png\0")])  # fmt: skip
+def test_names_come_from_a_list(tmp_path, null, data):
+    (tmp_path / "list").write_bytes(data)
+    for file, stdin in ((str(tmp_path / "list"), io.BytesIO), ("-", lambda: io.BytesIO(data))):
+        listing = expand(["first.png"], stdin, files_from=file, null_separated=null)
+        assert [photo.path for photo in listing.photos] == ["first.png", "a b.png", "*.png"]
+    with pytest.raises(ArgumentError, match="only once"):
+        expand(["-"], lambda: io.BytesIO(b"x"), files_from="-")
+    assert expand([], io.BytesIO, files_from="-").photos[0].error == "no names in this list"
+
+
+@pytest.mark.parametrize("url", ["http://x/a.png", "S3://bucket/key"])
+def test_a_url_is_said_not_to_be_read(url):
+    (photo,) = expand([url], io.BytesIO).photos
+    assert (photo.path, photo.error[:18]) == (url, "URLs are not read;")
+
+
+def test_standard_input_has_a_limit_and_may_be_missing(monkeypatch):
+    monkeypatch.setattr(inputs, "MAX_STDIN", 10)
+    assert expand(["-"], lambda: io.BytesIO(b"x" * 10)).photos[0].error == ""
+    (photo,) = expand(["-"], lambda: io.BytesIO(b"x" * 11)).photos
+    assert (photo.source, photo.error[:25]) == (b"", "expected at most 10 bytes")
+    assert expand(["-"], lambda: None).photos[0].error == "standard input is closed"
 
 
 @pytest.mark.usefixtures("spoken")

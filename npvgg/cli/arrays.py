@@ -2,70 +2,136 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from npvgg.cli.inputs import Photo
 from npvgg.cli.predict import Outcome
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write
+from npvgg.formats.untrusted import path_text
 from npvgg.ops import Array
 
 
-def as_npy(outcomes: Iterable[Outcome], count: int, length: int, dtype: str) -> Iterator[bytes]:
-    """Write a (count, length) array row by row; the row of a photo that failed is NaN."""
-    header = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": descr, "fortran_order": False, "shape": (count, length)}
-    )
-    yield header.getvalue()
+def as_npy(
+    outcomes: Iterable[Outcome], photos: Sequence[Photo], length: int, dtype: str
+) -> Iterator[bytes]:
+    """Write a (photos, length) array row by row; the row of a photo that failed is NaN."""
+    yield npy_header(len(photos), length, dtype)
     for outcome in outcomes:
         yield _vector(outcome, length, dtype).tobytes()
 
 
-def as_npz(outcomes: Iterable[Outcome], count: int, length: int, dtype: str) -> Iterator[bytes]:
-    """Write `embeddings` (count, length), and `path`, `status` and `error` of each photo."""
-    embeddings = np.full((count, length), np.nan, dtype)
-    texts: dict[str, list[str]] = {"path": [], "status": [], "error": []}
-    for row, outcome in zip(embeddings, outcomes, strict=True):
-        row[:] = _vector(outcome, length, dtype)
-        for name, column in texts.items():
-            column.append(getattr(outcome, name))
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: np.array(column, dtype=str) for name, column in texts.items()}
-    np.savez(buffer, embeddings=embeddings, **arrays)
-    yield buffer.getvalue()
+def npy_header(count: int, length: int, dtype: str) -> bytes:
+    """Return the bytes before the numbers of a (count, length) array; as many for any count."""
+    shape = (count, length) if length else (count,)
+    fields = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    text = f"{fields!r}".encode()
+    room = 118  # of 128 bytes: NumPy's own headers take 128, too, up to 21 digits of shape
+    return b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + text.ljust(room - 1) + b"\n"
 
 
-def save_maps(
-    folder: str, number: int, path: str, maps: Mapping[str, Array], *, overwrite: bool
-) -> str:
-    """Write one photo's maps as `<number>_<name>.npz` into a folder, which is made; give the file's
-    path.
+def as_npz(
+    outcomes: Iterable[Outcome], photos: Sequence[Photo], length: int, dtype: str
+) -> Iterator[bytes]:
+    """Write `embeddings` (photos, length), and `path`, `status` and `error` of each photo.
 
-    The number is the photo's place in the run, so photos of one name do not meet.
+    The vectors go out as they come; only the errors are held. Texts have the width of the longest
+    (NumPy's `<U`), compressed.
+    """
+    errors: dict[int, str] = {}
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w") as archive:
+        with archive.open("embeddings.npy", "w", force_zip64=True) as member:
+            for piece in as_npy(_seen(outcomes, errors), photos, length, dtype):
+                member.write(piece)
+                yield sink.taken()
+        places = range(len(photos))
+        paths = [photo.path for photo in photos]
+        for name, column, longest in (
+            ("path", iter(paths), paths),
+            ("status", ("error" if place in errors else "ok" for place in places), ["error"]),
+            ("error", (errors.get(place, "") for place in places), errors.values()),
+        ):
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.compress_type = zipfile.ZIP_DEFLATED
+            descr = f"<U{max(map(len, longest), default=1) or 1}"
+            with archive.open(info, "w", force_zip64=True) as member:
+                member.write(npy_header(len(photos), 0, descr))
+                for text in column:
+                    member.write(np.array([text], descr).tobytes())
+            yield sink.taken()
+    yield sink.taken()
+
+
+def _seen(outcomes: Iterable[Outcome], errors: dict[int, str]) -> Iterator[Outcome]:
+    """Pass outcomes through, and note the errors by their place."""
+    for number, outcome in enumerate(outcomes):
+        if outcome.error:
+            errors[number] = outcome.error
+        yield outcome
+
+
+class _Sink(io.RawIOBase):
+    """A stream to be written forwards alone; what was written can be taken out."""
+
+    def __init__(self) -> None:
+        self.held = bytearray()
+
+    def writable(self) -> bool:
+        """Say that it can be written, as zipfile asks."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Hold some bytes."""
+        self.held += data
+        return len(data)
+
+    def taken(self) -> bytes:
+        """Give what has been written since the last time."""
+        data = bytes(self.held)
+        self.held.clear()
+        return data
+
+
+# --- Feature maps ---------------------------------------------------------------------------------
+
+
+def maps_path(folder: str, photo: Photo) -> str:
+    """Return the file of one photo's maps: its name, and a digest of its whole path, or of the
+    bytes that came from standard input. So it depends on the photo alone, not on the run.
+    """
+    if isinstance(photo.source, bytes):
+        stem, identity = "stdin", photo.source
+    else:
+        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(photo.path).stem)
+        identity = os.fsencode(os.path.abspath(photo.path))
+    digest = hashlib.sha256(identity).hexdigest()[:12]
+    return os.path.join(folder, f"{stem[:100] or '_'}_{digest}.npz")
+
+
+def save_maps(target: str, maps: Mapping[str, Array], *, overwrite: bool) -> None:
+    """Write one photo's maps into a file, whose folder is made.
+
     Raises ArgumentError where the file cannot be written.
     """
-    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(path).stem) or "stdin"
-    target = os.path.join(folder, f"{number:05d}_{stem[:100]}.npz")
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(maps)
     np.savez(buffer, **arrays)
-    if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise ArgumentError(f"--output: expected a folder, got the file {folder}")
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
         atomic_write(target, buffer.getvalue(), overwrite=overwrite)
     except FileExistsError:
-        raise ArgumentError(f"--output: {target} exists; --force replaces it") from None
+        raise ArgumentError(f"--output: {path_text(target)} exists; --force replaces it") from None
     except OSError as error:
-        raise ArgumentError(f"--output: {target}: {error.strerror or error}") from None
-    return target
+        raise ArgumentError(f"--output: {path_text(target)}: {error.strerror or error}") from None
 
 
 def _vector(outcome: Outcome, length: int, dtype: str) -> Array:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from npvgg.cli import OK
+from npvgg.cli.output import say, say_painted
 from npvgg.cli.progress import log
 from npvgg.cli.weightfiles import FOUND
 from npvgg.errors import ArgumentError
@@ -19,7 +20,7 @@ from npvgg.formats.files import atomic_write
 from npvgg.formats.untrusted import path_text
 from npvgg.testing.comparison import candidates, factories
 from npvgg.testing.comparison.compare import compare as hold_against
-from npvgg.testing.comparison.report import Report
+from npvgg.testing.comparison.report import DIM, PLAIN, RED, Report
 from npvgg.testing.packs.conformance import conformance_pack
 from npvgg.testing.packs.pack import MANIFEST, Pack
 
@@ -82,12 +83,14 @@ def compare(args: argparse.Namespace) -> int:
         )
     report = replace(report, candidate=path_text(name))
     if args.json:
-        print(json.dumps(report.as_dict()))
+        say(json.dumps(report.as_dict()) + "\n")
     else:
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        sys.stdout.writelines(report.as_text(colour=colour))
+        colour = getattr(sys.stdout, "isatty", bool)() and "NO_COLOR" not in os.environ
+        for line in report.as_text(colour=colour):
+            say_painted(line, (RED, DIM), PLAIN)
     if args.html:  # last: if it fails after all, the report has been seen
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         _write_page(report, args.html, args.force)
     if args.torch and not args.load_weights and not report.ok:
         log.info(f"{args.torch} ran with weights of its own; --load-weights gives it the pack's")

@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
 
-from npvgg.cli import crosscheck, explain, networks, photos, progress, weightfiles
+from npvgg.cli import crosscheck, explain, networks, photos, progress, rows, weightfiles
+from npvgg.cli.predict import warnings_as_notes
 from npvgg.cli.progress import log
+from npvgg.cli.text import escaped
 from npvgg.errors import NpvggError
 from npvgg.export import writer
 from npvgg.hub.pretrained import BUNDLED
@@ -26,22 +29,53 @@ ABORTED, INTERRUPTED = 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit status."""
-    args = _parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # odd file names
+        if hasattr(stream, "reconfigure"):  # not a notebook's, nor a closed one
+            stream.reconfigure(errors="backslashreplace")  # odd file names
+    args = _parsed(argv)
     quiet = getattr(args, "quiet", False)
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the hub's client reads it, and ours
-    with progress.shown(quiet):
+    with progress.shown(quiet), warnings_as_notes():
         return _run(args)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats what it was given escaped."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end with status 2."""
+        super().error(escaped(message))
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    # An option -0 would make argparse take -1 for one, too, which is an index.
+    words[:end] = ["--null" if word == "-0" else word for word in words[:end]]
+    args = parser.parse_args(words)
+    if getattr(args, "paths", True) == [] and args.files_from is None:
+        parser.error("expected a PATH or --files-from")
+    if getattr(args, "null", False) and args.files_from is None:
+        parser.error("argument --null: expected --files-from with it")
+    for name, value in vars(args).items():
+        if value == "" and name != "pattern":
+            parser.error(f"argument --{name.replace('_', '-')}: expected some text, got ''")
+    return args
 
 
 def _run(args: argparse.Namespace) -> int:
     try:
         status: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader had enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError, AttributeError):  # a stream of its own, as in a notebook
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ABORTED
+    except MemoryError:
+        log.error("error: out of memory")
         return ABORTED
     except (NpvggError, OSError) as error:
         log.error(f"error: {error}")
@@ -53,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="npvgg",
         description="RepVGG in pure NumPy and Numba: classify photos, embed them, look inside.",
         epilog="Exit status: 0 done; 1 a photo could not be read, a file is suspicious, two files "
@@ -92,8 +126,13 @@ def _add_classify(verbs: Any) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("table", "json", "jsonl", "csv"),
+        choices=tuple(rows.FORMATS),
         help="by the suffix of --output, or table",
+    )
+    parser.add_argument(
+        "--escape-formulas",
+        action="store_true",
+        help="in csv and tsv, put ' before text that a spreadsheet would run as a formula",
     )
     parser.set_defaults(run=photos.classify)
 
@@ -120,7 +159,7 @@ def _add_features(verbs: Any) -> None:
         "features",
         help="give the feature maps of photos",
         description="Prints the shapes of the maps; with --output FOLDER, each photo's maps go "
-        "into an npz file there.",
+        "into an npz file there, named after the photo and a digest of its path.",
         parents=[_run_options()],
     )
     parser.add_argument(
@@ -130,6 +169,17 @@ def _add_features(verbs: Any) -> None:
         metavar="I",
         help="which maps (all), negative from the end: --out-indices=0,-1, or the same with spaces "
         "after the photos",
+    )
+    parser.add_argument(
+        "--pooled", action="store_true", help="the mean of each map over height and width alone"
+    )
+    parser.add_argument(
+        "--save-dtype",
+        choices=("float16", "float32", "float64"),
+        help="of the arrays in the files (that of --dtype)",
+    )
+    parser.add_argument(
+        "--skip-existing", action="store_true", help="leave out photos whose file is there"
     )
     _add_format(parser, "jsonl")
     parser.set_defaults(run=photos.features)
@@ -149,7 +199,7 @@ def _add_info(verbs: Any) -> None:
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
     parser.add_argument(
         "--input-size",
-        type=_positive,
+        type=_side,
         nargs=3,
         metavar=("C", "H", "W"),
         help="the network's own by default",
@@ -260,7 +310,7 @@ def _add_verify(verbs: Any) -> None:
         help="try it on this photo as well; may be repeated",
     )
     parser.add_argument(
-        "--size", type=_positive, default=64, metavar="N", help="height and width of images (64)"
+        "--size", type=_side, default=64, metavar="N", help="height and width of images (64)"
     )
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a checkpoint A")
     parser.add_argument("--wrapper-b", metavar="KEY", help="which weights of a checkpoint B")
@@ -300,7 +350,7 @@ def _add_conformance(verbs: Any) -> None:
         help="the outputs of blocks; and of branches; and of convolutions before their batch norm",
     )
     parser.add_argument(
-        "--size", type=_positive, metavar="N", help="height and width of the input (64; tiny: 18)"
+        "--size", type=_side, metavar="N", help="height and width of the input (64; tiny: 18)"
     )
     parser.add_argument(
         "--form", choices=("train", "deploy"), help="form of the tensors (train, where it is known)"
@@ -387,12 +437,25 @@ def _add_compare(verbs: Any) -> None:
 
 def _run_options() -> argparse.ArgumentParser:
     """Give the options that every command over photos has."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = _Parser(add_help=False)
     parser.add_argument(
         "paths",
-        nargs="+",
+        nargs="*",
         metavar="PATH",
         help="photos, folders, patterns, or - for standard input",
+    )
+    parser.add_argument(
+        "--files-from",
+        metavar="FILE",
+        help="a list of photos, a line each; - for standard input",
+    )
+    parser.add_argument(
+        "--null",
+        action="store_true",
+        help="the list is separated by nulls, as by find -print0; or -0",
+    )
+    parser.add_argument(
+        "--follow", action="store_true", help="go into linked folders as well, once each"
     )
     parser.add_argument(
         "--model",
@@ -418,10 +481,12 @@ def _run_options() -> argparse.ArgumentParser:
         help="of weights and arithmetic",
     )
     parser.add_argument(
-        "--batch-size", type=_positive, default=1, metavar="N", help="photos at once (1)"
+        "--batch-size", type=_at_most(MAX_BATCH), default=1, metavar="N", help="photos at once (1)"
     )
     parser.add_argument(
-        "--output", metavar="PATH", help="write there instead of to standard output"
+        "--output",
+        metavar="PATH",
+        help="write there instead of to standard output; .gz compresses",
     )
     parser.add_argument("--force", action="store_true", help="replace existing output")
     _add_quiet(parser)
@@ -483,7 +548,7 @@ def _indices(text: str) -> list[int]:
 
 def _natural(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text[:50]!r}")
     return int(text)
 
 
@@ -493,8 +558,19 @@ def _dtype(text: str) -> str:
     return short.get(text, text)
 
 
-def _positive(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return value
+def _at_most(limit: int) -> Callable[[str], int]:
+    def positive(text: str) -> int:
+        value = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+        if not 1 <= value <= limit:
+            raise argparse.ArgumentTypeError(
+                f"expected a positive integer, {limit:,} at most, got {text[:50]!r}"
+            )
+        return value
+
+    return positive
+
+
+MAX_BATCH = 4096
+MAX_SIDE = 16384
+_side = _at_most(MAX_SIDE)
+_positive = _at_most(10**12)

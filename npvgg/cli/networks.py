@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from npvgg.cli import OK
+from npvgg.cli.output import say
 from npvgg.cli.progress import log
 from npvgg.create import create_model
 from npvgg.errors import ArgumentError
@@ -28,9 +29,9 @@ def info(args: argparse.Namespace) -> int:
     counts = count(subject, args.input_size)
     if args.format == "json":
         totals = {"train": asdict(counts.train), "deploy": asdict(counts.deploy)}
-        print(json.dumps({**asdict(counts), **totals}))
+        say(json.dumps({**asdict(counts), **totals}) + "\n")
     else:
-        print(counts)
+        say(f"{counts}\n")
     return OK
 
 
@@ -70,12 +71,12 @@ def list_networks(args: argparse.Namespace) -> int:
         matches = "matches" if has_magic(args.pattern) else "has in it"
         log.error(f"no network's name {matches} {args.pattern!r}; npvgg list tells all names")
     if args.format == "json":
-        print(json.dumps(rows))
+        say(json.dumps(rows) + "\n")
         return OK
-    print(f"{'network':18}{'params':>9}{'GMACs':>8}  {'input':12}pretrained   (deploy form)")
+    say(f"{'network':18}{'params':>9}{'GMACs':>8}  {'input':12}pretrained   (deploy form)\n")
     for row in rows:
         size = "×".join(map(str, row["input_size"]))
         known = ", ".join(row["pretrained"]) + (" (bundled)" if row["bundled"] else "")
         params, gmacs = row["parameters"] / 1e6, row["macs"] / 1e9
-        print(f"{row['name']:18}{params:>7.1f} M{gmacs:>8.2f}  {size:12}{known or '-'}")
+        say(f"{row['name']:18}{params:>7.1f} M{gmacs:>8.2f}  {size:12}{known or '-'}\n")
     return OK

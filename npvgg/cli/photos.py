@@ -1,115 +1,131 @@
 """The commands over photos: classify, embed, features.
 
-Each makes a model and a transform, lists the photos, sends them through, and writes what comes out.
+Each claims its output, makes a model and a transform, lists the photos, sends them through, and
+writes what comes out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from npvgg.cli import OK
-from npvgg.cli.arrays import as_npy, as_npz, save_maps
+from npvgg.cli.arrays import as_npy, as_npz, maps_path, npy_header, save_maps
 from npvgg.cli.inputs import Listing, Photo, expand
+from npvgg.cli.output import Standard, opened, send
 from npvgg.cli.predict import Outcome, predict
-from npvgg.cli.progress import counted, log, noun
-from npvgg.cli.rows import FORMATS, as_jsonl
+from npvgg.cli.progress import counted, log
+from npvgg.cli.rows import FORMATS, JSON_END, as_jsonl, path_columns
+from npvgg.cli.text import escaped, noun
 from npvgg.create import create_model
 from npvgg.data import Transform, create_transform, resolve_model_data_config
 from npvgg.errors import ArgumentError
-from npvgg.formats.files import atomic_write
-from npvgg.formats.untrusted import printable
+from npvgg.formats.untrusted import path_text, printable
 from npvgg.hub.pretrained import BUNDLED
 from npvgg.images import labels
 from npvgg.model import FeatureNet, RepVGG
-from npvgg.ops import softmax, topk
+from npvgg.ops import Array, softmax, topk
 
 SOME_FAILED = 1
 """Exit status: done, and some photo could not be read."""
 
 EMBEDDING_FORMATS = ("npy", "npz", "jsonl")
+SUFFIXES = {"ndjson": "jsonl", "txt": "table"}
+"""Suffixes of files that mean a format of another name."""
 
 
 def classify(args: argparse.Namespace) -> int:
     """Name what is in photos: a row each, with its top classes."""
     format = _format(args, FORMATS, "table")
-    model = _model(args)
-    k = _checked_topk(args.topk, model.num_classes)
-    names = _class_names(args.labels, model)
-    transform = _transform(args, model)
-    listing = expand(args.paths, sys.stdin.buffer)
-    _announce(args, listing, model)
-
-    def answer(x: Any) -> list[list[dict[str, Any]]]:
-        prob, index = topk(softmax(model(x), axis=1), k, axis=1)
-        return [
-            [_class_entry(names, i, p) for i, p in zip(row_index, row_prob, strict=True)]
-            for row_index, row_prob in zip(index.tolist(), prob.tolist(), strict=True)
-        ]
-
-    tally = Tally(listing.photos)
-    rows = (
-        {**_row(outcome), "topk": outcome.answer or []}
-        for outcome in tally.counted(_outcomes(args, listing.photos, transform, answer))
-    )
-    columns = ["path", "status", "error", "notes"]
-    columns += [f"{name}_{n + 1}" for n in range(k) for name in _class_entry(names, 0, 0.0)]
-    _emit(_encoded(FORMATS[format](rows, columns)), args.output, args.force)
+    with opened(args.output, overwrite=args.force) as place:
+        place.ending = lambda done: (b"", JSON_END.encode() if format == "json" else b"")
+        model = _model(args)
+        k = _checked_topk(args.topk, model.num_classes)
+        names = _class_names(args.labels, model)
+        transform = _transform(args, model)
+        listing = _listing(args, model)
+        tally = Tally(listing.photos)
+        outcomes = _outcomes(args, listing.photos, transform, lambda x: list(model(x)))
+        rows = ({**_row(o), "topk": _top(o.answer, k, names)} for o in tally.counted(outcomes))
+        columns = ["path", "status", "error", "notes"]
+        columns += [f"{name}_{n + 1}" for n in range(k) for name in _class_entry(names, 0, 0.0)]
+        if any("path_hex" in path_columns(photo.path) for photo in listing.photos):
+            columns.append("path_hex")
+        write = FORMATS[format]
+        if args.escape_formulas:
+            if format not in ("csv", "tsv"):
+                raise ArgumentError(f"--escape-formulas: only for csv and tsv, got {format}")
+            write = partial(write, formulas=False)
+        send(_encoded(write(rows, columns)), place)
     return tally.report()
 
 
 def embed(args: argparse.Namespace) -> int:
     """Turn photos into vectors, (count, num_features)."""
     format = _embedding_format(args)
-    model = _model(args, num_classes=0)
-    transform = _transform(args, model)
-    listing = expand(args.paths, sys.stdin.buffer)
-    _announce(args, listing, model)
-    tally = Tally(listing.photos)
-    outcomes = tally.counted(_outcomes(args, listing.photos, transform, lambda x: list(model(x))))
-    if format == "jsonl":
-        rows = ({**_row(o), "embedding": _numbers(o)} for o in outcomes)
-        chunks: Iterable[bytes] = ((json.dumps(row) + "\n").encode() for row in rows)
-    else:
-        write: Any = as_npy if format == "npy" else as_npz
-        chunks = write(outcomes, len(listing.photos), model.num_features, args.dtype)
-    _emit(chunks, args.output, args.force)
+    with opened(args.output, overwrite=args.force) as place:
+        model = _model(args, num_classes=0)
+        transform = _transform(args, model)
+        listing = _listing(args, model)
+        tally = Tally(listing.photos)
+        outcomes = tally.counted(
+            _outcomes(args, listing.photos, transform, lambda x: list(model(x)))
+        )
+        if format == "jsonl":
+            place.ending = lambda done: (b"", b"")
+            rows = ({**_row(o), "embedding": _numbers(o)} for o in outcomes)
+            pieces: Iterable[bytes] = _encoded(as_jsonl(rows, ()))
+        else:
+            if format == "npy":
+                place.ending = _npy_ending(model.num_features, args.dtype)
+            write: Any = as_npy if format == "npy" else as_npz
+            pieces = write(outcomes, listing.photos, model.num_features, args.dtype)
+        send(pieces, place)
     return tally.report()
 
 
 def features(args: argparse.Namespace) -> int:
     """Give the feature maps of photos: their shapes, or an npz file each."""
+    if args.output is None and (args.skip_existing or args.save_dtype):
+        raise ArgumentError("--skip-existing, --save-dtype: expected --output FOLDER with them")
     indices = [i for few in args.out_indices for i in few] if args.out_indices else None
     model = _model(args, features_only=True, out_indices=indices)
-    transform = _transform(args, model)
-    listing = expand(args.paths, sys.stdin.buffer)
-    _announce(args, listing, model)
     names = model.feature_info.module_name()
+    transform = _transform(args, model)
+    listing = _listing(args, model)
+    targets = _targets(args, listing)
+
+    def forward(x: Array) -> list[tuple[Array, ...]]:
+        maps = [m.mean((2, 3)) if args.pooled else m for m in model(x)]
+        return list(zip(*maps, strict=True))
+
     tally = Tally(listing.photos)
-    outcomes = tally.counted(
-        _outcomes(args, listing.photos, transform, lambda x: list(zip(*model(x), strict=True)))
-    )
+    outcomes = tally.counted(_outcomes(args, listing.photos, transform, forward))
 
     def rows() -> Iterator[dict[str, Any]]:
-        for number, outcome in enumerate(outcomes):
+        for photo, outcome in zip(listing.photos, outcomes, strict=True):
             maps = dict(zip(names, outcome.answer or (), strict=bool(outcome.answer)))
             row = {**_row(outcome), "maps": {name: list(m.shape) for name, m in maps.items()}}
-            if args.output and maps:
-                row["file"] = save_maps(
-                    args.output, number, outcome.path, maps, overwrite=args.force
-                )
+            if targets and maps:
+                if args.save_dtype:
+                    maps = {name: _narrowed(m, args.save_dtype) for name, m in maps.items()}
+                row["file"] = targets[photo.path]
+                save_maps(row["file"], maps, overwrite=args.force)
             yield row
 
-    write = as_jsonl if args.format == "jsonl" else _maps_table
-    _emit(_encoded(write(rows(), ())), None, False)
+    with Standard() as place:
+        write = as_jsonl if args.format == "jsonl" else _maps_table
+        send(_encoded(write(rows(), ())), place)
     return tally.report()
 
 
-# --- What commands share --------------------------------------------------------------------------
+# --- What they share ------------------------------------------------------------------------------
 
 
 class Tally:
@@ -166,40 +182,110 @@ def _transform(args: argparse.Namespace, model: Any) -> Transform:
     return create_transform(**resolve_model_data_config(model), **opening)
 
 
-def _announce(args: argparse.Namespace, listing: Listing, model: Any) -> None:
-    """Say what will run, and what of the arguments will not."""
+def _listing(args: argparse.Namespace, model: Any) -> Listing:
+    """List the photos, and say what will run and what of the arguments will not."""
+    listing = expand(
+        args.paths,
+        lambda: getattr(sys.stdin, "buffer", None),
+        files_from=args.files_from,
+        null_separated=args.null,
+        follow=args.follow,
+    )
     absent = [photo for photo in listing.photos if photo.error]
     count = len(listing.photos) - len(absent)
     default = "" if args.model or args.weights else " (bundled; --model or --weights for another)"
     log.info(f"{count:,} {noun(count, 'photo')} through {model!r}{default}")
     for photo in absent:  # a row each, too; but an npy file cannot show it
-        log.error(f"{printable(photo.path)}: {photo.error}")
+        log.error(f"{path_text(photo.path)}: {photo.error}")
     if listing.others:
         suffixes = {os.path.splitext(path)[1].lower() or "no suffix" for path in listing.others}
-        kinds = printable(", ".join(sorted(suffixes)[:5]) + ", …" * (len(suffixes) > 5))
+        kinds = ", ".join(sorted(suffixes)[:5]) + ", …" * (len(suffixes) > 5)
         files = f"{len(listing.others):,} other {noun(len(listing.others), 'file')}"
         log.info(f"skipped {files} in folders, not known as photos: {kinds}")
+    if listing.links:
+        links = f"{len(listing.links):,} linked {noun(len(listing.links), 'folder')}"
+        log.info(f"skipped {links}; --follow goes into them: {path_text(listing.links[0])}, …")
+    if listing.loops:
+        loops = f"{len(listing.loops):,} linked {noun(len(listing.loops), 'folder')}"
+        log.info(f"skipped {loops} that had been listed: {path_text(listing.loops[0])}, …")
+    return listing
 
 
 def _outcomes(
-    args: argparse.Namespace, photos: Sequence[Photo], transform: Transform, forward: Any
+    args: argparse.Namespace,
+    photos: Sequence[Photo],
+    transform: Transform,
+    forward: Callable[[Array], Sequence[Any]],
 ) -> Iterator[Outcome]:
     outcomes = predict(photos, transform, forward, args.batch_size, threads=args.threads)
     return counted(outcomes, len(photos), "photo")
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "path": outcome.path,
-        "status": outcome.status,
-        "error": outcome.error,
-        "notes": list(outcome.notes),
-    }
+    row = {**path_columns(outcome.path), "status": outcome.status, "error": outcome.error}
+    return {**row, "notes": list(outcome.notes)}
+
+
+def _encoded(texts: Iterable[str]) -> Iterator[bytes]:
+    """Encode; the bytes of a file name that are no UTF-8 are shown as escapes."""
+    return (text.encode(errors="backslashreplace") for text in texts)
+
+
+# --- Formats --------------------------------------------------------------------------------------
+
+
+def _format(args: argparse.Namespace, known: Iterable[str], otherwise: str) -> str:
+    """Take the format that was asked for, or the one that the suffix of the output means.
+
+    Raises ArgumentError for a suffix that means none of them.
+    """
+    path = os.path.basename(args.output or "").lower().removesuffix(".gz")
+    suffix = os.path.splitext(path)[1].lstrip(".")
+    format: str = args.format or SUFFIXES.get(suffix, suffix) or otherwise
+    if format not in known:
+        raise ArgumentError(
+            f"--output: {args.command} cannot write {escaped(suffix)}, expected "
+            f"{', '.join(known)}; with --format any name will do"
+        )
+    return format
+
+
+def _embedding_format(args: argparse.Namespace) -> str:
+    format = _format(args, EMBEDDING_FORMATS, "jsonl")
+    if format != "jsonl" and not args.output and getattr(sys.stdout, "isatty", bool)():
+        raise ArgumentError(
+            f"--output: expected a file for {format}, which is not for reading; got none"
+        )
+    return format
+
+
+def _npy_ending(length: int, dtype: str) -> Callable[[int], tuple[bytes, bytes] | None]:
+    """Return how an unfinished npy file becomes a shorter one."""
+    start = len(npy_header(0, length, dtype))
+    row = length * np.dtype(dtype).itemsize
+
+    def ending(done: int) -> tuple[bytes, bytes] | None:
+        count = (done - start) // row
+        return (npy_header(count, length, dtype), b"") if count > 0 else None
+
+    return ending
+
+
+# --- Classes --------------------------------------------------------------------------------------
+
+
+def _top(logits: Array | None, k: int, names: Any) -> list[dict[str, Any]]:
+    """Return the k likeliest classes, none for a photo that could not be read."""
+    if logits is None:
+        return []
+    prob, index = topk(softmax(logits[None], axis=1), k, axis=1)
+    pairs = zip(index[0].tolist(), prob[0].tolist(), strict=True)
+    return [_class_entry(names, i, p) for i, p in pairs]
 
 
 def _class_entry(names: Any, index: int, prob: float) -> dict[str, Any]:
-    label = None if names is None else names[index]
-    entry = {"index": index, "label": str(index) if label is None else label.name, "prob": prob}
+    label = names[index] if names else None
+    entry = {"index": index, "label": label.name if label else str(index), "prob": prob}
     synset = getattr(label, "synset", None)
     return {**entry, "synset": synset} if synset else entry
 
@@ -219,60 +305,48 @@ def _checked_topk(k: int, classes: int) -> int:
     return min(k, classes)
 
 
+# --- Vectors and maps -----------------------------------------------------------------------------
+
+
 def _numbers(outcome: Outcome) -> list[float] | None:
     return None if outcome.answer is None else outcome.answer.tolist()
 
 
-def _maps_table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+def _targets(args: argparse.Namespace, listing: Listing) -> dict[str, str]:
+    """Return photo → the file of its maps, {} without --output; photos whose file is there leave
+    the listing where --skip-existing says so. Raises ArgumentError where one is there otherwise.
+    """
+    if args.output is None:
+        return {}
+    if os.path.lexists(args.output) and not os.path.isdir(args.output):
+        raise ArgumentError(f"--output: expected a folder, got the file {path_text(args.output)}")
+    targets = {p.path: maps_path(args.output, p) for p in listing.photos if not p.error}
+    there = {path for path, file in targets.items() if os.path.lexists(file)}
+    if there and args.skip_existing:
+        listing.photos = [photo for photo in listing.photos if photo.path not in there]
+        log.info(f"skipped {len(there):,} {noun(len(there), 'photo')} whose maps are there")
+    elif there and not args.force:
+        first = path_text(next(file for path, file in targets.items() if path in there))
+        raise ArgumentError(
+            f"--output: {len(there):,} of {len(targets):,} files are there, as {first}; "
+            "--skip-existing leaves these photos out, --force replaces the files"
+        )
+    return targets
+
+
+def _narrowed(maps: Array, dtype: str) -> Array:
+    with np.errstate(over="ignore"):
+        narrow = maps.astype(dtype)
+    if not np.isfinite(narrow).all():
+        raise ArgumentError(f"--save-dtype: {abs(maps).max():.3g} overflows {dtype}")
+    return narrow
+
+
+def _maps_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
     for row in rows:
         lines = [printable(row["path"])] + [f"    error: {row['error']}"] * bool(row["error"])
         lines += [
             f"    {name:12} {'×'.join(map(str, shape))}" for name, shape in row["maps"].items()
         ]
         lines += [f"    → {row['file']}"] if "file" in row else []
-        yield "\n".join(lines) + "\n"
-
-
-def _format(args: argparse.Namespace, known: Iterable[str], otherwise: str) -> str:
-    """Take the format that was asked for, or the one that the suffix of the output means.
-
-    Raises ArgumentError for a suffix that means a format of other commands alone.
-    """
-    suffix = os.path.splitext(args.output or "")[1].lstrip(".").lower()
-    if not args.format and suffix not in known and suffix in {*FORMATS, *EMBEDDING_FORMATS}:
-        raise ArgumentError(
-            f"--output: {args.command} cannot write {suffix}, expected {', '.join(known)}; "
-            "with --format any name will do"
-        )
-    asked: str = args.format or (suffix if suffix in known else otherwise)
-    return asked
-
-
-def _embedding_format(args: argparse.Namespace) -> str:
-    format = _format(args, EMBEDDING_FORMATS, "jsonl")
-    if format != "jsonl" and not args.output and sys.stdout.isatty():
-        raise ArgumentError(
-            f"--output: expected a file for {format}, which is not for reading; got none"
-        )
-    return format
-
-
-def _encoded(texts: Iterable[str]) -> Iterator[bytes]:
-    """Encode; the bytes of a file name that are no UTF-8 are shown as escapes."""
-    return (text.encode(errors="backslashreplace") for text in texts)
-
-
-def _emit(chunks: Iterable[bytes], output: str | None, force: bool) -> None:
-    """Send the pieces to standard output as they come, or into a file, all or nothing."""
-    if output is None or output == "-":
-        for chunk in chunks:
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-        return
-    try:
-        atomic_write(output, chunks, overwrite=force)
-    except FileExistsError:
-        raise ArgumentError(f"--output: {output} exists; --force replaces it") from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise ArgumentError(f"--output: {output} cannot be written: {reason}") from None
+        yield escaped("\n".join(lines) + "\n")

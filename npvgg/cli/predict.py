@@ -1,26 +1,34 @@
 """Many photos through one network: in batches, in order, one outcome per photo.
 
-A photo that cannot be read becomes an outcome with its error, in its place, and the run goes on.
+A photo that cannot be read becomes an outcome with its error, in its place, and the run goes on; so
+does one for which the network's answer is not finite.
 """
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
 from npvgg.cli.inputs import Photo
+from npvgg.cli.progress import log
 from npvgg.data import Transform
 from npvgg.engines.threads import resolve
 from npvgg.errors import ImageError
 from npvgg.ops import Array
 
 MOST_DECODERS = 4
+MOST_WARNINGS = 10
+
+Answer = Array | tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -49,54 +57,142 @@ class _Decoded:
 def predict(
     photos: Iterable[Photo],
     transform: Transform,
-    forward: Callable[[Array], Sequence[Any]],
+    forward: Callable[[Array], Sequence[Answer]],
     batch_size: int = 1,
     *,
     threads: int | None = None,
 ) -> Iterator[Outcome]:
     """Give one outcome per photo, in their order.
 
-    forward: takes a batch (N, C, H, W), gives N answers
+    forward: takes a batch (N, C, H, W), gives N answers, each an array or several
     threads: the most that may decode, four at the most; None for the processors that this process
     may use
 
-    Photos are decoded at most two batches ahead of the network (Pillow lets go of
-    the interpreter while it decodes), so memory does not grow with the number of photos.
+    Photos are decoded at most two batches ahead of the network (Pillow lets go of the interpreter
+    while it decodes), so memory does not grow with the number of photos.
     """
-    workers = min(MOST_DECODERS, resolve(threads))
-    with ThreadPoolExecutor(workers, thread_name_prefix="npvgg-decode") as pool:
-        decoded = _decode_ahead(photos, transform, pool, ahead=2 * batch_size)
-        while batch := list(islice(decoded, batch_size)):
-            yield from _answered(batch, forward)
+    decoders = min(MOST_DECODERS, resolve(threads))
+    decoded = _decode_ahead(photos, transform, decoders, ahead=2 * batch_size)
+    while batch := list(islice(decoded, batch_size)):
+        yield from _answered(batch, forward)
 
 
 def _answered(
-    batch: list[_Decoded], forward: Callable[[Array], Sequence[Any]]
+    batch: list[_Decoded], forward: Callable[[Array], Sequence[Answer]]
 ) -> Iterator[Outcome]:
     inputs = [item.x for item in batch if item.x is not None]
     answers = iter(forward(np.stack(inputs)) if inputs else ())
     for item in batch:
-        answer = None if item.x is None else next(answers)
-        yield Outcome(item.photo.path, answer, item.error, item.notes)
+        answer, error = None, item.error
+        if item.x is not None:
+            answer = next(answers)
+            arrays = answer if isinstance(answer, tuple) else (answer,)
+            if not all(np.isfinite(array).all() for array in arrays):
+                answer, error = None, "the network's answer is not finite"
+        yield Outcome(item.photo.path, answer, error, item.notes)
+
+
+# --- Decoding -------------------------------------------------------------------------------------
 
 
 def _decode_ahead(
-    photos: Iterable[Photo], transform: Transform, pool: ThreadPoolExecutor, ahead: int
+    photos: Iterable[Photo], transform: Transform, decoders: int, ahead: int
 ) -> Iterator[_Decoded]:
-    pending: deque[Future[_Decoded]] = deque()
-    for photo in photos:
-        pending.append(pool.submit(_decode, photo, transform))
-        if len(pending) > ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    """Decode in threads of our own, which the end of the process does not wait for; they take their
+    work from a queue that an interrupt cannot leave locked.
+    """
+    todo: SimpleQueue[tuple[Photo, SimpleQueue[Any]] | None] = SimpleQueue()
+    over = threading.Event()
+
+    def work() -> None:
+        while (item := todo.get()) is not None and not over.is_set():
+            photo, result = item
+            try:
+                result.put(_decode(photo, transform))
+            except BaseException as error:
+                result.put(error)
+
+    crew = [
+        threading.Thread(target=work, name="npvgg-decode", daemon=True) for _ in range(decoders)
+    ]
+    pending: deque[SimpleQueue[Any]] = deque()
+    try:
+        started = _started(crew)
+        for photo in photos:
+            if not started:
+                yield _decode(photo, transform)
+                continue
+            pending.append(SimpleQueue())
+            todo.put((photo, pending[-1]))
+            if len(pending) > ahead:
+                yield _result(pending.popleft())
+        while pending:
+            yield _result(pending.popleft())
+    finally:
+        over.set()
+        for _ in crew:
+            todo.put(None)
+
+
+def _started(crew: list[threading.Thread]) -> int:
+    """Start as many threads as can be had; return how many."""
+    for count, thread in enumerate(crew):
+        try:
+            thread.start()
+        except RuntimeError:  # no memory for its stack, or a limit on processes
+            return count
+    return len(crew)
+
+
+def _result(queue: SimpleQueue[Any]) -> _Decoded:
+    result = queue.get()
+    if isinstance(result, BaseException):
+        raise result
+    decoded: _Decoded = result
+    return decoded
 
 
 def _decode(photo: Photo, transform: Transform) -> _Decoded:
     if photo.error:
         return _Decoded(photo, error=photo.error)
     try:
-        x, notes = transform.apply(photo.source)
+        with _warned() as warned:
+            x, notes = transform.apply(photo.source)
     except ImageError as error:
         return _Decoded(photo, error=str(error))
-    return _Decoded(photo, x, notes=notes)
+    return _Decoded(photo, x, notes=(*notes, *warned))
+
+
+# --- Warnings -------------------------------------------------------------------------------------
+
+_decoding = threading.local()
+
+
+@contextmanager
+def _warned() -> Iterator[list[str]]:
+    """Collect the warnings of this thread, where `warnings_as_notes` is in force."""
+    notes: list[str] = []
+    _decoding.notes = notes
+    try:
+        yield notes
+    finally:
+        _decoding.notes = None
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """For a while, make warnings that come while a photo is decoded notes of that photo, and others
+    messages. Filters of warnings belong to the whole process: this is for the command line alone.
+    """
+
+    def show(message: Any, category: type[Warning], *args: Any, **options: Any) -> None:
+        notes = getattr(_decoding, "notes", None)
+        if notes is None:
+            log.warning(f"{category.__name__}: {message}")
+        elif len(notes) < MOST_WARNINGS and (text := str(message)[:200]) not in notes:
+            notes.append(text)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"PIL\.")  # each photo's, not the first one's
+        warnings.showwarning = show
+        yield

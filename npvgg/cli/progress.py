@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from npvgg.cli.text import escaped, noun
+
 T = TypeVar("T")
 
 SILENT_SECONDS = 1.0
@@ -36,8 +38,10 @@ class _StandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message; a passing one without text only removes the one before."""
+        if sys.stderr is None or sys.stderr.closed:
+            return
         stay = not (hasattr(record, "passing") and on_terminal())
-        message = record.getMessage()
+        message = escaped(record.getMessage())
         text = ("\r\x1b[K" if self.pending else "") + (f"npvgg: {message}" if message else "")
         self.pending = bool(message) and not stay
         sys.stderr.write(text + ("\n" if stay and message else ""))
@@ -60,14 +64,9 @@ def shown(quiet: bool) -> Iterator[None]:
         log.propagate = propagate
 
 
-def noun(count: int, one: str) -> str:
-    """Return what so many are called: 1 photo, 2 photos, 10 classes."""
-    return one if count == 1 else one + ("es" if one.endswith("s") else "s")
-
-
 def on_terminal() -> bool:
     """Tell whether somebody watches."""
-    return sys.stderr.isatty()
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
 def counted(items: Iterable[T], total: int, one: str) -> Iterator[T]:

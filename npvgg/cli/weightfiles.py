@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from npvgg import export, tools
 from npvgg.cli import OK
-from npvgg.cli.progress import log, noun
+from npvgg.cli.output import say
+from npvgg.cli.progress import log
+from npvgg.cli.text import noun
 from npvgg.errors import ArgumentError
 from npvgg.formats.untrusted import shown
 from npvgg.tools.inspection import as_table
@@ -91,9 +92,9 @@ def inspect(args: argparse.Namespace) -> int:
     """Say what a weights file is; status 1 where something looks wrong."""
     report = tools.inspect(args.file, model=args.model, wrapper=args.wrapper)
     if args.format == "json":
-        print(json.dumps(report))
+        say(json.dumps(report) + "\n")
     else:
-        sys.stdout.writelines(as_table(report))
+        say("".join(as_table(report)))
     return FOUND if report["findings"] else OK
 
 
@@ -109,9 +110,9 @@ def verify(args: argparse.Namespace) -> int:
         photos=args.image,
     )
     if args.format == "json":
-        print(json.dumps(report))
+        say(json.dumps(report) + "\n")
     else:
-        sys.stdout.writelines(_certificate(report))
+        say("".join(_certificate(report)))
     return FOUND if report["verdict"] in ("failed", "different") else OK
 
 

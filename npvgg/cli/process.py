@@ -1,0 +1,124 @@
+"""The command line as a process of its own, which one signal ends, always.
+
+The command runs in a thread; the main thread, in which alone Python's signal handlers run, does
+nothing but wait, for the command or for a signal. So no signal interrupts a line of the command,
+which could then hold a lock for ever, lose the signal in a callback, or leave half of a step. When
+a signal comes, the main thread settles the files under way (what was finished is kept under a name
+that is told, the rest is removed) and ends the process at once, wherever the command is; a second
+signal ends it without that.
+
+Exit status: that of `main`; 128 + number for a signal, 130 for Ctrl-C; 2 for a crash, after its
+traceback: 1 says that something is wrong with a photo or a file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import NoReturn
+
+from npvgg.cli import output
+from npvgg.cli.main import ABORTED
+from npvgg.cli.main import main as run_command
+from npvgg.cli.progress import on_terminal
+from npvgg.cli.text import escaped
+from npvgg.formats.files import remove_unfinished
+
+SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
+STACK_BYTES = 16 * 2**20  # some systems give threads much less than the main thread
+PATIENCE = 5.0
+"""Seconds to wait for a write that must not be cut in two: a disk may hang."""
+
+
+def main() -> NoReturn:
+    """Run the command line with the process's arguments; end the process."""
+    _fill_missing_streams()
+    sys.exit(run(run_command))
+
+
+def run(command: Callable[[], int]) -> int:
+    """Run a command in a thread, and give its exit status; a signal ends the process."""
+    events: SimpleQueue[int | None] = SimpleQueue()
+    signals = _listen(events)
+    statuses: list[int | str | None] = []
+
+    def work() -> None:
+        try:
+            statuses.append(command())
+        except SystemExit as exit:  # by argparse
+            statuses.append(exit.code)
+        except BaseException:
+            with suppress(OSError, ValueError, AttributeError):  # no standard error
+                sys.stderr.write(escaped(traceback.format_exc()))
+        events.put(None)
+
+    before = threading.stack_size(STACK_BYTES)
+    try:
+        threading.Thread(target=work, name="npvgg-command", daemon=True).start()
+    except RuntimeError:  # no memory for a thread: without one it runs nearly as well
+        work()
+    finally:
+        threading.stack_size(before)
+    number = events.get()  # the only place where a signal finds the main thread
+    if number is not None:
+        _end(number, signals[number])
+    for number in signals:  # the interpreter goes down; nothing needs settling
+        signal.signal(number, signal.SIG_DFL)
+    status = statuses[0] if statuses else ABORTED
+    return status if isinstance(status, int) else ABORTED if status else 0
+
+
+def _listen(events: SimpleQueue[int | None]) -> dict[int, str]:
+    """Put the number of every signal that comes into the queue; the second ends the process."""
+    came: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        came.append(number)
+        if len(came) > 1:
+            os._exit(128 + number)
+        events.put(number)
+
+    words = {}
+    for name, word in SIGNALS.items():
+        number = getattr(signal, name, None)  # no SIGHUP on Windows
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as for nohup
+            signal.signal(number, handle)
+            words[int(number)] = word
+    return words
+
+
+def _end(number: int, word: str) -> NoReturn:
+    """Settle the files under way, say so, and end the process; each may take a while, not for ever.
+
+    The command may hold any lock, that of standard error too, so this is done in a thread.
+    """
+
+    def settle() -> None:
+        kept = output.leave(PATIENCE)
+        remove_unfinished(PATIENCE)
+        clear = "\r\x1b[K" if on_terminal() else ""
+        sys.stderr.write(clear + escaped(f"npvgg: {'; '.join([word, *kept])}\n"))
+        sys.stderr.flush()
+
+    with suppress(RuntimeError):
+        thread = threading.Thread(target=settle, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+    os._exit(128 + number)
+
+
+def _fill_missing_streams() -> None:
+    """Open what was closed of descriptors 0, 1 and 2, lest the next file that is opened becomes
+    standard output.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number
