@@ -3,8 +3,8 @@
 The oracle for the defaults is what timm's users write, ``Image.open(file).convert("RGB")``.
 """
 
-import builtins
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -16,7 +16,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from npvgg.errors import ArgumentError, ImageError
-from npvgg.images import opening
+from npvgg.formats.files import open_regular
+from npvgg.images import exif, opening
 from npvgg.images.opening import FORMATS, MAX_PIXELS, open_image
 
 
@@ -325,7 +326,7 @@ def test_every_kind_of_source_gives_the_same(tmp_path):
 
 @pytest.mark.parametrize("source", [None, 3, 1.5, [1, 2], object()])
 def test_other_sources_are_refused(source):
-    with pytest.raises(ArgumentError, match="source: expected a path, bytes, a Pillow image or an"):
+    with pytest.raises(ArgumentError, match="source: expected a path, bytes, a file, a "):
         open_image(source)
 
 
@@ -338,7 +339,10 @@ def test_result_is_a_new_image():
 # Files that cannot be read: one clear error each, with the name of the file.
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+READ = [name for name in FORMATS if name != "AVIF" or opening._reads_avif()]
+
+
+@pytest.mark.parametrize("fmt", READ)
 def test_truncated_files(fmt, tmp_path):
     whole = encode(Image.fromarray(photo(61, 47)), fmt)
     path = tmp_path / "cut.bin"
@@ -358,8 +362,11 @@ def test_junk(junk):
 def test_missing_path_directory_and_null_byte(tmp_path):
     with pytest.raises(ImageError, match=r"nowhere\.png': No such file or directory"):
         open_image(tmp_path / "nowhere.png")
-    with pytest.raises(ImageError, match="expected a file, found a directory, pipe or device"):
+    with pytest.raises(ImageError, match="Is a directory"):
         open_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImageError, match="expected a regular file, got a device, pipe or socket"):
+        open_image(tmp_path / "pipe")
     with pytest.raises(ImageError, match=r"'a\\x00b': "):
         open_image("a\0b")
 
@@ -439,10 +446,10 @@ def test_files_are_closed(tmp_path, monkeypatch):
     opened = []
 
     def recording_open(*args):
-        opened.append(builtins.open(*args))  # noqa: SIM115 (what is under test closes it)
+        opened.append(open_regular(*args))
         return opened[-1]
 
-    monkeypatch.setattr(opening, "open", recording_open, raising=False)
+    monkeypatch.setattr(opening, "open_regular", recording_open)
     for name in ("rgb", "gif-animation", "tiff-pages", "jpeg"):
         path = tmp_path / name
         path.write_bytes(ODD[name][0])
@@ -466,3 +473,146 @@ def test_options_are_checked(option, value):
 def test_importing_the_module_leaves_pillow_out():
     code = "import sys, npvgg.images.opening; assert 'PIL' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- What metadata claim --------------------------------------------------------------------------
+
+
+def directory(entries, order="<", link=0):
+    """A directory of a TIFF structure; an entry is (tag, type, count, value or offset)."""
+    data = struct.pack(order + "H", len(entries))
+    for tag, kind, count, value in entries:
+        packed = (
+            struct.pack(order + "HH", value, 0) if kind == 3 else struct.pack(order + "L", value)
+        )
+        data += struct.pack(order + "HHL", tag, kind, count) + packed
+    return data + struct.pack(order + "L", link)
+
+
+def tiff(entries, order="<", link=0):
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    return mark + struct.pack(order + "L", 8) + directory(entries, order, link)
+
+
+CLAIMS = [(0x9000 + i, 7, 2000, 8) for i in range(300)]
+BOMB = tiff(CLAIMS) + bytes(2000)
+"""300 entries that name the same 2,000 bytes."""
+
+
+def jpeg_with(*segments):
+    plain = encode(RGB, "JPEG")
+    made = b"".join(b"\xff" + kind + struct.pack(">H", len(d) + 2) + d for kind, d in segments)
+    return plain[:2] + made + plain[2:]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        jpeg_with((b"\xe1", b"Exif\0\0" + BOMB)),
+        jpeg_with((b"\xe1", b"Exif\0\0" + BOMB[:900]), (b"\xe1", b"Exif\0\0" + BOMB[900:])),
+        jpeg_with((b"\xfe", b"\xff\xda"), (b"\xe2", b"MPF\0" + BOMB)),
+        BOMB,
+        tiff([(0x100, 3, 1, 4)], ">", link=26) + directory(CLAIMS, ">") + bytes(2000),
+    ],
+    ids=["exif", "exif-in-two-segments", "mpf", "tiff", "tiff-second-page"],
+)  # fmt: skip
+def test_directories_that_claim_more_than_there_is_are_refused_before_pillow_reads_them(
+    file, monkeypatch
+):
+    monkeypatch.setattr(opening, "import_module", lambda name: pytest.fail("Pillow reads it"))
+    with pytest.raises(ImageError, match=r"expected a directory whose entries claim .* got [\d,]+"):
+        open_image(file)
+
+
+def test_exif_of_many_segments_has_a_limit(monkeypatch):
+    monkeypatch.setattr(exif, "MAX_EXIF", 1000)
+    with pytest.raises(ImageError, match="at most 1,000 bytes of EXIF data"):
+        open_image(jpeg_with(*[(b"\xe1", b"Exif\0\0" + bytes(600))] * 2))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
+def test_the_orientation_is_the_one_that_pillow_reads(fmt, order):
+    for entries in ([(0x112, 3, 1, 6)], [(0x10F, 7, 2, 5), (0x112, 3, 1, 3)], [(0x112, 4, 1, 8)],
+                    [(0x112, 7, 1, 5)], [(0x112, 3, 1, 9)], []):  # fmt: skip
+        file = encode(RGB, fmt, exif=b"Exif\0\0" + tiff(entries, order))
+        image = Image.open(io.BytesIO(file))
+        want = image.getexif().get(0x112, 1)
+        want = want if isinstance(want, int) and want in range(1, 9) else 1
+        assert exif.orientation(image.info, None) == want
+
+
+def test_the_orientation_comes_from_tiff_tags_and_xmp_as_well():
+    image = Image.open(io.BytesIO(encode(RGB, "TIFF", tiffinfo={0x112: 5})))
+    assert exif.orientation(image.info, image.tag_v2) == image.getexif()[0x112] == 5
+    xmp = '<x tiff:Orientation="7"/>'
+    assert exif.orientation({"XML:com.adobe.xmp": xmp}, None) == 7
+    assert exif.orientation({"xmp": xmp.encode()}, None) == 7
+
+
+def test_comments_in_plain_ppm_files_never_reach_pillow():
+    """Its time for them grows with their square."""
+    lines = [b"# a\n12 #b\r34\n", b"5#c\n6 ", b" 7\t8 #\n#\n"]
+    file = b"P3\n#size\n3 #w\n 1 # h\n255\n" + b"".join(lines) + b"9 10 11 12 # no end"
+    want = np.asarray(Image.open(io.BytesIO(file)))
+    np.testing.assert_array_equal(np.asarray(open_image(file)[0]), want)
+    assert b"#" not in opening._without_comments(io.BytesIO(file)).read()
+    binary = io.BytesIO(b"P6\n1 1 255\n###")
+    assert opening._without_comments(binary) is binary
+    assert np.asarray(open_image(binary.getvalue())[0]).tolist() == [[[35, 35, 35]]]
+
+
+# --- Kinds of files -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not opening._reads_avif(), reason="this Pillow reads no AVIF")
+def test_avif_is_read():
+    file = encode(RGB, "AVIF")
+    want = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(open_image(file)[0]), want)
+
+
+def test_what_pillow_does_not_read_gets_its_name(monkeypatch):
+    monkeypatch.setattr(opening, "_reads_avif", lambda: False)
+    for brand, name in ((b"heic", "HEIC"), (b"mif1", "HEIC"), (b"avif", "AVIF needs Pillow 13")):
+        with pytest.raises(ImageError, match=f"not an image that can be read: {name}"):
+            open_image(b"\0\0\0\x1cftyp" + brand + bytes(20))
+
+
+def test_a_transparency_longer_than_any_palette_is_cut():
+    def chunk(kind, data):
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    file = b"\x89PNG\r\n\x1a\n" + b"".join((
+        chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 8, 3, 0, 0, 0)),
+        chunk(b"PLTE", bytes(range(9))), chunk(b"tRNS", b"\xff\0\x80" + bytes(997)),
+        chunk(b"IDAT", zlib.compress(b"\0\0\1\2")), chunk(b"IEND", b""),
+    ))  # fmt: skip
+    image, notes = open_image(file)
+    assert np.asarray(image).tolist() == [[[0, 1, 2], [3, 4, 5], [6, 7, 8]]]
+    assert notes == ("alpha dropped",)
+
+
+def test_a_file_object_is_read_and_left_open():
+    file = io.BytesIO(ODD["rgb"][0])
+    file.seek(5)
+    want = np.asarray(open_image(ODD["rgb"][0])[0])
+    np.testing.assert_array_equal(np.asarray(open_image(file)[0]), want)
+    assert not file.closed
+
+    class Pipe(io.RawIOBase):
+        name = "a pipe"
+
+        def __init__(self, data):
+            self.data = data
+
+        def seekable(self):
+            return False
+
+        def read(self, size=-1):
+            return self.data[:size]
+
+    np.testing.assert_array_equal(np.asarray(open_image(Pipe(ODD["rgb"][0]))[0]), want)
+    with pytest.raises(ImageError, match="'a pipe': not an image"):
+        open_image(Pipe(b"junk"))

@@ -54,8 +54,15 @@ process.run(command)
 """
 
 
+def listening():
+    """Take back what a test run in the background has inherited: SIGINT ignored."""
+    for name in WORDS:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def start(tmp_path, *arguments, code=SCENE, **options):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    options.setdefault("preexec_fn", listening)
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=tmp_path, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, **options,

@@ -13,25 +13,28 @@ none of Pillow's process-wide settings is changed, and no warning filter is touc
 from __future__ import annotations
 
 import os
-import stat
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from io import BytesIO
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypedDict
+from io import BufferedReader, BytesIO, FileIO
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npvgg.errors import ArgumentError, ImageError
+from npvgg.formats.files import open_regular
+from npvgg.images import exif
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Source: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[Any] | Image.Image"
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | NDArray[Any]"
+    " | Image.Image"
 )
 
 MAX_PIXELS = 2**30 // 4 // 3
@@ -45,9 +48,13 @@ _PLUGINS = {
     "BMP": "PIL.BmpImagePlugin",
     "TIFF": "PIL.TiffImagePlugin",
     "PPM": "PIL.PpmImagePlugin",
+    "AVIF": "PIL.AvifImagePlugin",
 }
 FORMATS = tuple(_PLUGINS)
 """What may be opened: the formats in which photos and scans come; none starts a program."""
+
+MAX_STREAM = 256 * 2**20
+"""Most bytes read from a file object that cannot be sought."""
 
 _TRANSPOSE = {  # EXIF orientation (tag 0x0112) → the Image.Transpose that sets the photo upright
     2: "FLIP_LEFT_RIGHT",
@@ -125,8 +132,9 @@ def open_image(
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """The photo as a new 8-bit Pillow image, and notes on what it holds that the image does not.
 
-    source: a path, the bytes of a file, a Pillow image (as it stands: `frame` is for files), or a
-    uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). The options are those of `Opening`.
+    source: a path, the bytes of a file, a binary file (left open), a Pillow image (as it stands:
+    `frame` is for files), or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). The options
+    are those of `Opening`.
     Raises ImageError for a photo that cannot or may not be read, ArgumentError for a wrong option.
     Source of the defaults: timm 1.0.31, data/dataset.py `ImageDataset`.
     """
@@ -171,8 +179,12 @@ def name_of(source: Source) -> str:
         return "image array"
     if isinstance(source, Image.Image):
         return "image"
+    if hasattr(source, "read"):
+        name = getattr(source, "name", None)
+        return repr(name) if isinstance(name, str) else "image stream"
     raise ArgumentError(
-        f"source: expected a path, bytes, a Pillow image or an array, got {type(source).__name__}"
+        "source: expected a path, bytes, a file, a Pillow image or an array, "
+        f"got {type(source).__name__}"
     )
 
 
@@ -199,22 +211,34 @@ def _opened(source: Source, opening: Opening) -> Iterator[Image.Image]:
         yield _from_array(source)
     else:
         with _stream(source) as file:
-            image = _identified(file, opening.formats)
+            image = _identified(file, opening)
             if opening.frame:
                 _check_size(image, opening.max_pixels)  # seeking may decode the frames before
                 _seek(image, opening.frame)
             yield image
 
 
-def _stream(source: str | os.PathLike[str] | bytes | bytearray | memoryview) -> IO[bytes]:
+@contextmanager
+def _stream(source: Any) -> Iterator[IO[bytes]]:
+    """The bytes of a photo as a file that can be sought; a caller's own is not closed.
+
+    No pipe is waited for and no device read, whenever one takes the place of a file.
+    """
     if isinstance(source, bytes | bytearray | memoryview):
-        return BytesIO(source)
-    if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block, a device never end
-        raise ImageError("expected a file, found a directory, pipe or device")
-    return open(source, "rb")
+        yield BytesIO(source)
+    elif not hasattr(source, "read"):
+        with BufferedReader(cast(FileIO, open_regular(source))) as file:
+            yield file
+    elif source.seekable():
+        yield source
+    else:
+        data = source.read(MAX_STREAM + 1)
+        if len(data) > MAX_STREAM:
+            raise ImageError(f"expected at most {MAX_STREAM:,} bytes from a stream, got more")
+        yield BytesIO(data)
 
 
-def _identified(file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
+def _identified(file: IO[bytes], opening: Opening) -> Image.Image:
     """The image whose plugin knows the first bytes: ``Image.open`` less its own check of the size.
 
     That check warns through the process-wide filters, which no thread can change for itself alone;
@@ -222,18 +246,56 @@ def _identified(file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
     """
     from PIL import Image
 
+    file.seek(0)
+    exif.check_claims(file, opening.frame)
     head = file.read(16)
-    for name in formats:
+    for name in opening.formats:
+        if name == "AVIF" and not _reads_avif():
+            continue
         import_module(_PLUGINS[name])  # registers the plugin
         factory, accept = Image.OPEN[name]
         try:
             verdict = accept is None or accept(head)
             if verdict and not isinstance(verdict, str):  # a str says that Pillow lacks the codec
                 file.seek(0)
-                return factory(file, "")
+                return factory(_without_comments(file) if name == "PPM" else file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # as in Image.open: the plugin found that the file is not its own after all
-    raise ImageError(f"not an image that can be read (formats: {', '.join(formats)})")
+    raise ImageError(
+        f"not an image that can be read{_hint(head)} (formats: {', '.join(opening.formats)})"
+    )
+
+
+def _reads_avif() -> bool:
+    """Whether this Pillow decodes AVIF, and bounds what the EXIF data in it take (since 13)."""
+    import PIL
+    from PIL import features
+
+    return int(PIL.__version__.partition(".")[0]) >= 13 and bool(features.check("avif"))
+
+
+def _hint(head: bytes) -> str:
+    """What the first bytes say of a file that is not read."""
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if brand in (b"avif", b"avis"):
+        return ": AVIF needs Pillow 13 or newer, built with libavif"
+    if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+        return ": HEIC, which Pillow does not read; convert it first"
+    return ""
+
+
+def _without_comments(file: IO[bytes]) -> IO[bytes]:
+    """A plain PPM file without its comments: Pillow's time for them grows with their square.
+
+    What Pillow takes for a comment: from # to the end of the line, which goes, too.
+    """
+    magic = file.read(3)
+    file.seek(0)
+    if magic[:2] not in (b"P1", b"P2", b"P3") or not magic[2:].isspace():
+        return file
+    data = file.read()
+    file.seek(0)
+    return BytesIO(re.sub(rb"#[^\r\n]*[\r\n]?", b"", data)) if b"#" in data else file
 
 
 def _seek(image: Image.Image, frame: int) -> None:
@@ -285,8 +347,8 @@ def _upright(image: Image.Image, opening: Opening) -> tuple[Image.Image, str | N
     from PIL import Image
 
     try:
-        orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # broken EXIF: the pixels are still good, and timm reads no EXIF at all
+        orientation = exif.orientation(image.info, getattr(image, "tag_v2", None))
+    except (ImageError, ValueError):  # the pixels are still good, and timm reads no EXIF at all
         return image, "EXIF unreadable"
     if orientation not in _TRANSPOSE:
         return image, None
@@ -349,6 +411,10 @@ def _to_opaque(image: Image.Image, opening: Opening) -> tuple[Image.Image, str |
 
     if not image.has_transparency_data:
         return image, None
+    transparency = image.info.get("transparency")
+    if isinstance(transparency, bytes) and len(transparency) > 256:  # more than a palette has
+        image = image.copy()
+        image.info["transparency"] = transparency[:256]
     # By way of RGBA also to drop alpha: the colours are the same, and convert("RGB") of a palette
     # with transparency would warn.
     rgba = image.convert("RGBA")
