@@ -21,7 +21,7 @@ from npvgg.formats.untrusted import path_text
 
 SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs",
 ))  # fmt: skip
 """What counts as a photo inside a folder; a file that is named itself is always tried."""
 
