@@ -79,12 +79,15 @@ UNWELCOME = {
 }  # fmt: skip
 """Modules of Python that run what a file says, start programs, or reach for the network."""
 
+EXCUSED_GUESTS = {("engines.kernelcache", "pickle")}  # Numba's own form of compiled functions
+
 OURS = {"ArgumentError", "WeightsError", "ImageError"}
 EXCUSED_ERRORS = {
     ("formats.files", "raises OSError"),  # as the system's own; `blaming` translates
     ("formats.files", "raises _in_the_way"),
     ("cli.main", "raises argparse.ArgumentTypeError"),  # what argparse asks of its types
     ("engines.kernelcache", "catches Exception"),  # so may a damaged file of compiled kernels
+    ("engines.kernelcache", "raises PermissionError"),  # as the system's own, all caught there
     ("engines.jit", "catches Exception"),  # so may private parts of another Numba
     ("cli.predict", "catches BaseException"),  # a decoder's, handed to the thread that waits
     ("cli.predict", "raises result"),
@@ -192,7 +195,7 @@ def only_invited_guests_come_in(sources):
     for module, source in sources.items():
         for name, late in imports(source):
             package = name.split(".")[0]
-            if package in UNWELCOME:
+            if package in UNWELCOME and (module, package) not in EXCUSED_GUESTS:
                 yield f"{module} imports {package}, which nobody may"
             if package in sys.stdlib_module_names or package in ("npvgg", ""):
                 continue

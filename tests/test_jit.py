@@ -1,5 +1,6 @@
 """Compiled kernels are kept, and nothing found in their directory can make a program fail."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -70,17 +71,42 @@ def zeros_within(whole):
     return whole[: len(whole) // 2] + bytes(64) + whole[len(whole) // 2 + 64 :]
 
 
+def replaced(make):
+    """A damage that puts something else in the place of the file."""
+
+    def damage(file):
+        whole = file.with_name("elsewhere")
+        file.rename(whole)
+        make(file, whole)
+
+    return damage
+
+
+def written(change):
+    return lambda file: file.write_bytes(change(file.read_bytes()))
+
+
+def signed(data):
+    return hashlib.sha256(data).digest() + data
+
+
 DAMAGES = {
-    "empty": lambda whole: b"",
-    "foreign": lambda whole: b"garbage",
-    "another_pickle": lambda whole: pickle.dumps({"not": "ours"}),
-    "truncated": lambda whole: whole[: len(whole) // 2],
-    "zeros_within": zeros_within,
+    "empty": written(lambda whole: b""),
+    "foreign": written(lambda whole: b"garbage"),
+    "unsigned": written(lambda whole: pickle.dumps({"not": "ours"})),
+    "another_pickle": written(lambda whole: signed(pickle.dumps({"not": "ours"}))),
+    "another_name": written(lambda whole: signed(pickle.dumps(("other", ())))),
+    "truncated": written(lambda whole: whole[: len(whole) // 2]),
+    "zeros_within": written(zeros_within),
+    "link": replaced(lambda file, whole: file.symlink_to(whole)),
+    "fifo": replaced(lambda file, whole: os.mkfifo(file)),
+    "folder": replaced(lambda file, whole: file.mkdir()),
 }
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files")
 def test_a_damaged_file_means_compiling_again(tmp_path):
-    names = [f"{kind}_{damage}" for kind in ("nbi", "nbc") for damage in DAMAGES]
+    names = [*DAMAGES]
     code = "import json\nfrom npvgg.engines import jit, kernelcache\n"
     code += "".join(f"@jit.kernel\ndef {name}(x): return 2 * x\n" for name in names)
     code += "".join(f"assert {name}(21) == 42\n" for name in names)
@@ -97,17 +123,16 @@ def test_a_damaged_file_means_compiling_again(tmp_path):
     hits, directory = found()
     assert not hits
     for name in names:
-        kind, damage = name.split("_", 1)
-        (file,) = directory.rglob(f"*.{name}-*.{kind}")
-        file.write_bytes(DAMAGES[damage](file.read_bytes()))
+        (file,) = directory.glob(f"{name}-*")
+        DAMAGES[name](file)
     assert found()[0] == set()
-    assert found()[0] == {*names}
+    assert found()[0] == {*names} - {"folder"}  # nothing can be renamed onto a folder
 
 
 def test_a_digit_of_machine_code_that_changed_is_noticed(tmp_path):
     cache = str(tmp_path / "cache")
     _, directory = run(tmp_path, XDG_CACHE_HOME=cache)
-    (file,) = Path(directory).rglob("*.nbc")
+    (file,) = Path(directory).glob("double-*")
     data = bytearray(file.read_bytes())
     code = data.index(b"\x7fELF" if sys.platform == "linux" else b"double")
     data[code + 64] ^= 1
@@ -115,20 +140,28 @@ def test_a_digit_of_machine_code_that_changed_is_noticed(tmp_path):
     assert run(tmp_path, XDG_CACHE_HOME=cache)[0] == 0
 
 
-def test_what_another_process_has_overwritten_is_not_taken_for_ones_own(tmp_path):
-    """Two processes may give one file name to two signatures; the index of the last one stays."""
+def test_a_kernel_is_told_by_what_it_computes(tmp_path):
+    """By its constants and its signature, too, not by its name and bytecode alone."""
     cache = str(tmp_path / "cache")
-    _, directory = run(tmp_path, XDG_CACHE_HOME=cache)
-    (file,) = Path(directory).rglob("*.nbc")
-    ints = file.read_bytes()
-    file.unlink()
-    (index,) = Path(directory).rglob("*.nbi")
-    ints_index = index.read_bytes()
-    index.unlink()
-    run(tmp_path, code=CODE.replace("double(21)", "double(21.0)"), XDG_CACHE_HOME=cache)
-    assert file.read_bytes() != ints
-    index.write_bytes(ints_index)  # says: for an integer, the file that now holds floats
-    assert run(tmp_path, XDG_CACHE_HOME=cache)[0] == 0
+    run(tmp_path, XDG_CACHE_HOME=cache)
+    assert run(tmp_path, CODE.replace("double(21)", "double(21.0)"), XDG_CACHE_HOME=cache)[0] == 0
+    three = CODE.replace("2 * x", "3 * x").replace("42", "63")
+    hits, directory = run(tmp_path, three, XDG_CACHE_HOME=cache)
+    assert (hits, len(list(Path(directory).iterdir()))) == (0, 3)
+    assert run(tmp_path, three, XDG_CACHE_HOME=cache)[0] == 1
+
+
+def test_a_kept_kernel_is_read_where_nothing_can_be_written(tmp_path):
+    """As in a container's image, whose kernels `npvgg warmup --into` made."""
+    cache = str(tmp_path / "cache")
+    closed = "import os; os.access = lambda *_: False\n"
+    assert run(tmp_path, closed + CODE, NUMBA_CACHE_DIR=cache) == (0, "None")  # nothing to read
+    _, directory = run(tmp_path, NUMBA_CACHE_DIR=cache)
+    kept = {path: path.stat().st_mtime_ns for path in Path(directory).iterdir()}
+    assert run(tmp_path, closed + CODE, NUMBA_CACHE_DIR=cache) == (1, directory)
+    floats = closed + CODE.replace("double(21)", "double(21.0)")
+    assert run(tmp_path, floats, NUMBA_CACHE_DIR=cache) == (0, directory)
+    assert {path: path.stat().st_mtime_ns for path in Path(directory).iterdir()} == kept
 
 
 def test_another_processor_and_other_sources_have_a_folder_of_their_own(tmp_path, monkeypatch):
@@ -144,7 +177,7 @@ def test_another_processor_and_other_sources_have_a_folder_of_their_own(tmp_path
     assert len(folders) == 3
     package = tmp_path / "engines"
     shutil.copytree(Path(jit.__file__).parent, package)
-    monkeypatch.setattr(kernelcache, "__file__", str(package / "kernelcache.py"))
+    monkeypatch.setattr(kernelcache.resources, "files", lambda name: package)
     digests = {kernelcache._digest.__wrapped__()}
     for source in ("jit.py", "program.py"):
         with open(package / source, "a") as file:
@@ -175,7 +208,7 @@ def test_a_full_disk_means_no_cache(tmp_path):
     hits, directory = run(tmp_path, code=full + CODE, XDG_CACHE_HOME=cache, **NO_BYTECODE)
     assert hits == 0
     assert directory.startswith(cache)
-    assert not list(Path(directory).rglob("*.tmp.*"))
+    assert list(Path(directory).iterdir()) == []
     assert run(tmp_path, XDG_CACHE_HOME=cache)[0] == 0
     assert run(tmp_path, XDG_CACHE_HOME=cache)[0] == 1
 
@@ -191,9 +224,45 @@ def test_what_somebody_else_can_write_to_is_not_taken(tmp_path):
     os.chmod(directory, 0o777)
     assert run(tmp_path, **cache)[1].startswith(str(tmp_path / "npvgg-"))
     os.chmod(directory, 0o700)
-    os.chmod(Path(directory).parent, 0o777)
-    assert run(tmp_path, **cache)[1] == directory
-    assert os.stat(Path(directory).parent).st_mode & 0o022 == 0
+    for folder in (Path(directory).parent, tmp_path / "cache"):
+        os.chmod(folder, 0o777)
+        assert run(tmp_path, **cache)[1].startswith(str(tmp_path / "npvgg-"))
+        os.chmod(folder, 0o1777)  # nobody can rename what others own, as in /tmp
+        assert run(tmp_path, **cache)[1] == directory
+        assert os.stat(folder).st_mode & 0o7777 == 0o1777  # and nothing is changed
+        os.chmod(folder, 0o700)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs owners of files")
+def test_a_link_in_a_shared_folder_is_not_followed(tmp_path):
+    """Somebody else may have put it there."""
+    victim, shared = tmp_path / "victim", tmp_path / "shared"
+    victim.mkdir(mode=0o755)
+    shared.mkdir()
+    (tmp_path / "file").write_text("")
+    (shared / f"npvgg-{os.getuid()}").symlink_to(victim)
+    nowhere = {"HOME": str(tmp_path / "file" / "below"), "TMPDIR": str(shared)}
+    assert run(tmp_path, **nowhere) == (0, "None")
+    assert (list(victim.iterdir()), victim.stat().st_mode & 0o777) == ([], 0o755)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX directories")
+def test_the_folder_is_looked_at_whenever_it_is_used(tmp_path, monkeypatch):
+    """Who may open a folder above it could exchange it while the process runs."""
+    folder = tmp_path.resolve() / "kernels"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(kernelcache, "kernel_cache", lambda: folder)
+    kernelcache.write("a", 1)
+    assert kernelcache.read("a") == 1
+    tmp_path.chmod(0o777)
+    for use in (lambda: kernelcache.read("a"), lambda: kernelcache.write("a", 2)):
+        with pytest.raises(OSError, match="nobody else"):
+            use()
+    tmp_path.chmod(0o700)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"directory|symbolic"):
+        kernelcache.read("a")
 
 
 @pytest.mark.skipif(getattr(os, "getuid", lambda: 1)() != 0, reason="only root can give files away")
@@ -375,7 +444,7 @@ def test_nobody_else_s_compilations_and_forks_are_hooked(tmp_path):
 ANOTHER = """
 import logging, sys
 import numba, numpy as np
-from numba.core import caching, codegen, dispatcher
+from numba.core import codegen, dispatcher, serialize
 said = []
 class Said(logging.Handler):
     def emit(self, record): said.append(record.getMessage())
@@ -416,20 +485,19 @@ engine, (line,) = without(dispatcher.Dispatcher, "compile", fails)
 assert engine == "reference"
 assert line == PLACE + "compiled, got 'winograd': NotImplementedError: another Numba", line
 
-for owner, name in [(caching, "FunctionCache"), (caching, "IndexDataCacheFile"),
-                    (sys.modules["numba.core"], "caching"), (numba, "__version__")]:
-    sys.modules.pop("numba.core.caching") if name == "caching" else None
+for owner, name in [(sys.modules["numba.core"], "serialize"), (numba, "__version__")]:
+    sys.modules.pop("numba.core.serialize") if name == "serialize" else None
     for module in [m for m in sys.modules if m.startswith("npvgg")]: del sys.modules[module]
     said.clear()
     kept = getattr(owner, name)
     delattr(owner, name)
-    if name == "caching": sys.modules["numba.core.caching"] = None
+    if name == "serialize": sys.modules["numba.core.serialize"] = None
     try:
         from npvgg.engines import jit
         jit.kernel(lambda x: x)
         jit.kernel(lambda x: x)
     finally:
-        setattr(owner, name, kept); sys.modules["numba.core.caching"] = caching
+        setattr(owner, name, kept); sys.modules["numba.core.serialize"] = serialize
     (line,) = said
     assert line.startswith("compiled kernels cannot be kept, every process compiles them: "), line
 
@@ -473,7 +541,10 @@ def test_compiling_is_said_also_where_nothing_can_be_kept(tmp_path):
     process = start(script, NUMBA_CACHE_DIR=str(tmp_path / "file" / "below"))
     results, complaints = process.communicate(timeout=120)
     assert results.split() == ["0", "None"]
-    assert complaints == "compiling the kernels for this processor, once\n"
+    assert complaints == (
+        "compiling the kernels for this processor, in every process: "
+        "there is no folder to keep them\n"
+    )
 
 
 def test_without_a_home_there_is_another_place(tmp_path):

@@ -78,8 +78,17 @@ def _watch(ended: threading.Event) -> None:
     """Say once that kernels are being compiled, if that takes long; of loading say nothing."""
     while not ended.wait(NOTICE_AFTER):
         if _missed():
-            _log.warning("compiling the kernels for this processor, once")
+            _log.warning(f"compiling the kernels for this processor, {_how_often()}")
             return
+
+
+def _how_often() -> str:
+    with suppress(Exception):  # as in `kernel`
+        from npvgg.engines import kernelcache
+
+        if kernelcache.writable():
+            return "once"
+    return "in every process: there is no folder to keep them"
 
 
 def _missed() -> bool:
