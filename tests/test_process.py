@@ -156,3 +156,23 @@ def test_without_streams_nothing_is_lost_or_written_where_it_should_not(tmp_path
     status, out, err = npvgg_command(tmp_path, "embed", "-", "--quiet", **closing(0))
     assert status == 1
     assert "standard input is closed" in out
+
+
+WARMUP = """
+import sys
+from npvgg.cli import main, networks
+networks.create_model = lambda *_, **__: lambda x: None  # compiling takes long
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_kernels_go_into_a_folder_of_choice_for_an_image(tmp_path):
+    with start(tmp_path, "warmup", "--into", "image", code=WARMUP) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    (kernels,) = (tmp_path / "image" / "npvgg").iterdir()
+    assert f"kept in {kernels}; NUMBA_CACHE_DIR={tmp_path / 'image'} finds them\n" in err
+    (tmp_path / "file").touch()
+    with start(tmp_path, "warmup", "--into", "file/x", code=WARMUP) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (2, "npvgg: error: --into: file/x cannot be written\n")

@@ -229,6 +229,11 @@ def _add_warmup(verbs: Any) -> None:
         description="Compiles the kernels for this processor and keeps them for this user, so that "
         "the first photo does not have to wait.",
     )
+    parser.add_argument(
+        "--into",
+        metavar="FOLDER",
+        help="keep them there, for a container's image; NUMBA_CACHE_DIR=FOLDER finds them later",
+    )
     _add_quiet(parser)
     parser.set_defaults(run=networks.warm_up)
 

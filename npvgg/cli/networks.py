@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 import time
 from dataclasses import asdict
 from glob import has_magic
@@ -16,6 +18,7 @@ from npvgg.cli.output import say
 from npvgg.cli.progress import log
 from npvgg.create import create_model
 from npvgg.errors import ArgumentError
+from npvgg.formats.untrusted import path_text
 from npvgg.hub.pretrained import BUNDLED, PRETRAINED, list_models
 from npvgg.tools.summary import info as count
 
@@ -37,8 +40,12 @@ def info(args: argparse.Namespace) -> int:
 
 def warm_up(args: argparse.Namespace) -> int:
     """Compile everything that the fast engines need, and keep it."""
+    if args.into is not None:
+        if "numba" in sys.modules:
+            raise ArgumentError("--into: expected a process that has not imported Numba yet")
+        os.environ["NUMBA_CACHE_DIR"] = os.path.abspath(args.into)
     try:
-        from npvgg.engines.kernelcache import kernel_cache
+        from npvgg.engines.kernelcache import kernel_cache, writable
     except ImportError as error:
         raise ArgumentError(
             f"warmup: expected Numba, which the fast engines need: {error}"
@@ -48,8 +55,12 @@ def warm_up(args: argparse.Namespace) -> int:
     x = np.zeros((1, 3, 32, 32), np.float32)
     for engine in ("im2col", "winograd"):
         create_model("repvgg_nano", engine=engine)(x)
-    kept = kernel_cache() or "nowhere: no folder can be written"
-    log.info(f"ready after {time.monotonic() - began:.1f} s; kept in {kept}")
+    kept = f"kept in {kernel_cache()}" if writable() else "kept nowhere: no folder can be written"
+    if args.into is not None:
+        if not writable():
+            raise ArgumentError(f"--into: {path_text(args.into)} cannot be written")
+        kept += f"; NUMBA_CACHE_DIR={os.environ['NUMBA_CACHE_DIR']} finds them"
+    log.info(f"ready after {time.monotonic() - began:.1f} s; {kept}")
     return OK
 
 
