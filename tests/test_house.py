@@ -211,8 +211,11 @@ def everything_public_says_what_it_is(sources):
     documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
     def visit(node, path):
-        if not ast.get_docstring(node):
+        words = ast.get_docstring(node)
+        if not words:
             yield f"{path} has no docstring"
+        elif re.match(r"[A-Z][A-Z ]{3,}(:|, the )", words):
+            yield f"{path} begins with a title, not with a sentence"
         for child in node.body:
             if isinstance(child, documented) and not child.name.startswith("_"):
                 overload = any("overload" in ast.unparse(d) for d in child.decorator_list)
@@ -298,6 +301,7 @@ LAWS = {
     },
     everything_public_says_what_it_is: {
         "ops has no docstring": {"ops": "x = 1"},
+        "ops begins with a title, not with a sentence": {"ops": '"""LIBRARY: what it means."""'},
         "ops.relu has no docstring": {"ops": '"""."""\ndef relu(x):\n    return x'},
         "model.RepVGG.save has no docstring": {
             "model": '"""."""\nclass RepVGG:\n    """."""\n    def save(self): ...'},
