@@ -38,6 +38,7 @@ def add(verbs: Any) -> None:
         _add_forms(lesson)
         lesson.set_defaults(run=run)
     _add_course(lessons, verbs.choices)
+    _add_live(lessons)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,6 +92,27 @@ def course(args: argparse.Namespace) -> int:
         write_folder(args.output, files, overwrite=args.force)
     log.info("%s: %d pages, %.1f MB; begin with index.html", args.output, len(files),
              sum(map(len, files.values())) / 1e6)  # fmt: skip
+    return OK
+
+
+def _add_live(lessons: Any) -> None:
+    said = "one page that classifies photos in a browser, with the network inside"
+    parser = lessons.add_parser("live", help=said, description=said[0].upper() + said[1:] + ".")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the page, to be made")
+    _add_model(parser)
+    parser.add_argument("--force", action="store_true", help="replace FILE")
+    parser.set_defaults(run=live)
+
+
+def live(args: argparse.Namespace) -> int:
+    """Write the live page."""
+    from npvgg.explain.live import live as page
+
+    _check_vacant("--output", args.output, args.force)
+    made = page(_model(args)).encode()
+    with _saying("--output", args.output):
+        atomic_write(args.output, made, overwrite=args.force)
+    log.info("%s: %.1f MB; drop a photo on it", args.output, len(made) / 1e6)
     return OK
 
 

@@ -55,8 +55,9 @@ def draw(picture: p.Picture) -> Drawing:
 def _heat(picture: p.Heat) -> Drawing:
     places: list[tuple[float, float, float]] = []  # of each map: x, y, size of a cell
     x, y, below, right = 0.0, 0.0, 0.0, 260.0
+    side = 400.0 if len(picture.maps) < 5 else 260.0
     for title, values in picture.maps.items():
-        cell = _cell(values, picture.digits)
+        cell = _cell(values, picture.digits, side)
         width = max(cell * values.shape[1], 7.0 * len(title))
         if x and x + width > WIDTH:
             x, y = 0.0, below + GAP
@@ -72,13 +73,13 @@ def _heat(picture: p.Heat) -> Drawing:
     return drawing
 
 
-def _cell(values: Array, digits: int) -> float:
-    """The size of a cell: room for its number, if that is written."""
+def _cell(values: Array, digits: int, side: float) -> float:
+    """The size of a cell: room for its number, if that is written; else a map has this side."""
     if digits >= 0 and values.size <= CELLS and values.shape[1] <= 18:
         longest = max(len(number(v, digits)) for v in values.ravel())
         return max(30.0, 7.2 * longest + 8)
     rows, columns = values.shape
-    return min(24.0, max(1.0, 400.0 / float(max(rows, columns))))
+    return min(24.0, max(1.0, side / float(max(rows, columns))))
 
 
 def _map(drawing: Drawing, values: Array, x: float, y: float, cell: float, picture: p.Heat) -> None:

@@ -26,26 +26,43 @@ if TYPE_CHECKING:
 
 Links = Sequence[tuple[str, str]]
 
+_TEMPLATES = files("npvgg.pages") / "templates"
+STYLE, STEPS = ((_TEMPLATES / name).read_text("utf-8") for name in ("style.css", "steps.js"))
+"""Of every page: how it looks, and the script that shows steps one by one."""
+
 
 def page(document: p.Document, *, links: Links = (), here: str = "") -> str:
     """The whole page; links: address and name of each page beside it; here: its own address.
 
     Raises ArgumentError without Jinja2.
     """
-    style, script = _file("style.css"), _file("steps.js")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
-        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
-    )
     made: str = (
         _environment()
         .get_template("page.html")
         .render(
-            document=document, policy=policy, style=_safe(style), script=_safe(script),
+            document=document, policy=policy(STYLE, STEPS), style=safe(STYLE), script=safe(STEPS),
             links=links, here=here,
         )
     )  # fmt: skip
     return made
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of somebody else's, filled; what is not `safe` is escaped.
+
+    Raises ArgumentError without Jinja2.
+    """
+    made: str = _environment().from_string(template).render(values)
+    return made
+
+
+def policy(style: str, *scripts: str) -> str:
+    """The Content-Security-Policy of a page: this style, these scripts, and nothing else."""
+    allowed = " ".join(f"'{_hash(script)}'" for script in scripts)
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src {allowed}; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def fragment(document: p.Document) -> str | None:
@@ -68,7 +85,7 @@ def _environment() -> Environment:
             "SVG do without"
         ) from None
     environment = Environment(
-        loader=FileSystemLoader(str(files("npvgg.pages") / "templates")),
+        loader=FileSystemLoader(str(_TEMPLATES)),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -76,8 +93,8 @@ def _environment() -> Environment:
     environment.globals |= {
         "kind_of": lambda part: type(part).__name__,
         "slug": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
-        "mathml": lambda text: _safe(mathml(text)),
-        "draw": lambda picture: _safe(draw(picture).markup()),
+        "mathml": lambda text: safe(mathml(text)),
+        "draw": lambda picture: safe(draw(picture).markup()),
         "alternative": p.alternative,
         "numbers": lambda picture: list(_numbers(picture)),
     }
@@ -105,8 +122,8 @@ def _number(value: float) -> str:
     return f"{value:.5g}"
 
 
-def _safe(text: str) -> Any:
-    """Text of our own, which is not to be escaped."""
+def safe(text: str) -> Any:
+    """Mark text of our own, which is not to be escaped."""
     from markupsafe import Markup
 
     return Markup(text)
@@ -115,8 +132,3 @@ def _safe(text: str) -> Any:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
-
-
-@cache
-def _file(name: str) -> str:
-    return (files("npvgg.pages") / "templates" / name).read_text("utf-8")

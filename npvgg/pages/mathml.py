@@ -2,7 +2,7 @@
 
     w'[k] = w[k] · γ[k] / √(var[k] + eps)        as it is written in docstrings, and
 
-    {a / b}      a fraction           x[i, j]    indices
+    {a / b}      a fraction           x[i, j]    indices, where no space stands before them
     Σ{c, r, s}   a sum over them      √(…)       a root          x² xᵀ    powers
 
 Text keeps all but the braces; in MathML each of these has its own shape.
@@ -15,7 +15,7 @@ from html import escape
 
 _TOKEN = re.compile(r"[A-Za-zα-ωΑ-ΡΤ-Ω]+[0-9']*[̃~]?|\d+(?:\.\d+)?(?:e-?\d+)?|\s+|.", re.DOTALL)
 _POWERS = {"²": "<mn>2</mn>", "ᵀ": "<mi>T</mi>", "⁻": "<mo>−</mo>", "³": "<mn>3</mn>"}
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
+_CLOSING = {"(": ")", "⟦": "]", "{": "}"}
 
 
 def plain(text: str) -> str:
@@ -25,7 +25,7 @@ def plain(text: str) -> str:
 
 def mathml(text: str) -> str:
     """The line as MathML, with the text beside it for those who read that."""
-    tokens = [t for t in _TOKEN.findall(text) if not t.isspace()]
+    tokens = [t for t in _TOKEN.findall(re.sub(r"\s\[", "⟦", text)) if not t.isspace()]
     body = _row(tokens, [0], "")
     label = escape(plain(text), quote=True)
     return f'<math display="block" aria-label="{label}">{body}</math>'
@@ -55,9 +55,10 @@ def _row(tokens: list[str], at: list[int], end: str) -> str:
             above, bar, below = inner.partition("<mo>/</mo>")
             fraction = f"<mfrac><mrow>{above}</mrow><mrow>{below}</mrow></mfrac>"
             items.append(fraction if bar else f"<mrow>{inner}</mrow>")
-        elif token in "([":
+        elif token in "(⟦":  # ⟦ stands for a bracket behind a space, which is no index
             inner = _row(tokens, at, _CLOSING[token])
-            items.append(f"<mrow><mo>{token}</mo>{inner}<mo>{_CLOSING[token]}</mo></mrow>")
+            opening = token.replace("⟦", "[")
+            items.append(f"<mrow><mo>{opening}</mo>{inner}<mo>{_CLOSING[token]}</mo></mrow>")
         elif token[0].isdigit():
             items.append(f"<mn>{token}</mn>")
         elif token[0].isalpha():

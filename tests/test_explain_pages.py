@@ -1,0 +1,230 @@
+"""Pages and drawings: their bytes, their mathematics, what they let in, and where their numbers
+come from.
+"""
+
+import ast
+import base64
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import tiny
+from browsing import check_page, chromium, opened  # noqa: F401 - a fixture
+
+import npvgg
+import npvgg.explain
+from npvgg.cli.main import main
+from npvgg.errors import ArgumentError
+from npvgg.explain.course import PAGES
+from npvgg.explain.course import course as build
+from npvgg.pages import html, parts
+from npvgg.pages.colours import colours, png
+from npvgg.pages.draw import draw
+from npvgg.pages.mathml import mathml, plain
+from npvgg.pages.text import as_text
+
+HEAT = parts.Heat({"w": np.array([[1.0, -0.5]])}, "A caption.", digits=1)
+HEAT_SVG = (
+    '<svg role="img" viewBox="0 0 261 100.8" width="261" height="100.8" '
+    'font-family="system-ui, sans-serif"><title>A caption.</title><desc>w: 1×2 numbers, the least '
+    "-0.5 at row 0, column 1, the largest 1 at row 0, column 0.</desc>"
+    '<text x="0" y="14" font-size="13" text-anchor="start" fill="currentColor">w</text>'
+    '<rect x="0" y="20" width="36.8" height="36.8" fill="#8c3e04"><title>row 0, column 0: 1'
+    '</title></rect><text x="18.4" y="42.4" font-size="12" text-anchor="middle" fill="#ffffff">1.0'
+    '</text><rect x="36.8" y="20" width="36.8" height="36.8" fill="#4e96c8"><title>row 0, column 1:'
+    ' -0.5</title></rect><text x="55.2" y="42.4" font-size="12" text-anchor="middle" '
+    'fill="#ffffff">-0.5</text>'
+)
+
+
+def test_a_drawing_is_the_same_byte_for_byte():
+    markup = draw(HEAT).markup()
+    assert markup.startswith(HEAT_SVG), markup
+    assert markup == draw(HEAT).markup()
+
+
+def test_every_kind_of_picture_is_well_formed_and_says_what_it_shows():
+    pytest.importorskip("jinja2", reason="pages need Jinja2")
+    x = np.arange(4.0)
+    pictures = [
+        HEAT,
+        parts.Heat({"large": np.outer(x, np.ones(200))}, "Pixels."),
+        parts.Chart(x, {"a": x + 1, "b": 10**x}, "step", "loss", "Lines.", log=True),
+        parts.Bars({"one": 1.0, "<two>": -2.0}, "Bars & more."),
+        parts.Photo(np.zeros((4, 6, 3), np.uint8), "A photo.", "It is black.", np.eye(2)),
+    ]
+    for picture in pictures:
+        root = ElementTree.fromstring(draw(picture).markup(alone=True))
+        said = root.find("{http://www.w3.org/2000/svg}desc").text
+        assert said == parts.alternative(picture) != ""
+        assert said in html.page(parts.Document("t", (picture,))).replace("&lt;", "<").replace(
+            "&gt;", ">"
+        ).replace("&amp;", "&")
+        assert as_text(parts.Document("t", (picture,)))
+
+
+def test_the_scale_is_signed_and_told_apart_without_red_and_green():
+    blue, white, orange = colours(np.array([-1.0, 0.0, 1.0]), 1.0).astype(int)
+    assert blue[2] > blue[0] + 50
+    assert orange[0] > orange[2] + 50
+    assert len({*white}) == 1
+    assert colours(np.array([np.nan]), 1.0).tolist() == [[0, 0, 0]]
+
+
+def test_a_png_of_ours_is_one(tmp_path, rng):
+    from PIL import Image
+
+    pixels = rng.integers(0, 256, (5, 7, 3), np.uint8)
+    head, _, data = png(pixels).partition(",")
+    (tmp_path / "a.png").write_bytes(base64.b64decode(data))
+    assert head == "data:image/png;base64"
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "inside"),
+    [
+        ("t[k] = {γ[k] / √(var[k] + eps)}", "t[k] = γ[k] / √(var[k] + eps)",
+         "<mfrac><mrow><msub><mi>γ</mi><mrow><mi>k</mi></mrow></msub></mrow><mrow><msqrt>"),
+        ("Σ{c,r} x[c]", "Σ_c,r x[c]", "<munder><mo>Σ</mo><mrow><mi>c</mi>"),
+        ("y = Aᵀ [x]", "y = Aᵀ [x]", "<msup><mi>A</mi><mi>T</mi></msup><mrow><mo>[</mo>"),
+        ("a < b", "a < b", "<mo>&lt;</mo>"),
+    ],
+)  # fmt: skip
+def test_formulas(line, text, inside):
+    assert plain(line) == text
+    assert inside in mathml(line)
+    ElementTree.fromstring(mathml(line))
+
+
+# --- Pages ----------------------------------------------------------------------------------------
+
+
+def test_what_strangers_wrote_is_escaped():
+    pytest.importorskip("jinja2", reason="pages need Jinja2")
+    evil = "<script>alert(1)</script>\"'&"
+    document = parts.Document(evil, (parts.Paragraph(evil), parts.Heat({evil: np.eye(2)}, evil)))
+    text = html.page(document)
+    assert "<script>alert" not in text
+    check_page(text)
+    assert "<script>alert" not in html.fragment(document)
+
+
+def test_without_jinja2_a_page_is_refused_and_a_notebook_gets_text(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    html._environment.cache_clear()
+    try:
+        with pytest.raises(ArgumentError, match=r"expected Jinja2.*text, JSON and SVG do without"):
+            html.page(parts.Document("t"))
+        assert npvgg.explain.training()._repr_html_() is None
+    finally:
+        html._environment.cache_clear()
+
+
+# --- The course -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """The course of a tiny network; .ci/run builds that of the network that ships."""
+    pytest.importorskip("jinja2", reason="pages need Jinja2")
+    model = tiny.model("plain", reparameterize=False)
+    model.pretrained_cfg["input_size"] = (3, 32, 32)
+    folder = tmp_path_factory.mktemp("course")
+    for name, text in build(model, commands={"classify": "usage: npvgg classify"}):
+        (folder / name).write_text(text, "utf-8")
+    return folder
+
+
+def test_the_course_is_whole_and_leads_nowhere_else(course):
+    names = {path.name for path in course.iterdir()}
+    assert {"index.html", "fold.html", "mistakes.html", "house.html"} <= names
+    for path in course.iterdir():
+        text = path.read_text("utf-8")
+        check_page(text, names)
+        assert 'aria-current="page"' in text
+    assert "tiled_convolution" in (course / "winograd-exercise.html").read_text("utf-8")
+    house = (course / "house.html").read_text("utf-8")
+    for module in ("reparam", "engines/", "explain/", "npvgg classify"):
+        assert module in house
+
+
+def test_the_command_writes_the_course_once(tmp_path, capfd, monkeypatch):
+    pytest.importorskip("jinja2", reason="pages need Jinja2")
+    monkeypatch.setattr("npvgg.explain.course.PAGES", PAGES[:1])
+    folder = str(tmp_path / "site")
+    assert main(["explain", "course", "--output", folder]) == 0
+    assert "npvgg compare" in (tmp_path / "site" / "house.html").read_text("utf-8")
+    assert main(["explain", "course", "--output", folder]) == 2
+    assert "exists; --force replaces it" in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Playwright's event loop
+def test_the_pages_in_a_browser(course, chromium):  # noqa: F811
+    for path in sorted(course.iterdir()):
+        tab, said = opened(chromium, path)
+        if path.name == "fold.html":
+            steps = tab.locator(".step")
+            assert [steps.nth(i).is_visible() for i in range(3)] == [True, False, False]
+            tab.get_by_role("button", name="Next").click()
+            assert [steps.nth(i).is_visible() for i in range(3)] == [False, True, False]
+            assert "step 2 of 3" in tab.text_content(".stepper")
+            titles = tab.locator(".step:not([hidden]) svg rect title").all_text_contents()
+            assert "row 0, column 0: " in titles[0]
+        assert said == [], path.name
+        tab.close()
+
+
+PROSE = Path(npvgg.explain.__file__).parent
+FACTS = r"255 values|--points 0,1,2,3,4"
+"""Numbers that are not this network's: so many has a byte with a sign; a command to be tried."""
+
+
+def prose(source):
+    """Every text of a module that is written to be read: not a docstring, not a key."""
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    formatted = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FormattedValue) and node.format_spec
+        for child in ast.walk(node.format_spec)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            alone = id(node) not in docstrings | formatted
+            if alone and len(node.value.split()) > 3:
+                yield node.value
+
+
+def bare_numbers(text):
+    """Numbers that stand in a text, rather than being filled in; single digits are mathematics."""
+    without = re.sub(FACTS, "", re.sub(r"\{[^{}]*\}", "", text))
+    return [n for n in re.findall(r"(?<![\w.])\d+(?:[.,]\d+)*", without) if len(n) > 1]
+
+
+@pytest.mark.parametrize("module", sorted(path.name for path in PROSE.glob("*.py")))
+def test_numbers_in_the_prose_are_computed(module):
+    found = {}
+    for text in prose((PROSE / module).read_text("utf-8")):
+        cited = "arXiv" in text or "reported" in text or text.startswith(("def ", "import "))
+        if not cited and (numbers := bare_numbers(text)):
+            found[text] = numbers
+    assert found == {}
+
+
+def test_a_number_that_was_typed_would_be_found():
+    source = 'Paragraph("The largest weight is 91.2 standard deviations.")'
+    assert [bare_numbers(text) for text in prose(source)] == [["91.2"]]
+    filled = 'says("The largest weight is {folded[largest]:.1f} standard deviations of 3×3.")'
+    assert [bare_numbers(text) for text in prose(filled)] == [[]]
