@@ -34,6 +34,7 @@ class ModelKeywords(ConfigKeywords, total=False):
     pretrained: bool
     weights: Source | None
     wrapper: str | None
+    prefix: str | None
     reparameterize: bool
     dtype: DTypeLike
     engine: str
@@ -63,6 +64,7 @@ def create_model(
     pretrained: bool = False,
     weights: Source | None = None,
     wrapper: str | None = None,
+    prefix: str | None = None,
     reparameterize: bool = True,
     dtype: DTypeLike = np.float32,
     engine: str = "auto",
@@ -85,6 +87,7 @@ def create_model(
         (`seed`), for trying and testing
     wrapper: which weights of a training checkpoint to take, as in `checkpoint.load`;
         `model.origin.choice` tells which were taken
+    prefix: take only the tensors whose names begin so, "backbone.", and without it
     reparameterize: fold train-form weights into one convolution per block; False runs the branches
     dtype: float32 or float64, of weights and arithmetic
     engine, threads: see `npvgg.engines.prepare`
@@ -110,7 +113,7 @@ def create_model(
         architecture, tag = split_tag(name) if name is not None else (None, None)
         weights = locate.locate(f"{architecture}.{tag or default_tag(architecture)}")
         name = f"{architecture}.{tag or default_tag(architecture)}"
-    tensors, origin = _read(weights, wrapper)
+    tensors, origin = _read(weights, wrapper, prefix)
     path = origin.path if origin else None
     with blaming(path):
         found = identify(name, tensors, origin)
@@ -158,12 +161,15 @@ def _repository(name: object, pretrained: bool) -> Path | None:
     return Path(place)
 
 
-def _read(source: Source | None, wrapper: str | None) -> tuple[Tensors | None, Checkpoint | None]:
+def _read(
+    source: Source | None, wrapper: str | None, prefix: str | None
+) -> tuple[Tensors | None, Checkpoint | None]:
     """Read what the caller gave as weights: tensors, and the file that they are of without them."""
     if isinstance(source, str | PathLike):
-        source = checkpoint.load_with_metadata(source, wrapper=wrapper)
-    elif wrapper is not None:
-        raise ArgumentError("wrapper: expected a weights file with it")
+        source = checkpoint.load_with_metadata(source, wrapper=wrapper, prefix=prefix)
+    elif (wrapper, prefix) != (None, None):
+        what = "prefix" if wrapper is None else "wrapper"
+        raise ArgumentError(f"{what}: expected a weights file with it")
     if not isinstance(source, Checkpoint):
         return source, None
     return source.tensors, replace(source, tensors={})

@@ -37,7 +37,7 @@ def test_round_trip(tmp_path, tensors):
     assert_same(got.tensors, tensors)
     assert (got.path, got.format, got.metadata) == (path, "safetensors", {"form": "train"})
     assert got.stored["stem.conv.weight"] == "F32"
-    assert (got.key, got.others, got.ignored) == ("", (), ())
+    assert (got.key, got.others, got.ignored) == ("", (), {})
 
 
 def test_the_name_of_a_file_does_not_matter(tmp_path, tensors):

@@ -1,5 +1,6 @@
 """What is said of a weights file, and that every planted flaw is found."""
 
+import argparse
 import hashlib
 import json
 import re
@@ -30,7 +31,8 @@ def test_a_sound_file(tmp_path):
     want = {
         "path": str(path), "format": "safetensors", "wrapper": "", "other_wrappers": [],
         "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "ignored": [], "tensors": len(NANO), "dtypes": {"F32": len(NANO)}, "prefix": "",
+        "ignored": {}, "calls": [],
+        "tensors": len(NANO), "dtypes": {"F32": len(NANO)}, "prefix": "",
         "numbers": sum(a.size for a in NANO.values()), "metadata": {"by": "me"},
         "naming": "timm", "form": "train", "network": "repvgg_nano", "channels": 3,
         "classes": VARIANTS["repvgg_nano"].num_classes, "findings": [],
@@ -63,7 +65,7 @@ def test_a_training_checkpoint(tmp_path):
     (tmp_path / "a.pth").write_bytes(torchwriter.zip_file(value | {"epoch": 1}))
     report = inspect(tmp_path / "a.pth")
     assert (report["wrapper"], report["other_wrappers"]) == ("model_ema", ["model"])
-    assert (report["prefix"], report["ignored"]) == ("module.", ["epoch"])
+    assert (report["prefix"], report["ignored"]) == ("module.", {"epoch": "an int"})
     assert (report["network"], report["findings"]) == ("repvgg_nano", [])
 
 
@@ -151,3 +153,24 @@ def test_the_command(tmp_path, capfd):
     assert "! 'head.fc.bias': 1 of" in capfd.readouterr().out
     assert main(["inspect", str(tmp_path / "absent")]) == 2
     assert capfd.readouterr().out == ""
+
+
+def test_code_that_a_pickle_names_is_a_finding(tmp_path, capfd):
+    """Loudly: torch.load runs it with weights_only=False; tensors and containers are no code."""
+    path = tmp_path / "a.pth"
+    arrays = torchwriter.state_dict({"w": np.ones(2, np.float32)})
+    extra = {"epoch": 3, "args": argparse.Namespace(lr=0.1)}
+    path.write_bytes(torchwriter.zip_file({"model": arrays, **extra}))
+    report = inspect(path)
+    assert report["calls"] == []
+    assert report["ignored"]["epoch"] == "an int"
+    planted = torchwriter.Made(torchwriter.Global("os\x1b", "system"), ("true",))
+    path.write_bytes(torchwriter.zip_file({"model": arrays, **extra, "hook": planted}))
+    report = inspect(path)
+    assert report["calls"] == ["os\x1b.system"]
+    assert any(r"names 'os\x1b.system', which torch.load imports" in f for f in report["findings"])
+    assert main(["inspect", str(path)]) == 1
+    out = capfd.readouterr().out
+    assert r"! the pickle names 'os\x1b.system'" in out
+    assert "\x1b" not in out
+    assert "'epoch' (an int)" in out

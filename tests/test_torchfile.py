@@ -1,6 +1,8 @@
 """PyTorch's files: judged by files that an independent writer makes; see also the hostile ones."""
 
 import argparse
+import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,7 @@ def test_every_dtype_and_shape(load, rng, make, protocol):
     got = load(make(state_dict(want), protocol=protocol))
     assert_same(got.tensors, want)
     assert got.format == {zip_file: "torch zip", stream_file: "torch stream"}[make]
-    assert (got.key, got.others, got.ignored, got.metadata) == ("", (), (), {})
+    assert (got.key, got.others, got.ignored, got.metadata) == ("", (), {}, {})
     assert got.stored["f2-1"] == "F16"
     assert got.stored["b1-0"] == "BOOL"
 
@@ -205,7 +207,7 @@ def test_the_usual_wrapper_is_taken_and_reported(load, make, keys, taken):
     assert_same(got.tensors, {"w": X})
     assert got.key == taken
     assert set(got.others) == set(keys) - {taken}
-    assert got.ignored == tuple(LEFT)
+    assert tuple(got.ignored) == tuple(LEFT)
 
 
 @both
@@ -224,9 +226,97 @@ def test_a_wrapper_can_be_chosen(load, make):
 def test_the_only_set_of_weights_is_taken_whatever_its_key(load):
     value = {"net": {"w": whole(X, "0")}, "epoch": 1, 7: 8}
     got = load(zip_file(value))
-    assert (got.key, got.ignored) == ("net", ("epoch", "7"))
+    assert (got.key, tuple(got.ignored)) == ("net", ("epoch", "7"))
     value["critic"] = {"w": whole(Y, "1")}
     refused(load, zip_file(value), "several sets of weights: 'net', 'critic'; choose")
+
+
+PATHS = {"a.w": whole(X, "0"), "b.w": whole(X, "1")}
+STRAY = whole(Y, "9")
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ({"model_state_dict": PATHS, "loss": STRAY, "epoch": 3}, "model_state_dict"),
+        ({"best": STRAY, "state_dict": PATHS, "mean": STRAY, "std": STRAY}, "state_dict"),
+        ({"weights": PATHS, "stats": {"mean": STRAY, "std": STRAY}}, "weights"),
+        ({"net": {"params": PATHS, "depth": 3}, "class_weights": STRAY}, "net.params"),
+        ({"a": {"b": {"c": PATHS}}}, "a.b.c"),
+        ({"loss": STRAY} | PATHS, ""),
+        ({"loss": STRAY, "w": STRAY}, ""),
+    ],
+)
+def test_the_one_set_of_weights_is_found_beside_single_tensors(load, value, key):
+    got = load(zip_file(value))
+    assert got.key == key
+    assert set(got.tensors) >= ({"a.w", "b.w"} if key else {"loss"})
+    assert load(zip_file(value), wrapper=key).tensors.keys() == got.tensors.keys()
+
+
+def test_two_sets_of_weights_are_listed_with_the_option_that_chooses(load):
+    value = {"student": PATHS, "teacher": {"deep": PATHS}, "loss": STRAY}
+    refused(
+        load, zip_file(value), r"sets of weights: 'student', 'teacher.deep'; .* \(wrapper=, --wr"
+    )
+    got = load(zip_file(value), wrapper="teacher.deep")
+    assert (got.key, got.others) == ("teacher.deep", ("student",))
+    assert got.ignored == {"loss": "a single tensor"}
+    assert list(load(zip_file(value), wrapper="").tensors) == ["loss"]
+
+
+def test_a_prefix_takes_what_is_below_it(tmp_path, rng):
+    arrays = tiny.tensors()
+    path = tmp_path / "lightning.ckpt"
+    named = {f"backbone.net.{name}": array for name, array in arrays.items()}
+    path.write_bytes(zip_file({"state_dict": state_dict(named | {"loss_fn.weight": Y})}))
+    options = {"engine": "reference", **tiny.keywords()}
+    with pytest.raises(WeightsError, match=r"pass prefix='backbone.net.' \(--prefix\)"):
+        npvgg.create_model("repvgg_a0", weights=path, **options)
+    got = npvgg.create_model("repvgg_a0", weights=path, prefix="backbone.net.", **options)
+    assert got.origin.ignored == {"loss_fn.weight": "a tensor"}
+    x = tiny.images(rng, dtype=np.float32)
+    want = npvgg.create_model("repvgg_a0", weights=arrays, **options)
+    np.testing.assert_array_equal(got(x), want(x))
+    for prefix in ("head.", "backbone.net.stem.conv_kxk.conv.weight"):
+        with pytest.raises(WeightsError, match=f"expected tensors below '{prefix}', got 'backbone"):
+            checkpoint.load(path, prefix=prefix)
+    with pytest.raises(ArgumentError, match="prefix: expected a weights file with it"):
+        npvgg.create_model("repvgg_a0", weights=arrays, prefix="x")
+    with pytest.raises(WeightsError, match=r"1 unexpected:\n +loss_fn.weight[^$]*prefix= \(--pref"):
+        npvgg.create_model("repvgg_a0", weights=arrays | {"loss_fn.weight": Y}, **options)
+
+
+@pytest.mark.parametrize("before", ["", "encoder.", "encoder.model.", "module.encoder."])
+def test_timm_s_features_only_weights_are_a_network_without_a_classifier(before, rng):
+    arrays = tiny.tensors()
+    flat = {
+        before + re.sub(r"^stages\.", "stages_", name): array
+        for name, array in arrays.items() if not name.startswith("head.")
+    }  # fmt: skip
+    keywords = {n: v for n, v in tiny.keywords().items() if n != "num_classes"}
+    got = npvgg.create_model("repvgg_a0", weights=flat, engine="reference", **keywords)
+    x = tiny.images(rng, dtype=np.float32)
+    want = npvgg.create_model(
+        "repvgg_a0", weights=arrays, engine="reference", **keywords, num_classes=0
+    )
+    np.testing.assert_array_equal(got(x), want(x))
+
+
+def test_an_unpacked_file_is_named_and_packed_again(tmp_path):
+    packed = tmp_path / "a.pth"
+    packed.write_bytes(zip_file(state_dict({"w": X})))
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path)
+        folder = tmp_path / archive.namelist()[0].split("/")[0]
+    for path in (folder, folder / "data.pkl"):
+        with pytest.raises(WeightsError, match=r"unpacked.*`zip -0 -r weights\.pth"):
+            checkpoint.load(path)
+    again = tmp_path / "again.pth"
+    with zipfile.ZipFile(again, "w") as archive:  # as zip -0 -r does, with entries for folders
+        for path in [folder, *sorted(folder.rglob("*"))]:
+            archive.write(path, path.relative_to(tmp_path))
+    assert_same(checkpoint.load(again), {"w": X})
 
 
 def test_a_wrapper_for_safetensors_is_refused(tmp_path):
@@ -242,7 +332,9 @@ def test_what_is_no_tensor_is_reported(load, make):
     value = {"w": whole(X, "0"), "n": 3, "t": "text", "none": None, "extra": Made(Global("a", "b"))}
     got = load(make(value))
     assert_same(got.tensors, {"w": X})
-    assert got.ignored == ("n", "t", "none", "extra")
+    assert tuple(got.ignored) == ("n", "t", "none", "extra")
+    assert got.ignored["t"] == "a str"
+    assert got.calls == ("a.b",)
 
 
 @both
@@ -271,7 +363,7 @@ def test_files_that_torch_2_14_wrote(format):
         "num_batches_tracked": np.array(7),
     }  # fmt: skip
     assert_same(got.tensors, {f"module.{name}": array for name, array in want.items()})
-    assert (got.key, got.ignored, got.format) == (
+    assert (got.key, tuple(got.ignored), got.format) == (
         "state_dict",
         ("epoch", "args"),
         f"torch {format}",

@@ -25,7 +25,7 @@ from torchwriter import (
 )  # fmt: skip
 
 from npvgg.errors import WeightsError
-from npvgg.formats.torch import reader
+from npvgg.formats.torch import choice
 
 
 class Planted:
@@ -193,7 +193,7 @@ def test_odd_values_in_the_place_of_names_do_no_harm(load, value):
     except WeightsError:
         return
     assert_same(got.tensors, {"w": X})
-    assert got.ignored == ("v",)
+    assert list(got.ignored) == ["v"]
 
 
 GOOD = state_dict({"w": X, "v": Y})
@@ -244,12 +244,55 @@ def test_a_file_cut_anywhere_is_refused(load, make):
 
 def test_a_dict_that_is_named_many_times_is_searched_once(load, monkeypatch):
     searched = []
-    is_tensor = reader._is_tensor
-    monkeypatch.setattr(reader, "_is_tensor", lambda value: searched.append(1) or is_tensor(value))
+    is_tensor = choice._is_tensor
+    monkeypatch.setattr(choice, "_is_tensor", lambda value: searched.append(1) or is_tensor(value))
     shared = {str(i): i for i in range(1_000)}
     value = {"w": whole(X, "0")} | {f"k{i}": shared for i in range(1_000)}
     assert_same(load(zip_file(value)).tensors, {"w": X})
     assert len(searched) < 10_000
+
+
+def pickle_of(body):
+    """A zip file whose pickle of protocol 2 has this body."""
+    return zip_file({}, change={"data.pkl": b"\x80\x02" + body + b"."})
+
+
+PAIRS = b"](" + b"".join(b"K" + bytes([i % 256]) + b"N\x86" for i in range(2_000)) + b"eq\0"
+MAKER = b"ccollections\nOrderedDict\nq\1"
+
+
+def test_a_list_of_pairs_that_many_dicts_share_is_budgeted(load, monkeypatch):
+    """What records make is counted, not what the pickle has of opcodes: 90 KB took 43 s."""
+    counted = []
+    spend = choice.Work._spend
+    monkeypatch.setattr(choice.Work, "_spend", lambda self, n: counted.append(n) or spend(self, n))
+    dicts = b"".join(b"X\4\0\0\0" + b"%04d" % i + b"h\1h\0\x85R" for i in range(2_000))
+    data = pickle_of(b"}q\2(X\1\0\0\0a" + PAIRS + b"X\1\0\0\0b" + MAKER + dicts + b"u")
+    assert len(data) < 100_000
+    with pytest.raises(WeightsError, match="dicts of at most 1000000 entries together"):
+        load(data)
+    assert sum(counted) < choice.MAX_WORK + 2 * len(data)
+
+
+def test_what_a_candidate_holds_is_looked_through_once(load, monkeypatch):
+    looked = []
+    is_tensor = choice._is_tensor
+    monkeypatch.setattr(choice, "_is_tensor", lambda value: looked.append(1) or is_tensor(value))
+    shared = {"w": whole(X, "0")} | {f"n{i}": i for i in range(300)}
+    got = load(zip_file({f"k{i}": shared for i in range(300)} | {"state_dict": shared}))
+    assert_same(got.tensors, {"w": X})
+    assert len(looked) < 5_000
+
+
+def test_long_sizes_and_ids_that_many_tensors_share_are_not_looked_through(load):
+    """They are refused by their length; a file of 1 MB would take minutes."""
+    long = b"(" + b"K\1" * 50_000 + b"t"
+    sizes = REBUILD + b"((U\x07storagectorch\nFloatStorage\nU\0010U\3cpuK\1tQK\0" + long + long
+    with pytest.raises(WeightsError, match="at most 8 dimensions, got 50000"):
+        load(pickle_of(b"}(U\1w" + sizes + b"\x89NtRu"))
+    storage = b"(U\x07storagectorch\nFloatStorage\nU\0010U\3cpuK\1" + b"N" * 50_000 + b"tQ"
+    with pytest.raises(WeightsError, match="expected a storage, got something else"):
+        load(pickle_of(b"}(U\1w" + REBUILD + b"(" + storage + b"K\0K\1\x85K\1\x85\x89NtRu"))
 
 
 @both

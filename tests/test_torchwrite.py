@@ -35,7 +35,7 @@ def test_what_is_written_is_read_back(tmp_path):
         assert (got.tensors[name].dtype, got.tensors[name].shape) == (array.dtype, array.shape)
         np.testing.assert_array_equal(got.tensors[name], array)
     assert got.metadata == {"form": "train", "é": "\n"}
-    assert (got.format, got.key, got.ignored) == ("torch zip", "", ())
+    assert (got.format, got.key, got.ignored) == ("torch zip", "", {})
 
 
 def test_the_archive_is_sound_and_every_storage_is_aligned():

@@ -197,6 +197,7 @@ def _add_info(verbs: Any) -> None:
     )
     parser.add_argument("--weights", metavar="PATH", help="take the network from a file or folder")
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
+    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
     parser.add_argument(
         "--input-size",
         type=_side,
@@ -248,6 +249,7 @@ def _add_inspect(verbs: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="any weights file")
     parser.add_argument("--model", metavar="NAME", help="the network, where FILE does not tell")
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
+    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
     _add_format(parser, "json")
     parser.set_defaults(run=weightfiles.inspect)
 
@@ -282,6 +284,7 @@ def _add_convert(verbs: Any) -> None:
     )
     parser.add_argument("--model", metavar="NAME", help="the network, where IN does not tell")
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
+    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
     parser.add_argument("--force", action="store_true", help="replace OUT")
     _add_quiet(parser)
     onnx = parser.add_argument_group("what an ONNX file holds beside the network")
@@ -318,6 +321,7 @@ def _add_verify(verbs: Any) -> None:
         "--size", type=_side, default=64, metavar="N", help="height and width of images (64)"
     )
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a checkpoint A")
+    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
     parser.add_argument("--wrapper-b", metavar="KEY", help="which weights of a checkpoint B")
     _add_format(parser, "json")
     parser.set_defaults(run=weightfiles.verify)
@@ -472,6 +476,7 @@ def _run_options() -> argparse.ArgumentParser:
         "--weights", metavar="PATH", help="file or folder with weights of it, or of any that fits"
     )
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
+    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
     parser.add_argument("--engine", default="auto", help="auto or the name of an engine (auto)")
     parser.add_argument(
         "--threads",

@@ -28,7 +28,9 @@ def info(args: argparse.Namespace) -> int:
     subject: Any = args.model or (None if args.weights else BUNDLED)
     if args.weights or set(args.model or "") & set(":/\\"):
         source = {"weights": args.weights} if args.weights else {"pretrained": True}
-        subject = create_model(args.model, **source, wrapper=args.wrapper, reparameterize=False)
+        subject = create_model(
+            args.model, **source, wrapper=args.wrapper, prefix=args.prefix, reparameterize=False
+        )
     counts = count(subject, args.input_size)
     if args.format == "json":
         totals = {"train": asdict(counts.train), "deploy": asdict(counts.deploy)}

@@ -157,6 +157,7 @@ def _model(args: argparse.Namespace, **options: Any) -> Any:
         weights=args.weights,
         pretrained=not args.weights,
         wrapper=args.wrapper,
+        prefix=args.prefix,
         dtype=args.dtype,
         engine=args.engine,
         threads=args.threads,

@@ -35,6 +35,7 @@ def convert(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         fold_dtype=args.fold_dtype,
         wrapper=args.wrapper,
+        prefix=args.prefix,
         overwrite=args.force,
     )
     if done.source.choice:
@@ -62,6 +63,7 @@ def _convert_to_onnx(args: argparse.Namespace) -> int:
         model=args.model,
         fold_dtype=args.fold_dtype,
         wrapper=args.wrapper,
+        prefix=args.prefix,
         dynamic_size=args.dynamic_size,
         softmax=args.softmax,
         preprocess=args.preprocess,
@@ -90,7 +92,7 @@ def _refuse_options(args: argparse.Namespace, unused: Mapping[str, Any], where: 
 
 def inspect(args: argparse.Namespace) -> int:
     """Say what a weights file is; status 1 where something looks wrong."""
-    report = tools.inspect(args.file, model=args.model, wrapper=args.wrapper)
+    report = tools.inspect(args.file, model=args.model, wrapper=args.wrapper, prefix=args.prefix)
     if args.format == "json":
         say(json.dumps(report) + "\n")
     else:
@@ -105,6 +107,7 @@ def verify(args: argparse.Namespace) -> int:
         args.b,
         model=args.model,
         wrapper=args.wrapper,
+        prefix=args.prefix,
         other_wrapper=args.wrapper_b,
         size=args.size,
         photos=args.image,

@@ -52,6 +52,7 @@ def convert_to_onnx(
     model: str | None = None,
     fold_dtype: str = "float64",
     wrapper: str | None = None,
+    prefix: str | None = None,
     dynamic_size: bool = False,
     softmax: bool = False,
     preprocess: str | None = None,
@@ -59,7 +60,7 @@ def convert_to_onnx(
 ) -> tuple[checkpoint.Checkpoint, Exported]:
     """Write the network of a file or folder as ONNX; give what that was, and what was written.
 
-    model, fold_dtype, wrapper: as in `convert.convert`      the others: as in `export_onnx`
+    model, fold_dtype, wrapper, prefix: as in `npvgg.tools.convert`; the others as in `export_onnx`
 
     The weights are float32, folded in float64 and rounded once. Raises ArgumentError, WeightsError.
     """
@@ -67,7 +68,7 @@ def convert_to_onnx(
     if fold_dtype not in FOLDS:
         raise ArgumentError(f"fold_dtype: expected one of {tuple(FOLDS)}, got {fold_dtype!r}")
     _check_vacant(target, overwrite)
-    loaded = checkpoint.load_with_metadata(source, wrapper=wrapper)
+    loaded = checkpoint.load_with_metadata(source, wrapper=wrapper, prefix=prefix)
     with blaming(source):
         exact: RepVGG = create_model(
             model, weights=loaded, dtype="float64", reparameterize=False, engine="reference"

@@ -35,7 +35,11 @@ class Checkpoint:
     metadata: the file's own text, unchecked and untrusted
     format: "safetensors", "torch zip", "torch stream", or "sharded" and the format of the files
     key: the entry of a training checkpoint that was taken (`state_dict_ema`, …), "" for the whole
-    others: other entries that could have been taken      ignored: what else lay beside the weights
+    others: other entries that could have been taken
+    ignored: what else lay beside the weights or among them, name → kind
+    calls: what a pickle mentions beside tensors and containers: code that torch.load runs with
+        weights_only=False, "module.name"
+    prefix: what was taken off the names on request
     config: the config.json of the folder, where one was loaded that has it
     shards: the files that hold the tensors, where `path` is an index of several
     """
@@ -47,7 +51,9 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict, repr=False)
     key: str = ""
     others: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    ignored: dict[str, str] = field(default_factory=dict)
+    calls: tuple[str, ...] = ()
+    prefix: str = ""
     config: Path | None = None
     shards: tuple[Path, ...] = ()
 
@@ -59,34 +65,60 @@ class Checkpoint:
     @property
     def choice(self) -> str:
         """Which weights of a training checkpoint were taken, and which could have been; or ""."""
-        others = ", ".join(shown(other) for other in self.others)
+        others = ", ".join(shown(other) for other in self.others[:10])
         taken = f"the weights under {shown(self.key)}" if self.key else "the outermost weights"
         return taken + (f" (not {others})" if others else "") if self.key or others else ""
 
 
-def load(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Tensors:
-    """The tensors of a weights file by name. Raises WeightsError, which begins with the path.
+def load(
+    path: str | os.PathLike[str], *, wrapper: str | None = None, prefix: str | None = None
+) -> Tensors:
+    """Return the tensors of a weights file by name. Raises WeightsError that begins with the path.
 
     float16 stays float16; bfloat16, which NumPy lacks, becomes float32, exactly.
-    wrapper: which weights of a training checkpoint to take: "model", "state_dict_ema", …; "" for
-        those that lie outermost; None for the averaged ones (…_ema) if there are any, as timm does
+    wrapper: which weights of a training checkpoint to take: "model", "state_dict_ema", "a.b" for
+        those in a dict in a dict, …; "" for the outermost; None for the averaged ones (…_ema) if
+        there are any, as timm does, else for the only set whose names are paths of modules
+    prefix: take only the tensors whose names begin so, "backbone.", without it
     """
-    return load_with_metadata(path, wrapper=wrapper).tensors
+    return load_with_metadata(path, wrapper=wrapper, prefix=prefix).tensors
 
 
-def load_with_metadata(path: str | os.PathLike[str], *, wrapper: str | None = None) -> Checkpoint:
-    """The tensors of a weights file with its metadata and a report of what was taken.
+def load_with_metadata(
+    path: str | os.PathLike[str], *, wrapper: str | None = None, prefix: str | None = None
+) -> Checkpoint:
+    """Return the tensors of a weights file with its metadata and a report of what was taken.
 
     path: a file, an index of several, or a folder (see `folder.weights_in`)
-    wrapper: as in `load`. Raises WeightsError, which begins with the path.
+    wrapper, prefix: as in `load`. Raises WeightsError, which begins with the path.
     """
-    if not isinstance(wrapper, str | None):
-        raise ArgumentError(f"wrapper: expected None or a text, got {shown(wrapper)}")
-    if not os.path.isdir(path):
-        return _loaded(path, wrapper)
-    with blaming(path):
-        weights, config = weights_in(Path(path)), Path(path, CONFIG)
-    return replace(_loaded(weights, wrapper), config=config if config.is_file() else None)
+    for what, value in (("wrapper", wrapper), ("prefix", prefix)):
+        if not isinstance(value, str | None):
+            raise ArgumentError(f"{what}: expected None or a text, got {shown(value)}")
+    if os.path.isdir(path):
+        with blaming(path):
+            weights, config = weights_in(Path(path)), Path(path, CONFIG)
+        found = replace(_loaded(weights, wrapper), config=config if config.is_file() else None)
+    else:
+        found = _loaded(path, wrapper)
+    return _below(found, prefix) if prefix else found
+
+
+def _below(found: Checkpoint, prefix: str) -> Checkpoint:
+    """Return what lies below a prefix; the other tensors are left out, and reported."""
+    taken = {name: name.removeprefix(prefix) for name in found.tensors if name.startswith(prefix)}
+    with blaming(found.path):
+        if not all(taken.values()) or not taken:
+            names = ", ".join(shown(name) for name in list(found.tensors)[:3])
+            raise WeightsError(f"expected tensors below {shown(prefix)}, got {names or 'none'}")
+    left = {shown(name)[1:-1]: "a tensor" for name in found.tensors if name not in taken}
+    return replace(
+        found,
+        tensors={short: found.tensors[name] for name, short in taken.items()},
+        stored={short: found.stored[name] for name, short in taken.items()},
+        ignored=found.ignored | left,
+        prefix=prefix,
+    )
 
 
 def _loaded(path: str | os.PathLike[str], wrapper: str | None) -> Checkpoint:

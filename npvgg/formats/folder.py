@@ -38,6 +38,11 @@ def weights_in(folder: Path) -> Path:
     for name in PREFERRED:
         if (folder / name).is_file():
             return folder / name
+    if (folder / "data.pkl").is_file():
+        raise WeightsError(
+            "expected a file of weights, got the parts of a .pth that was unpacked: pack it again, "
+            f"`zip -0 -r weights.pth {shown(folder.name)[1:-1]}` in the folder above"
+        )
     for suffix in SUFFIXES:
         found = sorted(path for path in folder.glob(f"[!.]*{suffix}") if path.is_file())
         if len(found) > 1:

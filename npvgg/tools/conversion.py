@@ -59,6 +59,7 @@ def convert(
     dtype: str | None = None,
     fold_dtype: str = "float64",
     wrapper: str | None = None,
+    prefix: str | None = None,
     overwrite: bool = False,
 ) -> Converted:
     """Write the weights of `source` into `target`, a .safetensors or .pth file by its suffix.
@@ -69,7 +70,7 @@ def convert(
     dtype: "float32", "float16", "bfloat16" or "float64", that of the floating-point tensors; None
         keeps that of the file
     fold_dtype: "float64" folds in float64 and rounds once, "float32" rounds every step as timm does
-    wrapper: as in `checkpoint.load`
+    wrapper, prefix: which of a file's tensors, as in `checkpoint.load`
 
     Raises ArgumentError, WeightsError; an existing target stays unless `overwrite`.
     """
@@ -89,7 +90,7 @@ def convert(
         raise ArgumentError(
             f"target: {os.fspath(target)} exists; overwrite=True (--force) replaces it"
         )
-    loaded = checkpoint.load_with_metadata(source, wrapper=wrapper)
+    loaded = checkpoint.load_with_metadata(source, wrapper=wrapper, prefix=prefix)
     tensors, entries = dict(loaded.tensors), metadata.FORMAT | loaded.metadata
     with blaming(source):
         if form or naming or model:

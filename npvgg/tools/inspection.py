@@ -21,12 +21,19 @@ from npvgg.reparam import BatchNorm, Branches
 from npvgg.weights import build, keymap
 from npvgg.weights.identity import identify
 
+MAX_CALLS = 20
+"""Names of foreign code that are listed; a whole model has a dozen."""
+
 TINY_VARIANCE = 1e-12
 """A running variance below this belongs to a channel that was constant: eps alone divides it."""
 
 
 def inspect(
-    path: str | os.PathLike[str], *, model: str | None = None, wrapper: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    wrapper: str | None = None,
+    prefix: str | None = None,
 ) -> dict[str, Any]:
     """Everything that can be said of a weights file, ready for JSON.
 
@@ -34,11 +41,11 @@ def inspect(
     findings: what looks wrong, a sentence each; empty for a sound network
     blocks: per block the range of the fused kernel, of gammas and of variances, and dead channels
 
-    model, wrapper: as in `npvgg.tools.convert`
+    model, wrapper, prefix: as in `npvgg.tools.convert`
 
     Raises WeightsError where it cannot be read.
     """
-    loaded = checkpoint.load_with_metadata(path, wrapper=wrapper)
+    loaded = checkpoint.load_with_metadata(path, wrapper=wrapper, prefix=prefix)
     report: dict[str, Any] = {
         "path": os.fspath(loaded.path),
         "format": loaded.format,
@@ -46,14 +53,15 @@ def inspect(
         "sha256": sha256(*loaded.files),
         "wrapper": loaded.key,
         "other_wrappers": list(loaded.others),
-        "ignored": list(loaded.ignored),
+        "ignored": loaded.ignored,
+        "calls": list(loaded.calls),
         "tensors": len(loaded.tensors),
         "numbers": sum(int(array.size) for array in loaded.tensors.values()),
         "dtypes": dict(Counter(loaded.stored.values()).most_common()),
         "metadata": loaded.metadata,
     }
     report |= _names(loaded.tensors)
-    findings = list(suspicious_values(loaded.tensors))
+    findings = list(_calls(loaded)) + list(suspicious_values(loaded.tensors))
     network, described, problem = _network(loaded, model)
     report |= described
     report["blocks"] = []
@@ -64,6 +72,17 @@ def inspect(
         findings.append(problem)
     report["findings"] = findings
     return report
+
+
+def _calls(loaded: Checkpoint) -> Iterator[str]:
+    """Give a sentence for each piece of foreign code that the pickle names."""
+    for name in loaded.calls[:MAX_CALLS]:
+        yield (
+            f"the pickle names {shown(name, 200)}, which torch.load imports and may call with "
+            "weights_only=False; npvgg does not"
+        )
+    if len(loaded.calls) > MAX_CALLS:
+        yield f"the pickle names {len(loaded.calls) - MAX_CALLS} other functions and classes"
 
 
 def _names(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +190,7 @@ def as_table(report: dict[str, Any]) -> Iterator[str]:
         "sha256": report["sha256"],
         "tensors": f"{report['tensors']} ({dtypes}), {report['numbers']:,} numbers",
         "weights of": wrapper,
-        "left out": ", ".join(map(shown, report["ignored"][:10])),
+        "left out": ", ".join(f"{shown(n)} ({kind})" for n, kind in report["ignored"].items()),
         "names": names + (f", prefix {report['prefix']}" if report["prefix"] else ""),
         "network": network,
     }

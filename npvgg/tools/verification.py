@@ -26,6 +26,7 @@ def verify(
     model: str | None = None,
     wrapper: str | None = None,
     other_wrapper: str | None = None,
+    prefix: str | None = None,
     size: int = SIZE,
     photos: Sequence[str | os.PathLike[str]] = (),
 ) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def verify(
     path, other: files or folders of weights; without `other` the fold of `path` is proved, block by
         block, within the bound of float32 rounding
     model: the network, where the files do not tell
-    wrapper, other_wrapper: which weights of a training checkpoint, as in `convert`
+    wrapper, other_wrapper, prefix: which of a file's tensors, as in `convert`; the prefix is of
+        `path`
     size: height and width of the images that are run
     photos: photos to run beside noise and a cat
 
@@ -43,7 +45,7 @@ def verify(
     logits, image by image; differences: the tensors that differ beyond rounding.
     Raises ArgumentError, ImageError, WeightsError.
     """
-    one = subject(checkpoint.load_with_metadata(path, wrapper=wrapper), model)
+    one = subject(checkpoint.load_with_metadata(path, wrapper=wrapper, prefix=prefix), model)
     images = _images(one, size, [os.fspath(photo) for photo in photos])
     if other is None:
         return certify(one, images)

@@ -214,6 +214,8 @@ def _check_names_and_shapes(named: Tensors, config: RepVGGConfig, form: str) -> 
         [f"{n}: expected {expected[n]}, got {named[n].shape}" for n in misshapen[:_SHOWN]],
         len(misshapen),
     )
+    if unexpected and not missing:
+        lines.append("  what stands before the network's own names, prefix= (--prefix) takes alone")
     raise WeightsError("\n".join(lines))
 
 

@@ -23,6 +23,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from npvgg.errors import WeightsError
+from npvgg.formats.untrusted import shown
 
 _PARTS = {
     "rbr_dense.conv.": "conv_kxk.conv.",
@@ -41,25 +42,37 @@ _PLACE = re.compile(
 )
 _AUXILIARY = re.compile(r"stage(1|2|3_first)_aux\.[03]\.")
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and Lightning put before every name."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.")
+"""What DistributedDataParallel, torch.compile, Lightning and libraries for segmentation put before
+every name."""
+
+_FEATURES = re.compile(r"stages_(\d)\.")
+_START = re.compile(r"(?:stem|stages[._]\d|stage0|head\.fc)\.")
 
 
 def naming(names: Iterable[str]) -> str:
     """Tell whose spelling a file uses, "timm" or "original", from its names.
 
-    Raises WeightsError where they are neither's.
+    Raises WeightsError where they are neither's; it names the prefix before a RepVGG's names.
     """
     names = list(names)
-    if any(name.startswith(("stem.", "stages.", "head.fc.")) for name in names):
+    if any(name.startswith(("stem.", "stages.", "stages_", "head.fc.")) for name in names):
         return "timm"
     if any(name.startswith(("stage0.", "linear.")) for name in names):
         return "original"
-    sample = ", ".join(repr(name[:60]) for name in names[:3]) or "no tensors at all"
+    sample = ", ".join(shown(name, 60) for name in names[:3]) or "no tensors at all"
     raise WeightsError(
         "weights: expected the tensor names of a RepVGG (timm: 'stem.conv_kxk.conv.weight'; "
-        f"original: 'stage0.rbr_dense.conv.weight'), got {sample}"
+        f"original: 'stage0.rbr_dense.conv.weight'), got {sample}{_prefix_hint(names)}"
     )
+
+
+def _prefix_hint(names: Sequence[str]) -> str:
+    """Say how the prefix that stands before some of the names is taken off, if there is one."""
+    found = (_START.search(name[:200]) for name in names)
+    before = next((match.string[: match.start()] for match in found if match), "")
+    quoted = shown(before, 200)
+    return f"; to take what is below {quoted}, pass prefix={quoted} (--prefix)" if before else ""
 
 
 def form(names: Iterable[str]) -> str:
@@ -99,6 +112,8 @@ def to_timm(name: str, first_half: int = 0) -> str:
     """
     if name.startswith("linear."):
         return "head.fc." + name.removeprefix("linear.")
+    if name.startswith("stages_"):  # as timm's features_only=True spells it
+        return _FEATURES.sub(r"stages.\1.", name, count=1)
     place = _PLACE.fullmatch(name)
     if place is None:
         return name

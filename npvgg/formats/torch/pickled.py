@@ -37,11 +37,15 @@ MAX_NAME = 500
 
 
 class Parsed(NamedTuple):
-    """The value of a pickle, the position after its end, and all that it mentions as outside."""
+    """The value of a pickle, the position after its end, and all that it mentions as outside.
+
+    names: every class and function that it mentions
+    """
 
     value: Any
     end: int
     outside: list[Outside]
+    names: set[Name]
 
 
 def parse(data: bytes | memoryview, start: int = 0) -> Parsed:
@@ -50,7 +54,7 @@ def parse(data: bytes | memoryview, start: int = 0) -> Parsed:
     Raises WeightsError for what is not a complete pickle of protocol 2 to 5, or is beyond a limit.
     """
     machine = _Machine(memoryview(data), start)
-    return Parsed(machine.run(), machine.position, machine.outside)
+    return Parsed(machine.run(), machine.position, machine.outside, machine.names)
 
 
 class _Machine:
@@ -63,6 +67,7 @@ class _Machine:
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.outside: list[Outside] = []
+        self.names: set[Name] = set()
 
     def run(self) -> Any:
         """Follow the instructions to STOP."""
@@ -154,7 +159,8 @@ class _Machine:
             raise WeightsError("pickle: expected a module and a name as texts")
         if max(len(module), len(name)) > MAX_NAME:
             raise WeightsError(f"pickle: expected a name of at most {MAX_NAME} characters")
-        self.push(Name(module, name))
+        self.names.add(mentioned := Name(module, name))
+        self.push(mentioned)
 
     def stack_name(self) -> None:
         name, module = self.pop(), self.pop()

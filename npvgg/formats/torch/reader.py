@@ -25,40 +25,29 @@ from npvgg.formats.jsontext import parse_object
 from npvgg.formats.safetensorsfile import (
     DTYPES,
     MAX_HEADER,
-    MAX_TENSORS,
     Tensors,
-    check_text,
     checked_metadata,
 )
 from npvgg.formats.torch import tensor
+from npvgg.formats.torch.choice import Choice, Work, choose, described, harmless
 from npvgg.formats.torch.pickled import parse
-from npvgg.formats.torch.records import DICT, Name, Outside, Record, is_name
-from npvgg.formats.torch.tensor import Tensor, plain_tensor
-from npvgg.formats.untrusted import MAX_BYTES, MAX_NAME, shown
+from npvgg.formats.torch.records import Name, Outside
+from npvgg.formats.torch.tensor import Tensor
+from npvgg.formats.untrusted import MAX_BYTES, shown
 from npvgg.formats.ziparchive import Archive
 
 MAX_PICKLE = 64 * 2**20
 """Largest data.pkl, in bytes; that of timm's repvgg_d2se has 150,000."""
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Where training programs put the weights; the first that is there is taken, as timm does."""
+MAX_REPEATS = 4
+"""How many times larger than its file all tensors may be; bfloat16, widened, makes it twice."""
 
 METADATA = "npvgg.json"
 """The member in which npvgg's own .pth files carry their metadata; PyTorch passes over it."""
 
-MAPPINGS = {DICT, Name("__builtin__", "dict"), Name("collections", "OrderedDict")}
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 Storages = Callable[[str], NDArray[np.uint8]]
-
-
-class Choice(NamedTuple):
-    """The set of tensors that is taken: its key, its records, and what was left."""
-
-    key: str
-    tensors: dict[str, Record]
-    others: tuple[str, ...]
-    ignored: tuple[str, ...]
 
 
 class Contents(NamedTuple):
@@ -70,7 +59,8 @@ class Contents(NamedTuple):
     metadata: dict[str, str]
     key: str
     others: tuple[str, ...]
-    ignored: tuple[str, ...]
+    ignored: dict[str, str]
+    calls: tuple[str, ...]
 
 
 def recognised(head: bytes) -> bool:
@@ -101,7 +91,7 @@ def read(file: BinaryIO, size: int, wrapper: str | None = None) -> Contents:
 def _read_zip(file: BinaryIO, size: int, wrapper: str | None) -> Contents:
     archive = Archive(file, size)
     folder = _folder(archive)
-    value = parse(archive.read(f"{folder}/data.pkl", MAX_PICKLE).data).value
+    parsed = parse(archive.read(f"{folder}/data.pkl", MAX_PICKLE).data)
     byteorder = "<"
     if f"{folder}/byteorder" in archive.members:
         text = bytes(archive.read(f"{folder}/byteorder", 10))
@@ -118,8 +108,8 @@ def _read_zip(file: BinaryIO, size: int, wrapper: str | None) -> Contents:
             raise WeightsError(f"expected a storage {shown(key)} in the archive, got none")
         return archive.read(name)
 
-    choice = choose(value, wrapper)
-    return _contents("torch zip", choice, storages, size, byteorder, metadata)
+    choice = choose(parsed.value, wrapper)
+    return _contents("torch zip", choice, storages, size, byteorder, metadata, parsed.names)
 
 
 def _folder(archive: Archive) -> str:
@@ -147,19 +137,24 @@ def _read_stream(file: BinaryIO, size: int, wrapper: str | None) -> Contents:
     data = np.empty(size, np.uint8)
     file.seek(0)
     read_into(file, data.data)
-    magic, position, _ = parse(data.data)
+    magic, position, outside, _ = parse(data.data)
+    if outside:
+        raise WeightsError(
+            "expected a .pth file, got the data.pkl of one that was unpacked, without its numbers: "
+            "give the folder's archive, or pack it again (`zip -0 -r weights.pth FOLDER`)"
+        )
     if type(magic) is not int or magic != MAGIC:
         raise WeightsError(
             "expected PyTorch weights, got a pickle of something else "
-            f"({_described(magic)}): only state dicts saved by torch.save are read"
+            f"({described(magic)}): only state dicts saved by torch.save are read"
         )
-    protocol, position, _ = parse(data.data, position)
-    machine, position, _ = parse(data.data, position)
-    value, position, outside = parse(data.data, position)
-    keys, position, _ = parse(data.data, position)
+    protocol, position, _, _ = parse(data.data, position)
+    machine, position, _, _ = parse(data.data, position)
+    value, position, outside, names = parse(data.data, position)
+    keys, position, _, _ = parse(data.data, position)
     if type(protocol) is not int or protocol != PROTOCOL:
         raise WeightsError(f"expected PyTorch's protocol {PROTOCOL}, got {shown(protocol)}")
-    if ("little_endian", True) not in (pairs(machine) or ()):
+    if ("little_endian", True) not in (Work().pairs(machine) or ()):
         raise WeightsError(
             "expected a file of a little-endian machine: load it with torch and save it again"
         )
@@ -171,7 +166,7 @@ def _read_stream(file: BinaryIO, size: int, wrapper: str | None) -> Contents:
             raise WeightsError(f"expected a storage {shown(key)} in the file, got none")
         return data[places[key]]
 
-    return _contents("torch stream", choice, storages, size, "<", {})
+    return _contents("torch stream", choice, storages, size, "<", {}, names)
 
 
 def _places(
@@ -203,14 +198,20 @@ def _places(
 
 
 def _contents(
-    format: str, choice: Choice, storages: Storages, size: int, byteorder: str, metadata: Any
+    format: str,
+    choice: Choice,
+    storages: Storages,
+    size: int,
+    byteorder: str,
+    metadata: Any,
+    names: Iterable[Name],
 ) -> Contents:
     """Check every tensor, then read the storages they need, each once."""
     windows: dict[str, Tensor] = {}
     for name, record in choice.tensors.items():
         windows[name] = tensor.tensor(record, f"tensor {shown(name)}")
     total = sum(window.nbytes for window in windows.values())
-    if total > 4 * size + 2**20:
+    if total > MAX_REPEATS * size + 2**20:
         raise WeightsError(
             f"expected tensors not much larger than the file of {size} bytes, got {total}: "
             "they repeat each other's numbers"
@@ -226,122 +227,7 @@ def _contents(
         what = f"tensor {shown(name)}"
         tensors[name] = tensor.array(window, data[window.key], byteorder, what)
     stored = {name: window.dtype for name, window in windows.items()}
+    calls = tuple(sorted({str(name) for name in names if not harmless(name)}))
     return Contents(
-        format, tensors, stored, metadata, choice.key, choice.others, choice.ignored
-    )  # fmt: skip
-
-
-# --- Which of the weights -------------------------------------------------------------------------
-
-
-def choose(value: Any, wrapper: str | None) -> Choice:
-    """The set of tensors to take from what was saved. Raises WeightsError where there is none."""
-    outer = pairs(value)
-    if outer is None:
-        raise WeightsError(f"expected a state dict, got {_described(value)}")
-    verdicts: dict[int, bool] = {}  # a file may name one dict many times; it is searched once
-    named = [(key, inner) for key, inner in outer if isinstance(key, str)]
-    candidates = {key: inner for key, inner in named if _has_tensors(inner, verdicts)}
-    key = _key(wrapper, candidates, outer)
-    others = tuple(name for name in candidates if name != key)
-    left = tuple(_word(k) for k, _ in outer if k != key and k not in others) if key else ()
-    taken, ignored = _tensors(candidates[key] if key else value)
-    return Choice(key, taken, others, left + ignored)
-
-
-def _key(wrapper: str | None, candidates: dict[str, Any], outer: list[tuple[Any, Any]]) -> str:
-    found = ", ".join(shown(key) for key in list(candidates)[:10])
-    if wrapper:
-        if wrapper not in candidates:
-            raise WeightsError(f"expected weights under {shown(wrapper)}, found {found or 'none'}")
-        return wrapper
-    direct = any(_is_tensor(inner) for _, inner in outer)
-    if wrapper is None:
-        if usual := next((key for key in WRAPPERS if key in candidates), ""):
-            return usual
-        if not direct and len(candidates) == 1:
-            return next(iter(candidates))
-    if direct:
-        return ""
-    if candidates:
-        raise WeightsError(
-            f"several sets of weights: {found}; choose one by its name (wrapper=, --wrapper)"
-        )
-    things = ", ".join(f"{_word(key)}: {_described(inner)}" for key, inner in outer[:5])
-    raise WeightsError(f"expected tensors, got none: {{{things}}}")
-
-
-def _tensors(value: Any) -> tuple[dict[str, Record], tuple[str, ...]]:
-    """The tensors of a mapping by name, and the names of what else is there."""
-    tensors: dict[str, Record] = {}
-    ignored = []
-    for name, inner in pairs(value) or ():
-        record = plain_tensor(inner)
-        if record is None:
-            if _is_tensor(inner):
-                raise WeightsError(
-                    f"tensor {_word(name)}: expected a plain dense tensor, got {_maker(inner)}"
-                )
-            ignored.append(_word(name))
-            continue
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or name in tensors:
-            raise WeightsError(
-                f"expected unique names of 1 to {MAX_NAME} characters, got {shown(name)}"
-            )
-        check_text(name, "state dict")
-        tensors[name] = record
-    if len(tensors) > MAX_TENSORS:
-        raise WeightsError(f"expected at most {MAX_TENSORS} tensors, got {len(tensors)}")
-    return tensors, tuple(ignored)
-
-
-def pairs(value: Any) -> list[tuple[Any, Any]] | None:
-    """The keys and values of a dict or OrderedDict, None for anything else."""
-    if not isinstance(value, Record) or not is_name(value.maker, MAPPINGS):
-        return None
-    match value.args:
-        case ([*initial],) if all(isinstance(p, list | tuple) and len(p) == 2 for p in initial):
-            return [(key, inner) for key, inner in initial] + value.pairs  # as Python 2 wrote it
-    return value.pairs
-
-
-def _has_tensors(value: Any, verdicts: dict[int, bool]) -> bool:
-    if id(value) not in verdicts:
-        inside = pairs(value) or ()
-        verdicts[id(value)] = any(_is_tensor(inner) for _, inner in inside)
-    return verdicts[id(value)]
-
-
-def _is_tensor(value: Any) -> bool:
-    """Whether PyTorch would make it a tensor, plain or not (sparse, quantized, of a subclass)."""
-    return isinstance(value, Record) and _maker(value).name.startswith("_rebuild")
-
-
-def _maker(record: Record) -> Name:
-    """The class or function of a record, seen through the helpers that pickle puts before it."""
-    maker: Any = record.maker
-    if isinstance(maker, Name) and maker.module in ("copyreg", "copy_reg") and record.args:
-        maker = record.args[0]
-    if isinstance(maker, Outside) and isinstance(maker.id, tuple) and len(maker.id) > 1:
-        maker = maker.id[1]  # early PyTorch put the source of a module's class outside
-    return maker if isinstance(maker, Name) else Name("", "unknown")
-
-
-def _described(value: Any) -> str:
-    if plain_tensor(value) is not None:
-        return "a single tensor"
-    if pairs(value) is not None:
-        return "a dict"
-    if isinstance(value, Record):
-        if _maker(value).module.partition(".")[0] == "numpy":
-            return "a NumPy array: save tensors, or safetensors"
-        return (
-            f"a whole object ({shown(str(_maker(value)))}), which only its own code can rebuild: "
-            "open it where it was made and torch.save its state_dict()"
-        )
-    kind = type(value).__name__
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
-
-
-def _word(key: Any) -> str:
-    return key if isinstance(key, str) and key.isprintable() and len(key) <= 200 else shown(key)
+        format, tensors, stored, metadata, choice.key, choice.others, choice.ignored, calls
+    )

@@ -22,7 +22,7 @@ from npvgg.errors import WeightsError
 from npvgg.formats import bfloat16
 from npvgg.formats.safetensorsfile import DTYPES
 from npvgg.formats.torch.records import Name, Outside, Record, is_name
-from npvgg.formats.untrusted import checked_numel, shown
+from npvgg.formats.untrusted import MAX_DIMS, checked_numel, shown
 
 STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16",
@@ -66,7 +66,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A window on a storage, proved to lie inside it."""
+    """A window on a storage, proved to lie inside it; `nbytes` of the array that it becomes."""
 
     key: str
     dtype: str
@@ -99,6 +99,8 @@ def storage(outside: Outside) -> Storage | None:
 
     Raises WeightsError for a storage that breaks the rules.
     """
+    if isinstance(outside.id, tuple) and len(outside.id) > 6:  # of any length, and shared by many
+        return None
     match outside.id:
         case ("storage", kind, key, _, count, *view):
             pass
@@ -130,7 +132,7 @@ def tensor(record: Record, what: str) -> Tensor:
         raise WeightsError(f"{what}: expected a storage, got something else from outside")
     if len(args) == most > 4 and isinstance(args[-1], Record) and args[-1].pairs:
         raise WeightsError(f"{what}: expected a plain tensor, got a conjugate or negative view")
-    first, shape, strides = args[1], _integers(args[2]), _integers(args[3])
+    first, shape, strides = args[1], _integers(args[2], what), _integers(args[3], what)
     if type(first) is not int or shape is None or strides is None or len(shape) != len(strides):
         raise WeightsError(f"{what}: expected an offset, sizes and as many strides")
     if record.maker == V3:
@@ -146,7 +148,7 @@ def tensor(record: Record, what: str) -> Tensor:
     steps = tuple(step if n > 1 else 0 for n, step in zip(shape, strides, strict=True))
     return Tensor(
         source.key, source.dtype, source.numel, source.first + first if numel else 0,
-        shape, steps, numel * _itemsize(source.dtype),
+        shape, steps, numel * (4 if source.dtype == "BF16" else _itemsize(source.dtype)),
     )  # fmt: skip
 
 
@@ -187,12 +189,15 @@ def _retyped(source: Storage, dtype: Any, what: str) -> Storage:
     return Storage(source.key, SCALARS[kind], count, 0, count)
 
 
-def _integers(value: Any) -> tuple[int, ...] | None:
+def _integers(value: Any, what: str) -> tuple[int, ...] | None:
     """A tuple (or torch.Size) of integers, else None."""
     if isinstance(value, Record) and is_name(value.maker, {SIZE}) and len(value.args) == 1:
         value = value.args[0]
-    ok = isinstance(value, tuple) and all(type(number) is int for number in value)
-    return value if ok else None
+    if not isinstance(value, tuple):
+        return None
+    if len(value) > MAX_DIMS:  # before it is looked through: many tensors may share a long one
+        raise WeightsError(f"{what}: expected at most {MAX_DIMS} dimensions, got {len(value)}")
+    return value if all(type(number) is int for number in value) else None
 
 
 def _code(dtype: str, byteorder: str = "=") -> np.dtype[Any]:
