@@ -5,6 +5,7 @@ do at its best, and what memory can bring.
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,12 @@ def peak() -> float:
     tables = np.concatenate([pixels, np.arange(depth)]).astype(np.int64)
     weights = aligned(PANEL + depth * PANEL)
     data = aligned((count + depth) * LANES + count * PANEL)
-    step = np.zeros((1, p.FIELDS), np.int64)
-    step[0, [p.KIND, p.DEPTH, p.SLICE]] = p.DIRECT, depth, depth
-    step[0, [p.TASKS, p.UNITS, p.UNIT]] = repeats, repeats, 1
-    step[0, [p.COLS, p.COUNT, p.GROUP, p.W]] = len(pixels), len(pixels), count, PANEL
-    step[0, [p.Y, p.Y_PLANE]] = (count + depth) * LANES, count * LANES
-    seconds = _best(step, tables, weights, data, data[:0], np.zeros((1, LANES), np.float32))
+    step = {"kind": p.DIRECT, "depth": depth, "slice": depth, "w": PANEL}
+    step |= {"tasks": repeats, "units": repeats, "unit_step": 1}
+    step |= {"cols": len(pixels), "pixels": len(pixels), "pixel_group": count}
+    step |= {"y": (count + depth) * LANES, "y_plane": count * LANES}
+    scratch = np.zeros((1, LANES), np.float32)
+    seconds = _best(p.program_of([step]), tables, weights, data, data[:0], scratch)
     return 2e-9 * len(pixels) * depth * PANEL / seconds
 
 
@@ -63,7 +64,7 @@ def profile(name: str, size: int) -> list[dict[str, Any]]:
     model, x = network(name, engine="winograd", threads=1), images(1, size)
     model(x)
     engine = model._engine
-    plan = engine._plan(x.shape, (), 1)
+    plan = engine._plan(x.shape, engine.whole, 1)
     work = plan.take(1)
     plan.image.write(work.data, x)
     top, stream = peak(), bandwidth()
@@ -72,18 +73,18 @@ def profile(name: str, size: int) -> list[dict[str, Any]]:
         if callable(step):
             step(work.data, [])
             continue
-        for row in step:
+        for i in range(len(step)):
             arrays = plan.tables, plan.weights, work.data, work.v, work.scratch
-            rows.append(_row(row, _best(row[None], *arrays), top, stream))
+            rows.append(_row(step[i], _best(step[i : i + 1], *arrays), top, stream))
     return rows
 
 
 def _row(row: Any, seconds: float, top: float, stream: float) -> dict[str, Any]:
-    kind = ("im2col", "Bᵀ d B", "products, Aᵀ M A", "mean", "scale")[row[p.KIND]]
-    tile = f"F({row[p.M]}) " if row[p.M] else ""
+    kind = ("im2col", "Bᵀ d B", "products, Aᵀ M A", "mean", "scale")[row.kind]
+    tile = f"F({row.m}) " if row.m else ""
     gflop, megabytes = work(row)
     return {
-        "step": f"{tile}{kind}, {row[p.HEIGHT]}×{row[p.WIDTH]}, depth {row[p.DEPTH]}",
+        "step": f"{tile}{kind}, {row.height}×{row.width}, depth {row.depth}",
         "ms": seconds * 1e3,
         "least ms": gflop / top * 1e3,
         "GFLOP": gflop,
@@ -96,19 +97,16 @@ def _row(row: Any, seconds: float, top: float, stream: float) -> dict[str, Any]:
 
 def work(row: Any) -> tuple[float, float]:
     """Count a step's work on one image: GFLOP of its products; MB of weights, input and output."""
-    row = [int(field) for field in row]
-    groups = max(1, -(-row[p.COUNT] // max(1, row[p.GROUP])))
-    panels = row[p.PANELS] if row[p.KIND] == p.FROM_V else row[p.TASKS] // groups
-    chs = panels * PANEL  # of the output
-    maps = {p.DIRECT: 1, p.FROM_V: row[p.N] ** 2}.get(row[p.KIND], 0)
-    products = maps * row[p.DEPTH] * chs
-    transformed = row[p.N] ** 2 * row[p.PRODUCT]
-    weights = p.TAPS * row[p.DEPTH] * chs  # as they lie in memory
+    row = SimpleNamespace(**{name: int(row[name]) for name in p.FIELDS})
+    pixels, places = row.height * row.width, row.n**2
+    chs = row.panels * PANEL  # of the output
+    products = {p.DIRECT: row.pixels, p.FROM_V: places * row.tiles}.get(row.kind, 0)
+    macs = products * row.depth * chs
     floats = {
-        p.DIRECT: row[p.X_IMAGE] + products + chs * row[p.HEIGHT] * row[p.WIDTH],
-        p.TO_V: row[p.X_IMAGE] + transformed,
-        p.FROM_V: transformed + weights + chs * row[p.HEIGHT] * row[p.WIDTH],
-        p.SQUEEZE: row[p.X_IMAGE],
-        p.SCALE: 2 * row[p.Y_IMAGE],
-    }[row[p.KIND]]
-    return 2e-9 * products * row[p.COUNT], 4e-6 * floats
+        p.DIRECT: row.x_image + (row.depth + pixels) * chs,
+        p.TO_V: row.x_image + places * row.v_plane,
+        p.FROM_V: places * row.v_plane + (p.TAPS * row.depth + pixels) * chs,  # 9 lie in memory
+        p.SQUEEZE: row.x_image,
+        p.SCALE: 2 * row.y_image,
+    }[row.kind]
+    return 2e-9 * macs, 4e-6 * floats

@@ -131,27 +131,22 @@ def test_results_are_written_as_data_table_and_pictures(what, tmp_path, capsys):
 
 
 def step(kind, **fields):
-    row = np.zeros(p.FIELDS, np.int64)
-    row[p.KIND] = kind
-    for name, value in fields.items():
-        row[getattr(p, name)] = value
-    return row
+    return p.program_of([{"kind": kind, **fields}])[0]
 
 
 def test_the_work_of_a_step_is_counted_by_hand():
-    common = {"X_IMAGE": 1000, "HEIGHT": 7, "WIDTH": 5}
-    direct = step(p.DIRECT, COUNT=35, GROUP=20, TASKS=2 * 3, DEPTH=90, **common)
+    common = {"x_image": 1000, "height": 7, "width": 5}
+    direct = step(p.DIRECT, pixels=35, panels=3, depth=90, **common)
     gflop, megabytes = work(direct)
     assert gflop == pytest.approx(2e-9 * 35 * 90 * 3 * PANEL)
     assert megabytes == pytest.approx(4e-6 * (1000 + 90 * 3 * PANEL + 35 * 3 * PANEL))
-    tiles = {"N": 4, "PRODUCT": 320, "COUNT": 12, **common}
+    tiles = {"n": 4, "v_plane": 320, "tiles": 12, **common}
     assert work(step(p.TO_V, **tiles)) == (0, pytest.approx(4e-6 * (1000 + 16 * 320)))
-    panels = {"PANELS": 3, "BUNDLE": 2, "TASKS": 2}
-    gflop, megabytes = work(step(p.FROM_V, GROUP=12, DEPTH=90, **panels, **tiles))
+    gflop, megabytes = work(step(p.FROM_V, depth=90, panels=3, **tiles))
     assert gflop == pytest.approx(2e-9 * 12 * 90 * 3 * PANEL * 16)
     floats = 16 * 320 + 9 * 90 * 3 * PANEL + 35 * 3 * PANEL
     assert megabytes == pytest.approx(4e-6 * floats)
-    assert work(step(p.SQUEEZE, TASKS=6, **common)) == (0, pytest.approx(4e-6 * 1000))
+    assert work(step(p.SQUEEZE, **common)) == (0, pytest.approx(4e-6 * 1000))
 
 
 # --- Races ----------------------------------------------------------------------------------------

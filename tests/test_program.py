@@ -12,13 +12,11 @@ from npvgg.engines.microkernel import LANES
 
 def doubling(channels, images, by_images, near=0):
     """A SCALE step that multiplies maps of one pixel, twos behind them, in their place by two."""
-    step = np.zeros((1, p.FIELDS), np.int64)
     maps = channels * images * LANES
-    step[0, [p.KIND, p.NEAR, p.COUNT]] = p.SCALE, near, images
-    step[0, [p.HEIGHT, p.WIDTH]] = 1
-    step[0, [p.X, p.X_IMAGE, p.X_PLANE]] = maps, channels * LANES, LANES
-    step[0, [p.Y, p.Y_IMAGE, p.Y_PLANE]] = 0, channels * LANES, LANES
-    step[0, plan.SHARES] = plan._shares(channels, images, local=by_images)
+    fields = {"kind": p.SCALE, "depth_first": near, "images": images, "height": 1, "width": 1}
+    fields |= {"x": maps, "x_image": channels * LANES, "x_plane": LANES}
+    fields |= {"y": 0, "y_image": channels * LANES, "y_plane": LANES}
+    step = p.program_of([fields | plan._shares(channels, images, local=by_images)])
     data = np.arange(2 * maps, dtype=np.float32)
     data[maps:] = 2
     return step, data, maps

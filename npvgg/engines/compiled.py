@@ -69,6 +69,11 @@ class CompiledNetwork:
         return CompiledNetwork, (self.network, self.name, self._choose, self._threads)
 
     @property
+    def whole(self) -> Part:
+        """All blocks and the head, without taps."""
+        return Part(0, len(self._network.blocks), head=True)
+
+    @property
     def network(self) -> Network:
         """The network as data. Kernels that are kept in packed form only are unpacked."""
         with self._lock.now:
@@ -103,7 +108,7 @@ class CompiledNetwork:
 
     def logits(self, x: Array) -> Array:
         """Run the whole network: x (N, C, H, W) → (N, classes), or what pooling gives."""
-        return self._in_slices(x, Part(0, len(self._network.blocks), head=True), ("logits",))[0]
+        return self._in_slices(x, self.whole, ("logits",))[0]
 
     def outputs(self, x: Array, taps: Sequence[int]) -> tuple[list[Array], Array, Array]:
         """Return maps, pooled vector and logits of one run."""

@@ -46,9 +46,13 @@ GROUP_TILES = 4 * SIDE_BY_SIDE
 """Tiles that are multiplied by the same U, at least where there are so many."""
 
 
-READS = [p.X, p.X_IMAGE, p.X_PLANE, p.X_ROW]
-WRITES = [p.Y, p.Y_IMAGE, p.Y_PLANE, p.Y_ROW]
-SHARES = [p.TASKS, p.UNITS, p.UNIT, p.EACH]
+PING, PONG, IMAGE, MEANS, GATES = "ping", "pong", "image", "means", "gates"
+"""What a map's place is for. Blocks read from one of the ping-pong buffers and write to the other;
+the image, and maps of one number per channel, have buffers of their own. In train form the two
+convolutions of a block write to the last two."""
+
+Step = dict[str, int]
+"""Some fields of `program.STEP`; those that are not named are 0."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +111,11 @@ class Plan:
     ) -> None:
         self.weights = weights
         self.steps: list[Table | Function] = []
-        self._rows: list[Table] = []
+        self._rows: list[Step] = []
         self._tables: list[Table] = []
         self._table_at: dict[bytes, int] = {}
         self._table_end = 0
-        self._maps: dict[MapLayout, MapLayout] = {}
+        self._maps: dict[tuple[str, MapLayout], MapLayout] = {}
         self._end = 0
         self._v_floats = 0
         self._scratch_floats = LANES
@@ -123,15 +127,15 @@ class Plan:
         readers = [list(zip(*pair, strict=True)) for pair in zip(filters, algorithms, strict=True)]
         lanes = LANES if chs >= LANES or part.first else 1
         after = readers[part.first] if part.first < len(network.blocks) else []
-        x = self.image = self._map((n, chs, height, width), after, turn=-1, lanes=lanes)
+        x = self.image = self._map((n, chs, height, width), after, IMAGE, lanes=lanes)
         blocks = network.blocks[part.first : part.last]
         for index, size in enumerate(sizes(blocks, shape), part.first):
             block = network.blocks[index]
             after = readers[index + 1] if index + 1 < len(network.blocks) else []
-            y = self._map((n, block.spec.out_chs, *size), after, turn=index % 2)
+            y = self._map((n, block.spec.out_chs, *size), after, PONG if index % 2 else PING)
             self._block(block, readers[index], x, y)
             if index in part.taps:
-                self._then(_reading(y))
+                self._then(_copying(y))
             x = y
         if part.head:
             self._head(network, readers[-1], x)
@@ -168,12 +172,12 @@ class Plan:
         self,
         shape: tuple[int, int, int, int],
         readers: Sequence[tuple[Filter, Algorithm]],
-        turn: int,
+        buffer: str,
         lanes: int = LANES,
     ) -> MapLayout:
         """Give a map its place, with the margin that its readers need.
 
-        Maps of one layout share one place per turn; margins once zero stay zero.
+        Maps of one layout share one place per buffer; margins once zero stay zero.
         """
         n, chs, height, width = shape
         margin = max((f.padding for f, _ in readers), default=0)
@@ -186,11 +190,11 @@ class Plan:
                     for size in (height, width)
                 ]
                 rows, cols = max(rows, reach[0] + fast.n), max(cols, reach[1] + fast.n)
-        layout = MapLayout(turn, n, chs, height, width, margin, rows, cols, lanes)
-        if layout not in self._maps:
-            self._maps[layout] = layout.moved(self._end)
+        layout = MapLayout(0, n, chs, height, width, margin, rows, cols, lanes)
+        if (buffer, layout) not in self._maps:
+            self._maps[buffer, layout] = layout.moved(self._end)
             self._end += layout.size
-        return self._maps[layout]
+        return self._maps[buffer, layout]
 
     def _table(self, values: Table) -> int:
         """Keep a table, once; give its place."""
@@ -209,7 +213,7 @@ class Plan:
 
     def _flush(self) -> None:
         if self._rows:
-            self.steps.append(np.array(self._rows, np.int64))
+            self.steps.append(p.program_of(self._rows))
             self._rows = []
 
     def _block(
@@ -230,7 +234,7 @@ class Plan:
                 self._then(lambda data, _: y.write(data, activate(block, y.read(data))))
             return
         shape = (y.n, y.chs, y.height, y.width)
-        kxk, one = self._map(shape, [], turn=-2), self._map(shape, [], turn=-3)
+        kxk, one = self._map(shape, [], MEANS), self._map(shape, [], GATES)
         self._convolve(*readers[0], x, kxk, relu=False)
         self._convolve(*readers[1], x, one, relu=False)
 
@@ -246,10 +250,10 @@ class Plan:
     def _gate(self, block: Block, y: MapLayout, *, relu: bool) -> None:
         """Plan an attention layer that is a gate per channel: means, gate, product."""
         spec, weights = block.spec, block.attention
-        means, gates = (self._map((y.n, y.chs, 1, 1), [], turn=turn) for turn in (-2, -3))
-        scale = self._squeeze(y, means).copy()
-        scale[[p.KIND, p.RELU]] = p.SCALE, relu
-        scale[READS], scale[WRITES] = _ways(gates, gates.at), scale[READS]
+        means, gates = (self._map((y.n, y.chs, 1, 1), [], use) for use in (MEANS, GATES))
+        self._squeeze(y, means)
+        scale = _of_channels(p.SCALE, y) | {"relu": int(relu)}
+        scale |= _reading(gates, gates.at) | _writing(y, _inside(y))
 
         def gate(data: Array, _: list[Array]) -> None:
             layer = spec.attn_layer or ""
@@ -258,16 +262,10 @@ class Plan:
         self._then(gate)
         self._rows.append(scale)
 
-    def _squeeze(self, x: MapLayout, means: MapLayout) -> Table:
-        """Plan the mean of every channel, and give that step."""
-        step = np.zeros(p.FIELDS, np.int64)
-        step[[p.KIND, p.COUNT]] = p.SQUEEZE, x.n
-        step[[p.HEIGHT, p.WIDTH]] = x.height, x.width
-        step[SHARES] = _shares(_ceil(x.chs, LANES), x.n)
-        step[READS] = _ways(x, x.at + x.margin * (x.row + x.lanes))
-        step[WRITES] = _ways(means, means.at)
-        self._rows.append(step)
-        return step
+    def _squeeze(self, x: MapLayout, means: MapLayout) -> None:
+        """Plan the mean of every channel."""
+        step = _of_channels(p.SQUEEZE, x)
+        self._rows.append(step | _reading(x, _inside(x)) | _writing(means, means.at))
 
     def _head(
         self, network: Network, readers: Sequence[tuple[Filter, Algorithm]], x: MapLayout
@@ -278,7 +276,7 @@ class Plan:
             self._ends = {"pooled": x, "logits": x}
             return
         features = x.chs * (2 if head.global_pool == "catavgmax" else 1)
-        pooled = result = self._map((x.n, features, 1, 1), [], turn=-2)
+        pooled = result = self._map((x.n, features, 1, 1), [], MEANS)
 
         def pool(data: Array, _: list[Array]) -> None:
             pooled.write(data, ops.global_pool(x.read(data), head.global_pool)[:, :, None, None])
@@ -288,7 +286,7 @@ class Plan:
         else:
             self._then(pool)
         if head.weight is not None:
-            result = self._map((x.n, len(head.weight), 1, 1), [], turn=-3)
+            result = self._map((x.n, len(head.weight), 1, 1), [], GATES)
             self._convolve(*readers[0], pooled, result, relu=False)
         self._ends = {"pooled": pooled, "logits": result}
 
@@ -296,92 +294,99 @@ class Plan:
         self, f: Filter, algorithm: Algorithm, x: MapLayout, y: MapLayout, *, relu: bool
     ) -> None:
         """Plan one convolution."""
-        step = np.zeros(p.FIELDS, np.int64)
-        step[READS], step[WRITES] = _ways(x, x.at), _ways(y, y.at)
-        step[[p.BIAS, p.W]] = algorithm.at, algorithm.at + f.panels * PANEL
-        step[[p.RELU, p.HEIGHT, p.WIDTH, p.SLICE]] = relu, y.height, y.width, SLICE
-        step[p.NEAR] = f.panels * f.width * f.size**2 * PANEL <= NEAR_FLOATS
+        step = {"bias": algorithm.at, "w": algorithm.at + f.panels * PANEL, "panels": f.panels}
+        step |= {"relu": int(relu), "height": y.height, "width": y.width}
+        near = f.panels * f.width * f.size**2 * PANEL <= NEAR_FLOATS
+        step |= {"depth_first": int(near)}
         if algorithm.m:
             self._winograd(f, algorithm.m, x, y, step)
         else:
             self._direct(f, x, y, step)
 
-    def _direct(self, f: Filter, x: MapLayout, y: MapLayout, step: Table) -> None:
-        step[[p.KIND, p.DEPTH]] = p.DIRECT, f.width * f.size**2
-        step[[p.COLS, p.COLS_STEP]] = self._columns(
-            f, lambda first, last: x.taps(first, last, f.size, f.dilation), f.width * f.size**2
-        )
-        outs = y.pixels(y.height, y.width, 1, 0)
-        step[p.ROWS] = self._table(x.pixels(y.height, y.width, f.stride, f.padding))
-        step[p.OUTS] = self._table(outs)
+    def _direct(self, f: Filter, x: MapLayout, y: MapLayout, step: Step) -> None:
+        depth = f.width * f.size**2
+        rows, outs = x.pixels(y.height, y.width, f.stride, f.padding), y.pixels(*_size(y), 1, 0)
         groups = _ceil(len(outs), 2 * GROUP_PIXELS)  # the larger ones, where that leaves many tasks
         most = 2 * GROUP_PIXELS if groups * f.panels >= MANY_TASKS else GROUP_PIXELS
-        _divide(step, f, len(outs), most)
+        group = _ceil(_evenly(len(outs), most), MR) * MR  # of whole tiles of the micro-kernel
+        step |= {"kind": p.DIRECT, "depth": depth, "slice": SLICE}
+        step |= self._columns(f, lambda c, d: x.taps(c, d, f.size, f.dilation), depth)
+        step |= {"rows": self._table(rows), "outs": self._table(outs)}
+        step |= {"pixels": len(outs), "pixel_group": group}
+        step |= _shares(f.panels, _ceil(len(outs), group)) | _reading(x, x.at) | _writing(y, y.at)
         self._rows.append(step)
 
-    def _winograd(self, f: Filter, m: int, x: MapLayout, y: MapLayout, step: Table) -> None:
+    def _winograd(self, f: Filter, m: int, x: MapLayout, y: MapLayout, step: Step) -> None:
         fast = FILTERS[m, f.stride]
         tiles_y, tiles_x = _ceil(y.height, m), _ceil(y.width, m)
         count, blocks = y.n * tiles_y * tiles_x, _ceil(x.chs, LANES)
         strip = _evenly(count, SIDE_BY_SIDE)
-        product = p.apart(_ceil(count, strip) * strip * blocks * LANES)
-        step[[p.N, p.M, p.STEP]] = fast.n, m, fast.step
-        step[[p.PRODUCT, p.BLOCKS, p.STRIP]] = product, blocks, strip
-        step[[p.TILES_X, p.TILES_Y, p.COUNT]] = tiles_x, tiles_y, count
-        depth, group, bundle = _fitting(fast.n**2, f.width, count, strip, f.panels)
-        step[[p.SLICE, p.GROUP, p.PANELS, p.BUNDLE]] = depth, group, f.panels, bundle
+        v_plane = p.apart(_ceil(count, strip) * strip * blocks * LANES)
+        depth, group, panels = _fitting(fast.n**2, f.width, count, strip, f.panels)
+        step |= {"n": fast.n, "m": m, "tile_step": fast.step}
+        step |= {"tiles": count, "tiles_y": tiles_y, "tiles_x": tiles_x, "tile_group": group}
+        step |= {"v_plane": v_plane, "v_blocks": blocks, "v_strip": strip}
+        to_v = step | {"kind": p.TO_V, "bt": INPUT_OF[m, f.stride]}
+        to_v |= _reading(x, x.at + (x.margin - f.padding) * (x.row + x.lanes))
+        to_v |= _shares(blocks, y.n * tiles_y, local=group < count)
+        from_v = step | {"kind": p.FROM_V}
+        from_v |= {"g": KERNEL_OF[m, f.stride], "at": OUTPUT_OF[m, f.stride]}
+        from_v |= {"depth": f.width, "slice": depth, "panel_group": panels}
+        from_v |= {"u_plane": p.apart(depth * PANEL), "m_plane": p.apart(group * PANEL)}
+        from_v |= self._columns(f, lambda c, d: _segments(c, d, strip), f.width)
+        from_v |= _shares(_ceil(f.panels, panels), _ceil(count, group)) | _writing(y, _inside(y))
 
-        to_v, from_v = step.copy(), step
-        to_v[[p.KIND, p.MATRIX]] = p.TO_V, INPUT_OF[m, f.stride]
-        to_v[p.X] = x.at + (x.margin - f.padding) * (x.row + x.lanes)
-        to_v[SHARES] = _shares(blocks, y.n * tiles_y, local=group < count)
-
-        from_v[[p.KIND, p.MATRIX]] = p.FROM_V, KERNEL_OF[m, f.stride]
-        from_v[[p.OUTPUT, p.DEPTH]] = OUTPUT_OF[m, f.stride], f.width
-        from_v[p.Y] = y.at + y.margin * (y.row + y.lanes)
-        from_v[[p.COLS, p.COLS_STEP]] = self._columns(
-            f, lambda first, last: _segments(first, last, strip), f.width
-        )
-        from_v[[p.U_PLANE, p.M_PLANE]] = p.apart(depth * PANEL), p.apart(group * PANEL)
-        from_v[SHARES] = _shares(_ceil(f.panels, bundle), _ceil(count, group))
-
-        self._v_floats = max(self._v_floats, fast.n**2 * product)  # all convolutions use one V
+        self._v_floats = max(self._v_floats, fast.n**2 * v_plane)  # all convolutions use one V
         self._scratch_floats = max(self._scratch_floats, p.scratch_floats(from_v))
         self._rows += [to_v, from_v]
 
-    def _columns(
-        self, f: Filter, offsets: Callable[[int, int], Table], depth: int
-    ) -> tuple[int, int]:
-        """Keep the input's offsets: (their place, the way from one panel's to the next one's)."""
+    def _columns(self, f: Filter, offsets: Callable[[int, int], Table], depth: int) -> Step:
+        """Keep the input's offsets: where they begin, and how many entries a panel has."""
         panels = range(f.panels if f.groups > 1 else 1)
         rows = [offsets(*f.channels(panel)) for panel in panels]
         rows = [np.pad(row, (0, depth - len(row)), mode="edge") for row in rows]
-        return self._table(np.concatenate(rows)), depth if f.groups > 1 else 0
+        at = self._table(np.concatenate(rows))
+        return {"cols": at, "cols_panel": depth if f.groups > 1 else 0}
 
 
-def _ways(layout: MapLayout, at: int) -> tuple[int, int, int, int]:
-    """Where a step begins in a map, and the ways to the next image, 16 channels and row."""
-    return at, layout.image, layout.plane, layout.row
+def _reading(x: MapLayout, at: int) -> Step:
+    """Where a step begins to read, and the ways to the next image, 16 channels and row."""
+    return {"x": at, "x_image": x.image, "x_plane": x.plane, "x_row": x.row}
 
 
-def _shares(chs: int, pixels: int, *, local: bool = True) -> tuple[int, int, int, int]:
-    """Divide chs × pixels tasks among threads: by pixels if `local` and there are any, else by
-    channels.
+def _writing(y: MapLayout, at: int) -> Step:
+    """Where a step begins to write, and the ways to the next image, 16 channels and row."""
+    return {"y": at, "y_image": y.image, "y_plane": y.plane, "y_row": y.row}
+
+
+def _inside(layout: MapLayout) -> int:
+    """Where the map's first pixel is, behind the margin."""
+    return layout.at + layout.margin * (layout.row + layout.lanes)
+
+
+def _size(layout: MapLayout) -> tuple[int, int]:
+    return layout.height, layout.width
+
+
+def _of_channels(kind: int, layout: MapLayout) -> Step:
+    """Begin a step whose tasks are 16 channels of one image each."""
+    step = {"kind": kind, "images": layout.n, "height": layout.height, "width": layout.width}
+    return step | _shares(_ceil(layout.chs, LANES), layout.n)
+
+
+def _shares(chs: int, pixels: int, *, local: bool = True) -> Step:
+    """Divide chs × pixels tasks, numbered channel by channel, among threads.
+
+    By pixels if `local` and there are several: a thread then reads what it has just written. Else
+    by channels.
     """
     if local and pixels > 1:
-        return chs * pixels, pixels, 1, pixels
-    return chs * pixels, chs, pixels, 1
+        return {"tasks": chs * pixels, "units": pixels, "unit_step": 1, "task_step": pixels}
+    return {"tasks": chs * pixels, "units": chs, "unit_step": pixels, "task_step": 1}
 
 
-def _reading(y: MapLayout) -> Function:
+def _copying(y: MapLayout) -> Function:
     return lambda data, results: results.append(y.read(data))
-
-
-def _divide(step: Table, f: Filter, count: int, most: int) -> None:
-    """Divide pixels or tiles into groups of whole micro-kernels, as equal as may be."""
-    group = _ceil(_evenly(count, most), MR) * MR
-    step[[p.COUNT, p.GROUP]] = count, group
-    step[SHARES] = _shares(f.panels, _ceil(count, group))
 
 
 def _fitting(

@@ -1,12 +1,22 @@
 """The forward pass as a list of steps, and the one compiled function that runs it.
 
-A step is a row of int64 numbers; its fields have the names below. A step consists of independent
-tasks. `run` is called by any number of threads on the same program: each takes tasks one by one
-from a counter, and the next step begins when every task of this one is done. Every thread has a
-share of the tasks that it begins with, the same part of the map in every step, so that it finds
-there what it has just written; when nothing is left of it, it helps with the others' shares. Which
-thread does what changes from run to run; what a task computes does not, so the bits of the result
-are always the same.
+A step is a record, STEP, whose fields are named and described below. It consists of independent
+tasks. `run` is called by any number of threads on the same program, and shares the tasks by work
+stealing: every thread has a share of its own, the same part of the map in every step, so that it
+finds in its cache what it has just written; it takes tasks from it one by one, and when none is
+left it takes from the other shares. A spin barrier ends a step: the next one begins when every task
+of this one is done. For a step of 12 tasks, 4 units of 3, and 2 threads:
+
+    unit          0        1        2        3         a unit: what reads and writes the same part
+    tasks      0  1  2  3  4  5  6  7  8  9 10 11      of the maps (a row of tiles, a group of
+             └──── share 0 ────┘└──── share 1 ────┘    pixels), or the same weights (a panel)
+    thread 0:  0  1  2  3  4  5 ▸ 11                   its own first, then what is left of others'
+    thread 1:  6  7  8  9 10                           (depth_first: unit by unit; else the first
+               ──────────── time ───────────▸ barrier  task of each unit, then the next: 0 3 1 4 …)
+
+Each counter is on a cache line of its own: per share how many tasks are begun, per step how many
+are done. Which thread does what changes from run to run; what a task computes does not, so the bits
+of the result are always the same.
 
     DIRECT   convolution as a matrix product whose left side is gathered through tables ("im2col"
              without the columns); a task is one panel of output channels × one group of pixels
@@ -16,11 +26,12 @@ are always the same.
     SQUEEZE  the mean of every channel of a map; a task is 16 channels of one image
     SCALE    the map times one number per channel, and ReLU, in its place; a task as above
 
-Maps live in one array of floats, as (image, 16 channels, row, column, 16 lanes) with a margin of
-zeros around (see `layout`); weights are packed in panels (see `packing`). V has an array of its
-own, (product, strip of tiles, 16 channels, tile of the strip, lanes): the micro-kernel reads a
-strip from its first float to its last. U, of a slice of the channels and one panel, and M,
-(panel, product, vector, tile of the group, lanes), are in memory that is a thread's own.
+Maps live in one array of floats, as (image, 16 channels, row, column, 16 lanes), which others call
+nChw16c, with a halo of zeros around (see `layout`); weights are packed in panels of output channels
+(see `packing`). V has an array of its own, (place in the tile, strip of tiles, 16 channels, tile of
+the strip, lanes): the micro-kernel reads a strip from its first float to its last. U, of a slice of
+the channels and one panel, and M, (panel, place, vector, tile of the group, lanes), are in memory
+that is a thread's own.
 
 What must already hold: the tables are for these maps; margins are zero; each step's tasks write to
 distinct places, none of which another task reads.
@@ -30,7 +41,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,22 +55,38 @@ from npvgg.engines.transforms import finish, transform
 
 DIRECT, TO_V, FROM_V, SQUEEZE, SCALE = range(5)
 
-(
-    KIND, TASKS,
-    UNITS, UNIT, EACH,  # units of tasks that are shared out; way to the next, to a unit's next task
-    NEAR,  # 1: a unit's tasks one after another; 0: the first of every unit, then the second …
-    X, X_IMAGE, X_PLANE, X_ROW,  # input: start; floats from one image, 16 channels, row to the next
-    Y, Y_IMAGE, Y_PLANE, Y_ROW,  # output
-    W, BIAS, RELU,  # start of the panels and of the bias among the weights; 1 or 0
-    COLS, COLS_STEP, DEPTH, SLICE,  # table of input offsets, its step per panel, length, piece
-    ROWS, OUTS, COUNT, GROUP,  # tables of pixels; how many pixels, tiles or images, and per task
-    N, M, STEP, MATRIX, OUTPUT,  # tile: inputs, outputs, way to the next; Bᵀ or G, and Aᵀ
-    PRODUCT, BLOCKS, STRIP,  # V: floats per product, 16-channel blocks, tiles per strip
-    PANELS, BUNDLE,  # of output channels in all, and per task
-    U_PLANE, M_PLANE,  # floats from one product to the next
-    TILES_X, TILES_Y, HEIGHT, WIDTH,  # tiles per row and column, size of the output map
-    FIELDS,
-) = range(42)  # fmt: skip
+FIELDS = (
+    "kind", "tasks", "relu",
+    "units", "unit_step", "task_step", "depth_first",
+    "x", "x_image", "x_plane", "x_row", "y", "y_image", "y_plane", "y_row",
+    "w", "bias", "depth", "slice", "cols", "cols_panel",
+    "rows", "outs", "pixels", "pixel_group",
+    "n", "m", "tile_step", "bt", "g", "at",
+    "tiles", "tiles_y", "tiles_x", "tile_group", "panels", "panel_group",
+    "v_plane", "v_blocks", "v_strip", "u_plane", "m_plane",
+    "height", "width", "images",
+)  # fmt: skip
+STEP = np.dtype((np.record, [(name, np.int64) for name in FIELDS]))
+"""One step: int64 fields, of which a kind uses some. All places and distances are in floats.
+
+kind, tasks, relu: one of the above; how many tasks; 1 for max(·, 0) at the end
+units, unit_step, task_step, depth_first: how tasks are shared, see `run`
+x, y and x_image … y_row: where input and output begin in the maps; the way from one image, 16
+    channels and row to the next
+w, bias: where panels and bias begin among the weights
+depth, slice: length of the sum, taps × channels or channels; how many of it are summed in one go
+cols, cols_panel: where the table of the input's offsets begins; its entries per panel, or 0 where
+    all panels have the same
+rows, outs, pixels, pixel_group: DIRECT: tables of the pixels' offsets in x and y; how many pixels
+    there are, and in one task
+n, m, tile_step: a tile's input and output pixels per side; input pixels from one to the next
+bt, g, at: which matrices, as indices of `transforms.MATRICES` (Bᵀ, G) and `.OUTPUTS` (Aᵀ)
+tiles, tiles_y, tiles_x, tile_group: of all images, per column, per row, per task
+panels, panel_group: panels of output channels in all, and in one task
+v_plane, v_blocks, v_strip: V: floats per place of a tile, blocks of 16 channels, tiles per strip
+u_plane, m_plane: floats from one place of a tile to the next in U and M
+height, width: of the output;  images: of SQUEEZE and SCALE
+"""
 
 TAPS = 9
 """Values of a kernel that Winograd transforms."""
@@ -83,10 +110,19 @@ def apart(floats: int) -> int:
     return (-(-floats // LANES) | 1) * LANES
 
 
-def scratch_floats(step: Any) -> int:
+def program_of(steps: Sequence[Mapping[str, int]]) -> Any:
+    """Return steps given by their fields as an array, (steps,) STEP; what is not named is 0."""
+    program = np.zeros(len(steps), STEP)
+    for row, step in zip(program, steps, strict=True):
+        for name, value in step.items():
+            row[name] = value
+    return program
+
+
+def scratch_floats(step: Mapping[str, int]) -> int:
     """Floats of a thread's own that a FROM_V step needs: U, M, and one tile at the map's edge."""
-    planes = int(step[U_PLANE]) + int(step[BUNDLE]) * int(step[M_PLANE])
-    return int(step[N]) ** 2 * planes + int(step[M]) ** 2 * LANES
+    planes = step["u_plane"] + step["panel_group"] * step["m_plane"]
+    return step["n"] ** 2 * planes + step["m"] ** 2 * LANES
 
 
 # --- Steps ----------------------------------------------------------------------------------------
@@ -95,22 +131,22 @@ def scratch_floats(step: Any) -> int:
 @kernel
 def direct(step, task, tables, weights, data):
     """Multiply one group of pixels by one panel, a slice of the depth at a time."""
-    groups = (step[COUNT] + step[GROUP] - 1) // step[GROUP]
-    panel, first = task // groups, task % groups * step[GROUP]
-    count = min(step[GROUP], step[COUNT] - first)
-    depth = step[DEPTH]
-    w = step[W] + panel * depth * PANEL
-    y = step[Y] + panel * (PANEL // LANES) * step[Y_PLANE]
+    groups = (step.pixels + step.pixel_group - 1) // step.pixel_group
+    panel, first = task // groups, task % groups * step.pixel_group
+    count = min(step.pixel_group, step.pixels - first)
+    depth = step.depth
+    w = step.w + panel * depth * PANEL
+    y = step.y + panel * (PANEL // LANES) * step.y_plane
     tiles = (count + MR - 1) // MR
     ahead_step = (PANEL + tiles - 1) // tiles  # the next slice's weights, evenly in this one's time
-    for k in range(0, depth, step[SLICE]):
-        length = min(step[SLICE], depth - k)
+    for k in range(0, depth, step.slice):
+        length = min(step.slice, depth - k)
         multiply(
-            tables, step[ROWS] + first, count, step[OUTS] + first,
-            step[COLS] + panel * step[COLS_STEP] + k, length, data, step[X], weights,
-            w + k * PANEL, data, y, step[Y_PLANE], weights,
-            step[BIAS] + panel * PANEL if k == 0 else -1,
-            0.0 if step[RELU] and k + length == depth else -np.inf,
+            tables, step.rows + first, count, step.outs + first,
+            step.cols + panel * step.cols_panel + k, length, data, step.x, weights,
+            w + k * PANEL, data, y, step.y_plane, weights,
+            step.bias + panel * PANEL if k == 0 else -1,
+            0.0 if step.relu and k + length == depth else -np.inf,
             w + (k + length) * PANEL, ahead_step,
         )  # fmt: skip
 
@@ -118,35 +154,35 @@ def direct(step, task, tables, weights, data):
 @kernel
 def to_v(step, task, data, v):
     """Transform one row of tiles of 16 channels: V = Bᵀ d B."""
-    n, matrix, plane, strip = step[N], step[MATRIX], step[PRODUCT], step[STRIP]
-    tiles_x, tiles_y = step[TILES_X], step[TILES_Y]
-    images = step[COUNT] // (tiles_x * tiles_y)
+    n, matrix, plane, strip = step.n, step.bt, step.v_plane, step.v_strip
+    tiles_x, tiles_y = step.tiles_x, step.tiles_y
+    images = step.tiles // (tiles_x * tiles_y)
     block, row = task // (images * tiles_y), task % (images * tiles_y)
     image, ty = row // tiles_y, row % tiles_y
-    x = step[X] + image * step[X_IMAGE] + block * step[X_PLANE] + ty * step[STEP] * step[X_ROW]
+    x = step.x + image * step.x_image + block * step.x_plane + ty * step.tile_step * step.x_row
     for tile in range(row * tiles_x, (row + 1) * tiles_x):
-        y = (tile // strip * step[BLOCKS] + block) * strip + tile % strip
-        transform(matrix, data, x, step[X_ROW], LANES, v, y * LANES, n * plane, plane)
-        x += step[STEP] * LANES
+        y = (tile // strip * step.v_blocks + block) * strip + tile % strip
+        transform(matrix, data, x, step.x_row, LANES, v, y * LANES, n * plane, plane)
+        x += step.tile_step * LANES
 
 
 @kernel
 def from_v(step, task, tables, weights, data, v, mine):
     """Multiply one group of tiles by a few panels, slice by slice of the depth; transform back."""
-    groups = (step[COUNT] + step[GROUP] - 1) // step[GROUP]
-    bundle, first = task // groups * step[BUNDLE], task % groups * step[GROUP]
-    panels = min(step[BUNDLE], step[PANELS] - bundle)
-    count = min(step[GROUP], step[COUNT] - first)
-    products, depth = step[N] * step[N], step[DEPTH]
-    m = products * step[U_PLANE]
-    panel_floats = products * step[M_PLANE]
-    for k in range(0, depth, step[SLICE]):
-        length = min(step[SLICE], depth - k)
+    groups = (step.tiles + step.tile_group - 1) // step.tile_group
+    bundle, first = task // groups * step.panel_group, task % groups * step.tile_group
+    panels = min(step.panel_group, step.panels - bundle)
+    count = min(step.tile_group, step.tiles - first)
+    products, depth = step.n * step.n, step.depth
+    m = products * step.u_plane
+    panel_floats = products * step.m_plane
+    for k in range(0, depth, step.slice):
+        length = min(step.slice, depth - k)
         for p in range(panels):
-            w = step[W] + ((bundle + p) * depth + k) * TAPS * PANEL
+            w = step.w + ((bundle + p) * depth + k) * TAPS * PANEL
             ahead = w + (depth if p + 1 < panels else length - (panels - 1) * depth) * TAPS * PANEL
             expand(step, length, weights, w, mine)
-            cols = step[COLS] + (bundle + p) * step[COLS_STEP] + k
+            cols = step.cols + (bundle + p) * step.cols_panel + k
             add_products(step, first, count, cols, length, k > 0, tables, weights, ahead, v, mine,
                          m + p * panel_floats)  # fmt: skip
     spare = m + panels * panel_floats
@@ -161,11 +197,11 @@ def from_v(step, task, tables, weights, data, v, mine):
 @kernel
 def expand(step, length, weights, w, mine):
     """Transform the kernels of one panel and a slice of the channels: U = G g Gᵀ."""
-    plane, row = step[U_PLANE], step[N] * step[U_PLANE]
+    plane, row = step.u_plane, step.n * step.u_plane
     for c in range(length):
         for lane in range(0, PANEL, LANES):
             transform(
-                step[MATRIX], weights, w + c * TAPS * PANEL + lane, 3 * PANEL, PANEL,
+                step.g, weights, w + c * TAPS * PANEL + lane, 3 * PANEL, PANEL,
                 mine, c * PANEL + lane, row, plane,
             )  # fmt: skip
 
@@ -176,15 +212,15 @@ def add_products(step, first, count, cols, length, more, tables, weights, ahead,
 
     ahead: the weights that come next; their lines are asked for evenly in the meantime.
     """
-    products, strip = step[N] * step[N], step[STRIP]
+    products, strip = step.n * step.n, step.v_strip
     strips = (count + strip - 1) // strip
     ahead_step = (TAPS * PANEL + products * strips - 1) // (products * strips)
     for f in range(products):
-        x = f * step[PRODUCT] + first * step[BLOCKS] * LANES
+        x = f * step.v_plane + first * step.v_blocks * LANES
         for i in range(0, count, strip):
             accumulate(
-                tables, min(strip, count - i), cols, length, v, x + i * step[BLOCKS] * LANES,
-                mine, f * step[U_PLANE], mine, m + f * step[M_PLANE] + i * LANES, count * LANES,
+                tables, min(strip, count - i), cols, length, v, x + i * step.v_blocks * LANES,
+                mine, f * step.u_plane, mine, m + f * step.m_plane + i * LANES, count * LANES,
                 more, weights, ahead, ahead_step,
             )  # fmt: skip
             ahead += length * ahead_step
@@ -193,45 +229,45 @@ def add_products(step, first, count, cols, length, more, tables, weights, ahead,
 @kernel
 def put(step, block, tile, at, spare, weights, data, mine):
     """Transform one tile of 16 channels back, Y = act(Aᵀ M A + bias), cut at the map's edge."""
-    m, plane, row = step[M], step[M_PLANE], step[N] * step[M_PLANE]
-    image = tile // (step[TILES_X] * step[TILES_Y])
-    ty, tx = tile // step[TILES_X] % step[TILES_Y], tile % step[TILES_X]
-    rows, columns = min(m, step[HEIGHT] - ty * m), min(m, step[WIDTH] - tx * m)
-    bias, least = step[BIAS] + block * LANES, np.float32(0.0 if step[RELU] else -np.inf)
-    y = step[Y] + image * step[Y_IMAGE] + block * step[Y_PLANE]
-    y += ty * m * step[Y_ROW] + tx * m * LANES
+    m, plane, row = step.m, step.m_plane, step.n * step.m_plane
+    image = tile // (step.tiles_x * step.tiles_y)
+    ty, tx = tile // step.tiles_x % step.tiles_y, tile % step.tiles_x
+    rows, columns = min(m, step.height - ty * m), min(m, step.width - tx * m)
+    bias, least = step.bias + block * LANES, np.float32(0.0 if step.relu else -np.inf)
+    y = step.y + image * step.y_image + block * step.y_plane
+    y += ty * m * step.y_row + tx * m * LANES
     if rows == m and columns == m:
         finish(
-            step[OUTPUT], mine, at, row, plane, data, y, step[Y_ROW], LANES,
+            step.at, mine, at, row, plane, data, y, step.y_row, LANES,
             weights, bias, least,
         )  # fmt: skip
         return
     finish(
-        step[OUTPUT], mine, at, row, plane, mine, spare, m * LANES, LANES,
+        step.at, mine, at, row, plane, mine, spare, m * LANES, LANES,
         weights, bias, least,
     )  # fmt: skip
     for i in range(rows):
         for j in range(columns * LANES):
-            data[y + i * step[Y_ROW] + j] = mine[spare + i * m * LANES + j]
+            data[y + i * step.y_row + j] = mine[spare + i * m * LANES + j]
 
 
 @kernel
 def squeeze(step, task, data, mine):
     """Average 16 channels of one image: a sum per row, then the sum of the rows' sums."""
-    block, image = task // step[COUNT], task % step[COUNT]
-    x = step[X] + image * step[X_IMAGE] + block * step[X_PLANE]
-    y = step[Y] + image * step[Y_IMAGE] + block * step[Y_PLANE]
+    block, image = task // step.images, task % step.images
+    x = step.x + image * step.x_image + block * step.x_plane
+    y = step.y + image * step.y_image + block * step.y_plane
     for lane in range(LANES):
         data[y + lane] = 0.0
-    for i in range(step[HEIGHT]):
+    for i in range(step.height):
         for lane in range(LANES):
             mine[lane] = 0.0
-        for j in range(step[WIDTH]):
+        for j in range(step.width):
             for lane in range(LANES):
-                mine[lane] += data[x + i * step[X_ROW] + j * LANES + lane]
+                mine[lane] += data[x + i * step.x_row + j * LANES + lane]
         for lane in range(LANES):
             data[y + lane] += mine[lane]
-    pixels = np.float32(step[HEIGHT] * step[WIDTH])
+    pixels = np.float32(step.height * step.width)
     for lane in range(LANES):
         data[y + lane] /= pixels
 
@@ -239,15 +275,15 @@ def squeeze(step, task, data, mine):
 @kernel
 def scale(step, task, data, mine):
     """Multiply 16 channels of one image by their numbers: Y = max(Y · X, least)."""
-    block, image = task // step[COUNT], task % step[COUNT]
-    x = step[X] + image * step[X_IMAGE] + block * step[X_PLANE]
-    y = step[Y] + image * step[Y_IMAGE] + block * step[Y_PLANE]
-    least = np.float32(0.0 if step[RELU] else -np.inf)
+    block, image = task // step.images, task % step.images
+    x = step.x + image * step.x_image + block * step.x_plane
+    y = step.y + image * step.y_image + block * step.y_plane
+    least = np.float32(0.0 if step.relu else -np.inf)
     for lane in range(LANES):
         mine[lane] = data[x + lane]
-    for i in range(step[HEIGHT]):
-        for j in range(step[WIDTH] * LANES):
-            at = y + i * step[Y_ROW] + j
+    for i in range(step.height):
+        for j in range(step.width * LANES):
+            at = y + i * step.y_row + j
             value = data[at] * mine[j % LANES]
             data[at] = least if value < least else value
 
@@ -318,7 +354,7 @@ the scheduler's."""
 def load_kernels() -> None:
     """Compile `run`, or load it: call it for no step at all."""
     nothing = np.zeros(0, np.float32)
-    steps, tables = np.zeros((0, FIELDS), np.int64), np.zeros(0, np.int64)
+    steps, tables = np.zeros(0, STEP), np.zeros(0, np.int64)
     run(steps, tables, nothing, nothing, nothing, np.zeros((1, 0), np.float32), counters(0, 1))
 
 
@@ -326,7 +362,7 @@ def load_kernels() -> None:
 def run(program, tables, weights, data, v, scratch, state):
     """Take part in a run of the program; return when all of it is done.
 
-    program (steps, FIELDS) int64, tables int64, weights, data, v float32, scratch (threads, floats)
+    program (steps,) STEP, tables int64, weights, data, v float32, scratch (threads, floats)
     float32, state: `counters`, fresh for each run. More threads than rows of scratch go home.
     """
     crew = scratch.shape[0]
@@ -337,8 +373,8 @@ def run(program, tables, weights, data, v, scratch, state):
     for s in range(program.shape[0]):
         step = program[s]
         done = (s * (crew + 1) + 1) * LINE
-        units, shares = step[UNITS], min(crew, step[UNITS])
-        own = step[TASKS] // units
+        units, shares = step.units, min(crew, step.units)
+        own = step.tasks // units
         for turn in range(shares):
             share = (me + turn) % shares
             begun = done + (share + 1) * LINE
@@ -346,25 +382,25 @@ def run(program, tables, weights, data, v, scratch, state):
             wide = (share + 1) * units // shares - first
             ticket = add(state, begun, 1)
             while ticket < wide * own:
-                if step[NEAR]:
+                if step.depth_first:
                     unit, each = ticket // own, ticket % own
                 else:
                     unit, each = ticket % wide, ticket // wide
-                task = (first + unit) * step[UNIT] + each * step[EACH]
-                if step[KIND] == DIRECT:
+                task = (first + unit) * step.unit_step + each * step.task_step
+                if step.kind == DIRECT:
                     direct(step, task, tables, weights, data)
-                elif step[KIND] == TO_V:
+                elif step.kind == TO_V:
                     to_v(step, task, data, v)
-                elif step[KIND] == FROM_V:
+                elif step.kind == FROM_V:
                     from_v(step, task, tables, weights, data, v, mine)
-                elif step[KIND] == SQUEEZE:
+                elif step.kind == SQUEEZE:
                     squeeze(step, task, data, mine)
                 else:
                     scale(step, task, data, mine)
                 add(state, done, 1)
                 ticket = add(state, begun, 1)
         looks = 0
-        while look(state, done) < step[TASKS]:
+        while look(state, done) < step.tasks:
             looks += 1
             if looks > PATIENCE:
                 give_way()
