@@ -53,10 +53,10 @@ def case(rng):
     return mutated(rng, make(SEED, protocol=protocol))
 
 
-def main(seconds, seed=0):
+def search(more, seed=0):
+    """Read one file after another while more() says so; count what became of them."""
     rng, counts = random.Random(seed), collections.Counter()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while more():
         data = case(rng)
         begin = time.monotonic()
         try:
@@ -71,6 +71,12 @@ def main(seconds, seed=0):
         if time.monotonic() - begin > 1:
             print(f"slow: {data!r}")
             counts["slow"] += 1
+    return counts
+
+
+def main(seconds, seed=0):
+    end = time.monotonic() + seconds
+    counts = search(lambda: time.monotonic() < end, seed)
     print(dict(counts))
     return bool(counts["slow"])
 

@@ -127,8 +127,21 @@ def test_a_nan_passes_through_the_relu(form):
     assert np.isnan(y).sum() == 2 * 2 * LANES
 
 
-def test_every_filter_has_its_three_matrices():
-    for key, fast in FILTERS.items():
-        assert MATRICES[INPUT_OF[key]] == fast.bt
-        assert MATRICES[KERNEL_OF[key]] == fast.g
-        assert OUTPUTS[OUTPUT_OF[key]] == fast.at
+@pytest.mark.parametrize(("m", "stride"), FILTERS, ids=str)
+def test_the_three_transforms_of_a_filter_convolve(m, stride):
+    """Bᵀ d B, G g Gᵀ and Aᵀ M A, each by its index, make of one tile what nine products make."""
+    rng = np.random.default_rng(m)
+    n, vector = FILTERS[m, stride].n, np.arange(LANES)
+    d, g = rng.integers(-3, 4, (n, n, LANES)), rng.integers(-3, 4, (3, 3, LANES))
+    x, kernel, u, v, y = (aligned(size * size * LANES) for size in (n, 3, n, n, m))
+    x[:], kernel[:] = d.ravel(), g.ravel()
+    row, zeros = n * LANES, aligned(LANES)
+    compiled_transform(INPUT_OF[m, stride], x, 0, row, LANES, v, 0, row, LANES)
+    compiled_transform(KERNEL_OF[m, stride], kernel, 0, 3 * LANES, LANES, u, 0, row, LANES)
+    v *= u
+    least = np.float32(-np.inf)
+    compiled_finish(OUTPUT_OF[m, stride], v, 0, row, LANES, y, 0, m * LANES, LANES, zeros, 0, least)
+    windows = np.lib.stride_tricks.sliding_window_view(d, (3, 3), axis=(0, 1))
+    want = np.einsum("yxlab,abl->yxl", windows[::stride, ::stride], g)
+    assert want.shape == (m, m, len(vector))
+    assert abs(y.reshape(want.shape) - want).max() < 0.5  # integers: another matrix is off by one
