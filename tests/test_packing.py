@@ -10,9 +10,9 @@ from npvgg.engines.packing import Filter, pack, packed_floats, unpack
 SHAPES = [(5, 3, 1), (40, 20, 1), (48, 8, 3), (2 * PANEL, 16, 2), (18, 2, 9)]
 
 
-def packed(filter):
+def packed(filter, weight, bias):
     out = np.full(packed_floats(filter), np.nan, np.float32)
-    pack(filter, out, threads=2)
+    pack(filter, weight, bias, out, threads=2)
     bias, panels = out[: filter.panels * PANEL], out[filter.panels * PANEL :]
     return bias, panels.reshape(filter.panels, -1, PANEL)
 
@@ -30,8 +30,8 @@ def dense(weight, groups):
 @pytest.mark.parametrize(("k", "chs", "groups"), SHAPES)
 def test_panels_hold_the_kernel_in_the_order_of_the_sum(k, chs, groups):
     weight = np.random.default_rng(0).standard_normal((k, chs, 3, 3)).astype(np.float32)
-    f = Filter(weight, np.arange(k, dtype=np.float32), groups=groups)
-    bias, panels = packed(f)
+    f = Filter(weight.shape, groups=groups)
+    bias, panels = packed(f, weight, np.arange(k, dtype=np.float32))
     np.testing.assert_array_equal(bias[:k], np.arange(k))
     assert not bias[k:].any()
     whole = dense(weight, groups)
@@ -47,8 +47,9 @@ def test_panels_hold_the_kernel_in_the_order_of_the_sum(k, chs, groups):
 @pytest.mark.parametrize("size", [1, 3])
 def test_what_is_packed_is_unpacked_to_the_bit(k, chs, groups, size):
     weight = np.random.default_rng(0).standard_normal((k, chs, size, size)).astype(np.float32)
-    f = Filter(weight, None, groups=groups)
-    out = np.empty(packed_floats(f), np.float32)
-    pack(f, out, threads=2)
-    shape_alone = Filter(np.broadcast_to(np.float32(0), weight.shape), None, groups=groups)
-    np.testing.assert_array_equal(unpack(shape_alone, out), weight)
+    bias = np.arange(k, dtype=np.float32)
+    f = Filter(weight.shape, groups=groups)
+    out = np.full(packed_floats(f), np.nan, np.float32)
+    pack(f, weight, bias, out, threads=2)
+    for got, want in zip(unpack(f, out), (weight, bias), strict=True):
+        np.testing.assert_array_equal(got, want)

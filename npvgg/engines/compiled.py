@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -19,7 +18,7 @@ from npvgg.engines import threads as workers
 from npvgg.engines.jit import compiling
 from npvgg.engines.layout import Table, aligned
 from npvgg.engines.packing import Filter, pack, packed_floats, unpack
-from npvgg.engines.plan import Algorithm, Part, Plan, Workspace, sizes
+from npvgg.engines.plan import Algorithm, Layer, Part, Plan, Workspace, classifier, sizes
 from npvgg.errors import ArgumentError
 from npvgg.network import Block, Network
 from npvgg.ops import Array
@@ -52,16 +51,18 @@ class CompiledNetwork:
         if threads is not None:
             workers.resolve(threads)
         self.name = name
-        self._network = network
         self._choose = choose
         self._threads = threads
         self._lock = workers.Lock()
-        self._filters = [_filters(block) for block in network.blocks]
+        self._layers = [_layer(block) for block in network.blocks]
+        self._head = network.head
+        self._filters = [list(layer.filters) for layer in self._layers]
         if network.head.weight is not None:
-            self._filters.append([Filter(network.head.weight[:, :, None, None], network.head.bias)])
+            self._filters.append([classifier(network.head.weight)])
         floats = [packed_floats(f) for row in self._filters for f in row]
         self._places = list(accumulate(floats, initial=0))
-        self._weights: Array | None = None
+        self._source: Network | None = network  # None once the kernels are held packed alone
+        self._packed: Array | None = None
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -71,21 +72,22 @@ class CompiledNetwork:
     @property
     def whole(self) -> Part:
         """All blocks and the head, without taps."""
-        return Part(0, len(self._network.blocks), head=True)
+        return Part(0, len(self._layers), head=True)
 
     @property
     def network(self) -> Network:
         """The network as data. Kernels that are kept in packed form only are unpacked."""
         with self._lock.now:
-            network, packed = self._network, self._weights
-        if packed is None or network.form == "train":
-            return network
-        weights = [
-            unpack(f, packed[at : at + packed_floats(f)])
-            for (f, *_), at in zip(self._filters, self._places, strict=False)
-        ]
-        blocks = [_with_kernel(*pair) for pair in zip(network.blocks, weights, strict=False)]
-        return replace(network, blocks=tuple(blocks))
+            source, packed = self._source, self._packed
+        if source is not None or packed is None:  # the second never without the first
+            return source  # type: ignore[return-value]
+        blocks = []
+        for layer, (f, *_), at in zip(self._layers, self._filters, self._places, strict=False):
+            arrays = unpack(f, packed[at : at + packed_floats(f)])
+            for array in arrays:
+                array.flags.writeable = False
+            blocks.append(Block(layer.spec, FusedConv(*arrays), layer.attention))
+        return Network(tuple(blocks), self._head, np.dtype(np.float32))
 
     def load(self) -> None:
         """Compile the kernels, or load them from where they are kept; the first run does so too.
@@ -112,13 +114,13 @@ class CompiledNetwork:
 
     def outputs(self, x: Array, taps: Sequence[int]) -> tuple[list[Array], Array, Array]:
         """Return maps, pooled vector and logits of one run."""
-        part = Part(0, len(self._network.blocks), tuple(taps), head=True)
+        part = Part(0, len(self._layers), tuple(taps), head=True)
         *maps, pooled, logits = self._in_slices(x, part, ("pooled", "logits"))
         return maps, pooled, logits
 
     def head(self, x: Array) -> tuple[Array, Array]:
         """Pool and classify the last map: (N, K, P, Q) → (N, K), (N, classes)."""
-        blocks = len(self._network.blocks)
+        blocks = len(self._layers)
         pooled, logits = self._in_slices(x, Part(blocks, blocks, head=True), ("pooled", "logits"))
         return pooled, logits
 
@@ -151,40 +153,33 @@ class CompiledNetwork:
         """Look up the plan for a shape, or make it."""
         key = shape, part
         if key not in self._plans:
-            outputs = [*sizes(self._network.blocks, shape), (1, 1)]  # the last is the classifier's
+            outputs = [*sizes(self._layers, shape), (1, 1)]  # the last is the classifier's
             places = iter(self._places)
             algorithms = [
                 [Algorithm(self._choose(f, *size), next(places)) for f in filters]
                 for filters, size in zip(self._filters, outputs, strict=False)
             ]
-            weights = self._packed(threads)
-            self._plans[key] = Plan(self._network, self._filters, algorithms, weights, shape, part)
+            weights = self._weights(threads)
+            self._plans[key] = Plan(self._layers, self._head, algorithms, weights, shape, part)
             while len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
 
-    def _packed(self, threads: int) -> Array:
+    def _weights(self, threads: int) -> Array:
         """Give all weights as the micro-kernel reads them; pack them when they are first needed."""
-        if self._weights is None:
-            filters = [f for row in self._filters for f in row]
+        if self._packed is None and self._source is not None:
             weights = aligned(self._places[-1])
-            for f, at in zip(filters, self._places, strict=False):
-                pack(f, weights[at : at + packed_floats(f)], threads)
-            released = self._released() if self._network.form == "deploy" else self._network
-            shapes = [_filters(block) for block in released.blocks]
-            shapes += self._filters[len(shapes) :]  # the classifier's
-            # all at once: an interrupt in between would leave the kernels held twice
-            self._network, self._filters, self._weights = released, shapes, weights
-        return self._weights
-
-    def _released(self) -> Network:
-        """Give the network without the kernels: zeros that take no memory keep their shapes."""
-        blocks = [
-            _with_kernel(block, np.broadcast_to(np.float32(0), f.weight.shape))
-            for block, (f, *_) in zip(self._network.blocks, self._filters, strict=False)
-        ]
-        return replace(self._network, blocks=tuple(blocks))
+            arrays = [pair for block in self._source.blocks for pair in _arrays(block)]
+            if self._head.weight is not None:
+                arrays.append((self._head.weight, self._head.bias))
+            filters = [f for row in self._filters for f in row]
+            for f, pair, at in zip(filters, arrays, self._places[:-1], strict=True):
+                pack(f, *pair, weights[at : at + packed_floats(f)], threads)
+            self._packed = weights
+            if self._source.form == "deploy":
+                self._source = None
+        return self._packed  # type: ignore[return-value]
 
 
 @cache
@@ -201,19 +196,20 @@ def _share(step: Table, plan: Plan, work: Workspace, threads: int) -> Callable[[
     return lambda: program.run(step, plan.tables, plan.weights, work.data, work.v, scratch, state)
 
 
-def _with_kernel(block: Block, weight: Array) -> Block:
-    """Give a deploy block with another kernel, which can't be written to."""
-    if not isinstance(block.form, FusedConv):
-        raise ArgumentError(f"form: expected a deploy block, got {block.spec.name} with branches")
-    weight.flags.writeable = False
-    return replace(block, form=FusedConv(weight, block.form.bias))
-
-
-def _filters(block: Block) -> list[Filter]:
-    """List the convolutions of a block: one, or those of its two branches."""
+def _layer(block: Block) -> Layer:
+    """Describe a block without its kernels."""
     spec, form = block.spec, block.form
-    shape = (spec.stride, spec.dilation, spec.dilation, spec.groups)
+    geometry = (spec.stride, spec.dilation, spec.dilation, spec.groups)
     if isinstance(form, FusedConv):
-        return [Filter(form.weight, form.bias, *shape)]
-    one = Filter(form.conv_1x1.weight, None, spec.stride, groups=spec.groups)
-    return [Filter(form.conv_kxk.weight, None, *shape), one]
+        return Layer(spec, (Filter(form.weight.shape, *geometry),), None, block.attention)
+    kxk = Filter(form.conv_kxk.weight.shape, *geometry)
+    one = Filter(form.conv_1x1.weight.shape, spec.stride, groups=spec.groups)
+    return Layer(spec, (kxk, one), form, block.attention)
+
+
+def _arrays(block: Block) -> list[tuple[Array, Array | None]]:
+    """List weight and bias of a block's convolutions: of one, or of its two branches."""
+    form = block.form
+    if isinstance(form, FusedConv):
+        return [(form.weight, form.bias)]
+    return [(form.conv_kxk.weight, None), (form.conv_1x1.weight, None)]

@@ -21,12 +21,11 @@ from npvgg.engines.threads import share
 from npvgg.ops import Array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Filter:
-    """A convolution to be done: weight (K, C/G, R, R), bias (K,) or None."""
+    """A convolution by its shape: of kernels (K, C/G, R, R), without their values."""
 
-    weight: Array
-    bias: Array | None
+    shape: tuple[int, int, int, int]
     stride: int = 1
     padding: int = 0
     dilation: int = 1
@@ -35,19 +34,19 @@ class Filter:
     @property
     def size(self) -> int:
         """Taps in each direction."""
-        return int(self.weight.shape[2])
+        return self.shape[2]
 
     @property
     def panels(self) -> int:
         """Panels of output channels."""
-        return -(-len(self.weight) // PANEL)
+        return -(-self.shape[0] // PANEL)
 
     def channels(self, panel: int) -> tuple[int, int]:
         """Give the first and the last + 1 of the input channels that a panel's outputs see."""
-        per_group = len(self.weight) // self.groups
+        count, depth, *_ = self.shape
+        per_group = count // self.groups
         first = panel * PANEL // per_group
-        last = (min((panel + 1) * PANEL, len(self.weight)) - 1) // per_group
-        depth = self.weight.shape[1]
+        last = (min((panel + 1) * PANEL, count) - 1) // per_group
         return first * depth, (last + 1) * depth
 
     @property
@@ -61,14 +60,15 @@ def packed_floats(filter: Filter) -> int:
     return filter.panels * PANEL * (1 + filter.size**2 * filter.width)
 
 
-def pack(filter: Filter, out: Array, threads: int) -> None:
-    """Write bias and panels into out, (`packed_floats`,) float32."""
+def pack(filter: Filter, weight: Array, bias: Array | None, out: Array, threads: int) -> None:
+    """Write bias (K,), zeros for None, and weight (K, C/G, R, R) into out, (`packed_floats`,)."""
+    count = filter.shape[0]
     out[: filter.panels * PANEL] = 0
-    if filter.bias is not None:
-        out[: len(filter.bias)] = filter.bias
+    if bias is not None:
+        out[:count] = bias
     panels = out[filter.panels * PANEL :].reshape(filter.panels, -1, PANEL)
-    per_group = len(filter.weight) // filter.groups
-    kernels = _readable(filter.weight.reshape(len(filter.weight), -1))
+    per_group = count // filter.groups
+    kernels = _readable(weight.reshape(count, -1))
 
     def work(panel: int) -> None:
         first = filter.channels(panel)[0] * filter.size**2
@@ -77,12 +77,10 @@ def pack(filter: Filter, out: Array, threads: int) -> None:
     share(work, filter.panels, threads)
 
 
-def unpack(filter: Filter, packed: Array) -> Array:
-    """Read the kernels back from what `pack` wrote: the same bits, (K, C/G, R, R).
-
-    Of filter.weight nothing but its shape is looked at.
-    """
-    count, length = len(filter.weight), filter.weight[0].size
+def unpack(filter: Filter, packed: Array) -> tuple[Array, Array]:
+    """Read weight (K, C/G, R, R) and bias (K,) back from what `pack` wrote: the same bits."""
+    count, depth, rows, cols = filter.shape
+    length = depth * rows * cols
     panels = packed[filter.panels * PANEL :].reshape(filter.panels, -1, PANEL)
     kernels = np.empty((count, length), np.float32)
     for k in range(count):
@@ -90,7 +88,7 @@ def unpack(filter: Filter, packed: Array) -> Array:
         group = k // (count // filter.groups)
         skip = group * length - filter.channels(panel)[0] * filter.size**2
         kernels[k] = panels[panel, skip : skip + length, o]
-    return kernels.reshape(filter.weight.shape)
+    return kernels.reshape(filter.shape), packed[:count].copy()
 
 
 def load_kernels() -> None:

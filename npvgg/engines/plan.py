@@ -6,21 +6,22 @@ branches, pooling) is done between them, by the same NumPy functions as in the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from npvgg import attention, ops
+from npvgg.config import BlockSpec
 from npvgg.engines import program as p
 from npvgg.engines.layout import MapLayout, Table, aligned
 from npvgg.engines.microkernel import LANES, MR, PANEL, SIDE_BY_SIDE
 from npvgg.engines.packing import Filter
 from npvgg.engines.reference import activate
 from npvgg.engines.transforms import FILTERS, INPUT_OF, KERNEL_OF, OUTPUT_OF
-from npvgg.network import Block, Network
+from npvgg.network import Head
 from npvgg.ops import Array
-from npvgg.reparam import FusedConv
+from npvgg.reparam import Branches
 
 Function = Callable[[Array, list[Array]], None]
 """What is done between the steps: it sees the maps, and may append a result."""
@@ -64,6 +65,20 @@ class Algorithm:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What a plan knows of a block: no kernel, as those are packed.
+
+    filters: its convolution, or those of its two branches
+    branches: batch norms and all, of a block in train form; None in deploy form
+    """
+
+    spec: BlockSpec
+    filters: tuple[Filter, ...]
+    branches: Branches | None
+    attention: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
 class Part:
     """What of a network is run: the blocks first … last − 1, and the head or not; the blocks among
     them, ascending, whose maps are wanted.
@@ -84,14 +99,19 @@ class Workspace:
     scratch: Array
 
 
-def sizes(blocks: Sequence[Block], shape: Sequence[int]) -> list[tuple[int, int]]:
+def sizes(layers: Sequence[Layer], shape: Sequence[int]) -> list[tuple[int, int]]:
     """Give height and width of every block's output, for an input (N, C, H, W)."""
     height, width = shape[2:]
     found = []
-    for block in blocks:
-        height, width = -(-height // block.spec.stride), -(-width // block.spec.stride)
+    for layer in layers:
+        height, width = -(-height // layer.spec.stride), -(-width // layer.spec.stride)
         found.append((height, width))
     return found
+
+
+def classifier(weight: Array) -> Filter:
+    """Give the classifier, (classes, features), as a convolution of a map of one pixel."""
+    return Filter((*weight.shape, 1, 1))
 
 
 class Plan:
@@ -102,8 +122,8 @@ class Plan:
 
     def __init__(
         self,
-        network: Network,
-        filters: Sequence[Sequence[Filter]],
+        layers: Sequence[Layer],
+        head: Head,
         algorithms: Sequence[Sequence[Algorithm]],
         weights: Array,
         shape: tuple[int, ...],
@@ -121,24 +141,26 @@ class Plan:
         self._scratch_floats = LANES
         self._free: list[Workspace] = []
         self._ends: dict[str, MapLayout] = {}
-        self._pooling = network.head.global_pool
+        self._pooling = head.global_pool
 
         n, chs, height, width = shape
-        readers = [list(zip(*pair, strict=True)) for pair in zip(filters, algorithms, strict=True)]
+        readers = [
+            list(zip(layer.filters, chosen, strict=True))
+            for layer, chosen in zip(layers, algorithms, strict=False)  # the last is the head's
+        ]
         lanes = LANES if chs >= LANES or part.first else 1
-        after = readers[part.first] if part.first < len(network.blocks) else []
+        after = readers[part.first] if part.first < len(layers) else []
         x = self.image = self._map((n, chs, height, width), after, IMAGE, lanes=lanes)
-        blocks = network.blocks[part.first : part.last]
-        for index, size in enumerate(sizes(blocks, shape), part.first):
-            block = network.blocks[index]
-            after = readers[index + 1] if index + 1 < len(network.blocks) else []
-            y = self._map((n, block.spec.out_chs, *size), after, PONG if index % 2 else PING)
-            self._block(block, readers[index], x, y)
+        run = layers[part.first : part.last]
+        for index, (layer, size) in enumerate(zip(run, sizes(run, shape), strict=True), part.first):
+            after = readers[index + 1] if index + 1 < len(layers) else []
+            y = self._map((n, layer.spec.out_chs, *size), after, PONG if index % 2 else PING)
+            self._block(layer, readers[index], x, y)
             if index in part.taps:
                 self._then(_copying(y))
             x = y
         if part.head:
-            self._head(network, readers[-1], x)
+            self._head(head, algorithms[-1], x)
         self._flush()
         self.tables = np.concatenate([*self._tables, np.zeros(1, np.int64)])
 
@@ -217,11 +239,11 @@ class Plan:
             self._rows = []
 
     def _block(
-        self, block: Block, readers: Sequence[tuple[Filter, Algorithm]], x: MapLayout, y: MapLayout
+        self, block: Layer, readers: Sequence[tuple[Filter, Algorithm]], x: MapLayout, y: MapLayout
     ) -> None:
         """Plan one block, in either form."""
-        spec, form = block.spec, block.form
-        if isinstance(form, FusedConv):
+        spec, form = block.spec, block.branches
+        if form is None:
             straight, relu = spec.act_layer in ("relu", "identity"), spec.act_layer == "relu"
             gated = attention.sees_means_alone(spec.attn_layer, spec.attn_kwargs)
             if straight and spec.attn_layer is None:
@@ -247,7 +269,7 @@ class Plan:
 
         self._then(add)
 
-    def _gate(self, block: Block, y: MapLayout, *, relu: bool) -> None:
+    def _gate(self, block: Layer, y: MapLayout, *, relu: bool) -> None:
         """Plan an attention layer that is a gate per channel: means, gate, product."""
         spec, weights = block.spec, block.attention
         means, gates = (self._map((y.n, y.chs, 1, 1), [], use) for use in (MEANS, GATES))
@@ -267,11 +289,8 @@ class Plan:
         step = _of_channels(p.SQUEEZE, x)
         self._rows.append(step | _reading(x, _inside(x)) | _writing(means, means.at))
 
-    def _head(
-        self, network: Network, readers: Sequence[tuple[Filter, Algorithm]], x: MapLayout
-    ) -> None:
+    def _head(self, head: Head, chosen: Sequence[Algorithm], x: MapLayout) -> None:
         """Plan pooling and classifier."""
-        head = network.head
         if not head.global_pool:
             self._ends = {"pooled": x, "logits": x}
             return
@@ -287,7 +306,7 @@ class Plan:
             self._then(pool)
         if head.weight is not None:
             result = self._map((x.n, len(head.weight), 1, 1), [], GATES)
-            self._convolve(*readers[0], pooled, result, relu=False)
+            self._convolve(classifier(head.weight), chosen[0], pooled, result, relu=False)
         self._ends = {"pooled": pooled, "logits": result}
 
     def _convolve(

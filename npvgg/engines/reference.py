@@ -6,10 +6,12 @@ computes in the dtype of the network, float32 or float64, and needs no compiler.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 from npvgg import ops
 from npvgg.attention import attend
+from npvgg.config import BlockSpec
 from npvgg.network import Block, Head, Network
 from npvgg.ops import Array
 
@@ -28,7 +30,19 @@ def forward_block(block: Block, x: Array) -> Array:
     return activate(block, x)
 
 
-def activate(block: Block, x: Array) -> Array:
+class Activation(Protocol):
+    """What follows a block's convolution: a `Block` has it, and so has what engines keep of one."""
+
+    @property
+    def spec(self) -> BlockSpec:
+        """Which functions, and in which order."""
+
+    @property
+    def attention(self) -> Mapping[str, Array]:
+        """The weights of the attention layer."""
+
+
+def activate(block: Activation, x: Array) -> Array:
     """Do what follows a block's convolution: attention and activation, in the block's order."""
     spec = block.spec
     act = ops.activation(spec.act_layer)

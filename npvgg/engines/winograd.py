@@ -25,7 +25,7 @@ TILES = {1: ((28, 4), (14, 3), (8, 4)), 2: ((28, 4), (14, 3))}
 
 def tile(filter: Filter, height: int, width: int) -> int:
     """Choose m for a convolution, or 0: the im2col kernels serve it."""
-    if filter.size != 3 or filter.dilation != 1 or filter.weight.shape[1] < 16:
+    if filter.size != 3 or filter.dilation != 1 or filter.shape[1] < 16:
         return 0
     return next((m for least, m in TILES[filter.stride] if min(height, width) >= least), 0)
 
