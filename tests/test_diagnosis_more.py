@@ -332,7 +332,7 @@ def test_sums_in_float16_are_recognised():
     theirs = answers(one, wrong="stages.0.1", hooks={"kxk": lambda port, x: porter.conv(
         x.astype(np.float16), port.kernel("conv_kxk"), pad=(1, 1)).astype(np.float32)})  # fmt: skip
     assert first_wrong(one, theirs) == "stages.0.1.conv_kxk.conv"
-    assert names(one, "stages.0.1.conv_kxk.conv", theirs) == {"short-accumulator"}
+    assert names(one, "stages.0.1.conv_kxk.conv", theirs) == {"short-type"}
 
 
 def test_a_tensor_computed_alone_is_held_against_the_pack_itself():

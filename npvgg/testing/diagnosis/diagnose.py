@@ -3,23 +3,35 @@
 A mistake is named where its replay reproduces their numbers:
 
     max |theirs − y|  ≤  32 · max(e, u · max |y|)  [+ the chain bound, without their inputs]
-    rms(theirs − y)   ≤  ¼ · rms(theirs − truth),   and  ≤ 4 · the best mistake's
+    ρ = rms(theirs − y) / rms(theirs − truth)  ≤  ¼,   and  rms(theirs − y) ≤ 4 · the best mistake's
+    tried · ½ · ρⁿ⁻¹  ≤  10⁻³
 
 y is the replay in float64; e = max |y − its replay in float32|, what rounding does to it in one
 implementation; u = 2⁻²⁴. The first line says that rounding explains what is left (32 times one
 implementation's; of A0, a plain loop was seen with 5 times the largest error of a blocked product,
-and Winograd with 3). The second says that the mistake explains what is wrong, and the third drops
-what is only near. Mistakes that make the same numbers on this layer are all named. (Of those that
-round to few bits the first is not asked: noise decides between neighbours there.)
+and Winograd with 3). The second says that the mistake explains what is wrong, and drops what is
+only near. Mistakes that make the same numbers on this layer are all named.
 
-Numbers that are all zero, or none of them finite, are explained by nothing, and a replay without
-any finite number explains nothing: NaN may become anything, and anything NaN.
+The third counts coincidences. Of n wrong numbers the error is a direction in n dimensions; that of
+an unrelated replay is within the angle arcsin ρ of it with a chance below ½ ρⁿ⁻¹ (the share of a
+sphere that a cap of that angle has), and `tried` replays have as many chances. So five logits prove
+a replay that leaves a thousandth of the error, and not one that leaves a fifth.
+
+Of mistakes that round to few bits the first line is not asked, for noise decides between
+neighbours there; in its place, what they leave when the best common scale is taken out (in a map of
+each channel, and the best shift too) must be explained, to ρ ≤ ½: a rounding that only shrinks the
+numbers looks like many other mistakes.
+
+Where no mistake fits, and one explains all but a thousandth of the squared error, it is named as
+the larger of two, and every mistake is tried on top of it. Numbers that are all zero, or none of
+them finite, are explained by nothing, and a replay without any finite number explains nothing: NaN
+may become anything, and anything NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +57,13 @@ NOISE = 32
 EXPLAINED = 4
 """A mistake must make the error so many times smaller."""
 
+COINCIDENCE = 1e-3
+"""The largest chance of a coincidence with which a mistake is named."""
+
+MOSTLY = 1e-3
+"""The share of the squared error that the larger of two mistakes leaves, at most. Mistakes that are
+not in the catalogue were seen to leave at least 0.08 with a wrong one of it."""
+
 UNKNOWN = "unknown"
 """The name of the finding that says that there is none."""
 
@@ -57,12 +76,14 @@ class Finding:
     sentence: what was done
     error: the largest difference that is left between their numbers and the replay's
     advice: how to mend it
+    chance: how likely a mistake that was not made is named, at most
     """
 
     mistake: str
     sentence: str
     error: float
     advice: str
+    chance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -100,44 +121,103 @@ def diagnose(
     exact = {p.name: pack.tensor(p.name) for p in pack.probes if p.name != name}
     way = way_to(pack, probe, exact if alone else theirs)
     truth = pack.tensor(name).astype(np.float64)
-    wrong = distance(got, truth)[1] if got.shape == truth.shape else np.inf
-    verdicts = [
-        verdict
-        for hypothesis in hypotheses(pack, probe, way)
-        if (verdict := judge(hypothesis, got, wrong, way.slack)) is not None
-    ]
+    wrong = Wrong(got, truth)
+    verdicts, best = judged(hypotheses(pack, probe, way), wrong, way.slack)
     return (
-        explained(verdicts, got)
-        or short_of_bits(got, truth)
+        explained(verdicts, wrong, len(verdicts))
+        or short_type(got, truth, probe)
+        or by_two(best, wrong, way.slack, len(verdicts))
         or [unknown(verdicts, got, pack, probe, way)]
     )
+
+
+class Wrong:
+    """Their numbers and the truth, and how far they are from each other.
+
+    rms: the root mean square difference; of another shape, of their numbers themselves
+    evidence: how many numbers differ
+    """
+
+    def __init__(self, got: Array, truth: Array) -> None:
+        self.got, self.truth = got, truth if got.shape == truth.shape else None
+        base = np.zeros_like(got) if self.truth is None else self.truth
+        self.rms = distance(got, base)[1]
+        self.evidence = int(np.count_nonzero(got != base))
+
+    def chance(self, rms: float, tried: int) -> float:
+        """Return the chance that one of so many unrelated replays comes so near."""
+        ratio = rms / self.rms if np.isfinite(self.rms) and self.rms else 0.0
+        return float(min(1.0, tried * 0.5 * ratio ** max(self.evidence - 1, 0)))
+
+    def noise(self, y: Array) -> float:
+        """Return what a replay leaves of the error when the best scale and shift are taken out.
+
+        Per channel of maps; a scale alone of vectors. → rms(theirs − y)' / rms(theirs − truth)'
+        """
+        if self.truth is None:
+            return 0.0
+        maps = y.ndim == 4
+        shape = (1, y.shape[1], -1) if maps else (1, 1, -1)
+
+        def rows(a: Array) -> Array:
+            return np.moveaxis(a, 1, 0).reshape(shape[1], -1) if maps else a.reshape(1, -1)
+
+        truth = rows(self.truth)
+        kept = []
+        for error in (self.got - y, self.got - self.truth):
+            e, t = rows(np.where(np.isfinite(error), error, 0)), truth
+            if maps:
+                e, t = (a - a.mean(axis=1, keepdims=True) for a in (e, t))
+            size = (t * t).sum(axis=1, keepdims=True)
+            scale = (e * t).sum(axis=1, keepdims=True) / np.where(size > 0, size, 1)
+            kept.append(float(np.sqrt(((e - scale * t) ** 2).mean())))
+        return kept[0] / kept[1] if kept[1] else np.inf
 
 
 # --- How near it comes ----------------------------------------------------------------------------
 
 
-def judge(hypothesis: Hypothesis, got: Array, wrong: float, slack: float) -> Verdict | None:
+def judged(
+    tried: Iterable[Hypothesis], wrong: Wrong, slack: float
+) -> tuple[list[Verdict], tuple[Verdict, Hypothesis] | None]:
+    """The verdicts on hypotheses that can be run and give the right shape; and the nearest that
+    does not round, which alone is kept: each holds wrong weights, and there are hundreds.
+    """
+    verdicts: list[Verdict] = []
+    best: tuple[Verdict, Hypothesis] | None = None
+    for hypothesis in tried:
+        verdict = judge(hypothesis, wrong, slack)
+        if verdict is None:
+            continue
+        verdicts.append(verdict)
+        if not verdict.mistake.rounds and (best is None or verdict.rms < best[0].rms):
+            best = verdict, hypothesis
+    return verdicts, best
+
+
+def judge(hypothesis: Hypothesis, wrong: Wrong, slack: float) -> Verdict | None:
     """Run a hypothesis, in float32 first; None where it cannot be run or gives another shape."""
+    got, mistake = wrong.got, hypothesis.mistake
     with np.errstate(all="ignore"):
         try:
             fast = hypothesis.run(np.float32)
         except ArgumentError:
             return None
-        if fast.shape != got.shape:
-            return None
-        if mute(got) or not np.isfinite(fast).any():
+        if fast.shape != got.shape or mute(got) or not np.isfinite(fast).any():
             return None
         largest, rms = distance(got, fast)
         scale = magnitude(fast)
-        if not (rms <= 2 * wrong / EXPLAINED and largest <= 0.1 * scale):
-            return Verdict(hypothesis.mistake, hypothesis.detail, largest, rms, reproduced=False)
+        if not (rms <= 2 * wrong.rms / EXPLAINED and largest <= 0.1 * scale):
+            return Verdict(mistake, hypothesis.detail, largest, rms, reproduced=False)
         exact = hypothesis.run(np.float64)
         noise = distance(fast, exact)[0]
         largest, rms = distance(got, exact)
-    tolerance = NOISE * max(noise, U * scale) + slack
-    near = largest <= tolerance or (hypothesis.mistake.rounds and np.isfinite(wrong))
-    good = near and rms <= wrong / EXPLAINED
-    return Verdict(hypothesis.mistake, hypothesis.detail, largest, rms, good)
+    if mistake.rounds and np.isfinite(wrong.rms):
+        near = wrong.noise(exact) <= 2 / EXPLAINED
+    else:
+        near = largest <= NOISE * max(noise, U * scale) + slack
+    good = near and rms <= wrong.rms / EXPLAINED
+    return Verdict(mistake, hypothesis.detail, largest, rms, good)
 
 
 def mute(got: Array) -> bool:
@@ -168,36 +248,66 @@ def magnitude(y: Array) -> float:
     return float(np.abs(np.where(np.isfinite(y), y, 0)).max())
 
 
-def explained(verdicts: list[Verdict], got: Array) -> list[Finding]:
-    """The mistakes that reproduce their numbers, the best first."""
+def explained(verdicts: list[Verdict], wrong: Wrong, tried: int) -> list[Finding]:
+    """The mistakes that reproduce their numbers, and not by chance; the best first."""
     good = sorted((v for v in verdicts if v.reproduced), key=lambda v: v.rms)
-    limit = EXPLAINED * max(good[0].rms, U * magnitude(got) / 2) if good else 0.0
+    limit = EXPLAINED * max(good[0].rms, U * magnitude(wrong.got) / 2) if good else 0.0
     by_mistake: dict[str, list[Verdict]] = {}
     for verdict in good:
-        if verdict.rms <= limit:
+        if verdict.rms <= limit and wrong.chance(verdict.rms, tried) <= COINCIDENCE:
             by_mistake.setdefault(verdict.mistake.name, []).append(verdict)
-    return [finding(same_mistake) for same_mistake in by_mistake.values()]
+    return [finding(same_mistake, wrong, tried) for same_mistake in by_mistake.values()]
 
 
-def finding(verdicts: list[Verdict]) -> Finding:
+def finding(verdicts: list[Verdict], wrong: Wrong, tried: int) -> Finding:
     """One mistake, with all its variants that reproduce the numbers."""
     mistake = verdicts[0].mistake
     details = list(dict.fromkeys(v.detail for v in verdicts))
     without = [detail for detail in details if detail.startswith("missing in ")]
     details = without or details  # an eps so small that the numbers can't tell it from none
     sentence = mistake.sentence(", or ".join(details))
-    return Finding(mistake.name, sentence, verdicts[0].largest, mistake.advice)
+    chance = wrong.chance(verdicts[0].rms, tried)
+    return Finding(mistake.name, sentence, verdicts[0].largest, mistake.advice, chance)
 
 
-def short_of_bits(got: Array, truth: Array) -> list[Finding]:
+def by_two(
+    best: tuple[Verdict, Hypothesis] | None, wrong: Wrong, slack: float, tried: int
+) -> list[Finding]:
+    """Two mistakes at once: the one that leaves next to nothing, and what was done besides."""
+    if best is None or not np.isfinite(wrong.rms):
+        return []
+    verdict, hypothesis = best
+    if verdict.rms**2 > MOSTLY * wrong.rms**2 or wrong.chance(verdict.rms, tried) > COINCIDENCE:
+        return []
+    first = finding([verdict], wrong, tried)
+    rest, _ = judged(hypothesis.further(), wrong, slack)
+    nearer = [v for v in rest if v.rms <= verdict.rms / EXPLAINED]
+    more = explained(nearer, wrong, tried + len(rest))
+    if not more:
+        said = f"mostly this: {first.sentence}; something smaller remains"
+        return [replace(first, sentence=said)]
+    return [
+        Finding(
+            f"{first.mistake} + {second.mistake}",
+            f"{first.sentence}; and besides, {second.sentence}",
+            second.error,
+            f"{first.advice}; {second.advice}",
+            second.chance,
+        )
+        for second in more
+    ]
+
+
+def short_type(got: Array, truth: Array, probe: Probe) -> list[Finding]:
     """Sums in a short type can't be replayed, for they depend on the order; but they leave a trace:
     every number is one of that type, and all are near the truth, as rounding is:
 
         rms(theirs − truth)  ≤  √1000 · u · rms(truth)        u: 2⁻⁸ bfloat16, 2⁻¹¹ float16
 
-    Whole numbers are of every type, and leave none.
+    Numbers on an even grid, as those of int8, or of few values, as those of float8, are of every
+    type, and leave none. An image says nothing of how it was computed.
     """
-    if got.shape != truth.shape or (np.rint(got) == got).all():
+    if got.shape != truth.shape or probe.op == "input" or on_a_grid(got):
         return []
     largest, rms = distance(got, truth)
     scale = float(np.sqrt((truth * truth).mean()))
@@ -205,9 +315,26 @@ def short_of_bits(got: Array, truth: Array) -> list[Finding]:
         with np.errstate(invalid="ignore"):
             all_short = bool((short(got) == got).all())
         if all_short and rms <= 1000**0.5 * 2.0**-bits * scale:
-            sentence = f"every number is a {name}, and near the truth: sums are kept in {name}"
-            return [Finding("short-accumulator", sentence, largest, "accumulate in float32")]
+            sentence = (
+                f"every number is a {name}, and near the truth: it is computed or stored in {name}"
+            )
+            advice = "compute and store in float32; switch autocast off, if it is on"
+            chance = 0.5 ** min(1000, (24 - bits) * int(np.count_nonzero(got)))
+            return [Finding("short-type", sentence, largest, advice, chance)]
     return []
+
+
+def on_a_grid(got: Array) -> bool:
+    """Whether all numbers are multiples of one step, or have only 256 values."""
+    values = np.unique(got[np.isfinite(got)])
+    if len(values) <= 256 < got.size / 2:
+        return True
+    steps = np.diff(values)
+    if not len(steps):
+        return True
+    counts = values / steps.min()
+    whole = np.abs(counts - np.rint(counts)) <= 1e-6 * np.maximum(np.abs(counts), 1)
+    return bool(whole.all() and np.abs(counts).max() < 2048)
 
 
 def unknown(verdicts: list[Verdict], got: Array, pack: Pack, probe: Probe, way: Way) -> Finding:

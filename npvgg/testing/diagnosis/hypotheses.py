@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -51,11 +52,15 @@ OTHER_TENSOR: Mistake[Any] = Mistake(
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A mistake's variant, and the tensor that comes of it in float32 or float64."""
+    """A mistake's variant, and the tensor that comes of it in float32 or float64.
+
+    further: every mistake on top of this one
+    """
 
     mistake: Mistake[Any]
     detail: str
     run: Callable[[Any], Array]
+    further: Callable[[], Iterator[Hypothesis]] = lambda: iter(())
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,11 @@ def in_the_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
     target = probe.name.removeprefix(probe.block).removeprefix(".")
 
     def hypothesis(mistake: Mistake[Any], detail: str, wrong: Recipe) -> Hypothesis:
-        return Hypothesis(mistake, detail, lambda dtype: replays[dtype](wrong, target))
+        def further() -> Iterator[Hypothesis]:
+            for second, more, both in wrong_recipes(wrong, None):
+                yield Hypothesis(second, more, lambda dtype, w=both: replays[dtype](w, target))  # type: ignore[misc]
+
+        return Hypothesis(mistake, detail, lambda dtype: replays[dtype](wrong, target), further)
 
     for number, blocks in enumerate(forms(pack)):
         index = [block.spec.name for block in blocks].index(probe.block)
@@ -248,11 +257,18 @@ def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
             branches = [each.branches for each in passage.recipes]
             if number and all(w.branches is b for w, b in zip(recipes, branches, strict=True)):
                 continue  # as in a single block
-            yield Hypothesis(mistake, detail, replace(passage, recipes=recipes))
+            wrong = replace(passage, recipes=recipes)
+            yield Hypothesis(mistake, detail, wrong, partial(on_top_of, wrong, last))
         if name == "input":
-            for mistake, detail, wrong in wrong_images(passage.recipes[0], image_of(pack.manifest)):
-                recipes = (wrong, *passage.recipes[1:])
-                yield Hypothesis(mistake, detail, replace(passage, recipes=recipes))
+            for mistake, detail, first in wrong_images(passage.recipes[0], image_of(pack.manifest)):
+                wrong = replace(passage, recipes=(first, *passage.recipes[1:]))
+                yield Hypothesis(mistake, detail, wrong, partial(on_top_of, wrong, last))
+
+
+def on_top_of(passage: Passage, last: str) -> Iterator[Hypothesis]:
+    """Every mistake in all blocks, made in a passage that has one already."""
+    for mistake, detail, recipes in passage.mistaken(last):
+        yield Hypothesis(mistake, detail, replace(passage, recipes=recipes))
 
 
 def passages(pack: Pack, probe: Probe, way: Way) -> Iterator[tuple[int, Sequence[Block]]]:
