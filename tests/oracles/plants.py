@@ -577,3 +577,188 @@ plant("order-of-the-output", *SOME, write=lambda port, y: y.swapaxes(2, 3))
 plant("order-of-the-output", *SOME, write=lambda port, y: y[:, ::-1])
 plant("order-of-the-input", *EVERY, read=read_as_channels_last)
 plant("order-of-the-input", *SOME, read=lambda port, x: x.swapaxes(2, 3))
+
+
+# --- What real ports and users did besides --------------------------------------------------------
+
+
+def swapped_affine(port, branch, y):
+    gamma, beta = port.numbers({"conv_kxk": "conv_1x1"}.get(branch, branch))[:2]
+    return norm(y, gamma, beta, *port.numbers(branch)[2:])
+
+
+plant("affine-of-another-branch", *EVERY, norm=swapped_affine)
+
+
+def with_power(power):
+    def hook(port, branch, y):
+        gamma, beta, mean, var = (a[:, None, None] for a in port.numbers(branch))
+        return (y - mean) * (gamma * (var + F(1e-5)) ** F(power)) + beta
+
+    return hook
+
+
+plant("standard-deviation-misused", *EVERY, norm=with_power(-0.25))
+plant("standard-deviation-misused", *SOME, norm=with_power(0.5))
+
+
+def unbiased_statistics(port, branch, y):
+    gamma, beta, _, _ = port.numbers(branch)
+    return norm(y, gamma, beta, y.mean(axis=(0, 2, 3)), y.var(axis=(0, 2, 3), ddof=1))
+
+
+def moving_statistics(port, branch, y):
+    gamma, beta, mean, var = port.numbers(branch)
+    mean = F(0.9) * mean + F(0.1) * y.mean(axis=(0, 2, 3))
+    return norm(y, gamma, beta, mean, F(0.9) * var + F(0.1) * y.var(axis=(0, 2, 3), ddof=1))
+
+
+plant("statistics-corrected", *EVERY, norm=unbiased_statistics)
+plant("statistics-corrected", *SOME, norm=moving_statistics)
+
+
+def reversed_groups(port, x):
+    w, G = port.kernel("conv_kxk"), port.groups
+    parts = np.split(x, G, axis=1)[::-1]
+    return conv(np.concatenate(parts, axis=1), w, groups=G, pad=(1, 1))
+
+
+def shuffled_channels(port, x):
+    y, G = porter.Port.kxk(port, x), port.groups
+    return np.stack([y[:, k % G * (y.shape[1] // G) + k // G] for k in range(y.shape[1])], axis=1)
+
+
+plant("groups-in-another-order", "tiny_g2 stages.0.1", "tiny_g2 stages.1.1", kxk=reversed_groups)
+plant("groups-in-another-order", "tiny_g2 stages.0.1", "tiny_g2 stages.1.1", kxk=shuffled_channels)
+
+
+def without_last(axis, count):
+    def hook(port, y):
+        y = y.copy()
+        np.moveaxis(y, axis, 0)[-count:] = 0
+        return y
+
+    return hook
+
+
+plant("remainder-left-out", *EVERY, write=without_last(1, 1))
+plant("remainder-left-out", "tiny stages.1.0", "tiny_g2 stages.1.1", write=without_last(1, 4))
+plant("remainder-left-out", *SOME, write=without_last(2, 1))
+plant("remainder-left-out", *SOME, write=without_last(3, 1))
+plant("remainder-left-out", *EVERY, kxk=lambda port, x: conv(
+    x[:, :-1], port.kernel("conv_kxk")[:, :-1], stride=port.stride, dilation=port.dilation,
+    pad=(port.dilation, port.dilation)) if port.groups == 1 else porter.Port.kxk(
+    port, x * (np.arange(x.shape[1]) % (x.shape[1] // port.groups)
+               < x.shape[1] // port.groups - 1)[:, None, None]))  # fmt: skip
+
+
+def padded_with(values):
+    def hook(port, x):
+        d = port.dilation
+        v = np.array(values, F).reshape(-1, 1, 1)
+        wide = np.broadcast_to(v, (len(x), x.shape[1], x.shape[2] + 2 * d, x.shape[3] + 2 * d))
+        wide = wide.astype(F)
+        wide[:, :, d:-d, d:-d] = x
+        return conv(wide, port.kernel("conv_kxk"), stride=port.stride, dilation=d,
+                    groups=port.groups)  # fmt: skip
+
+    return hook
+
+
+BLACK = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+plant("padding-with-a-constant", "tiny stem", "tiny_se stem", kxk=padded_with(BLACK))
+plant("padding-with-a-constant", *EVERY, kxk=padded_with([1.0]))
+plant("same-padding-and-eps", "tiny stem", "tiny_se stem", norm=eps(1e-3),
+      kxk=lambda port, x: conv(x, port.kernel("conv_kxk"), stride=2, pad=(0, 1)))  # fmt: skip
+
+
+def cornered_with_eps(port):
+    kernel, bias = 0, 0
+    for branch in ("conv_kxk", "conv_1x1", "identity"):
+        if branch == "identity" and "identity.weight" not in port.w:
+            continue
+        gamma, beta, mean, var = (a.astype(np.float64) for a in port.numbers(branch))
+        t = gamma / np.sqrt(var + 1e-3)
+        kernel = kernel + corner(port, branch) * t[:, None, None, None]
+        bias = bias + beta - mean * t
+    return kernel.astype(F), bias.astype(F)
+
+
+plant("pointwise-in-the-corner-and-eps", *EVERY, form=porter.Folded, folded=cornered_with_eps)
+
+
+def shortcut(port, x, branches):
+    small = x[:, :, ::2, ::2]
+    lacking = branches["conv_kxk"].shape[1] - small.shape[1]
+    branches["shortcut"] = np.pad(small, ((0, 0), (0, lacking), (0, 0), (0, 0)))
+    return porter.Port.finish(port, x, branches)
+
+
+plant("identity-at-a-change-of-size", "tiny stages.1.0", "tiny_g2 stages.1.0", "tiny stem",
+      finish=shortcut)  # fmt: skip
+plant("block-repeated", *DEEP, __call__=lambda port, x: porter.Port.__call__(
+    port, porter.Port.__call__(port, x)))  # fmt: skip
+plant("block-repeated", *DEEP, also={"another-tensor"}, __call__=lambda port, x: x)
+plant("gate-of-another-framework", *SE, gate=lambda port, y: np.clip(F(0.2) * y + F(0.5), 0, 1))
+
+
+def autocast(short):
+    def kxk(port, x):
+        return short(porter.Port.kxk(Shortened(port, short), short(x)))
+
+    def pointwise(port, x):
+        return short(porter.Port.pointwise(Shortened(port, short), short(x)))
+
+    return {"kxk": kxk, "pointwise": pointwise}
+
+
+class Shortened:
+    """A port whose kernels are short."""
+
+    def __init__(self, port, short):
+        self.port, self.short = port, short
+
+    def kernel(self, branch):
+        return self.short(self.port.kernel(branch))
+
+    def __getattr__(self, name):
+        return getattr(self.port, name)
+
+
+plant("convolutions-rounded", *SOME, **autocast(half))
+plant("convolutions-rounded", *SOME, **autocast(upper_half))
+
+
+def folded_short(port):
+    kernel, bias = None, None
+    for branch in ("conv_kxk", "conv_1x1", "identity"):
+        if branch == "identity" and "identity.weight" not in port.w:
+            continue
+        gamma, beta, mean, var = (a.astype(np.float16) for a in port.numbers(branch))
+        t = gamma / np.sqrt(var + np.float16(1e-5))
+        w = porter.Folded.as_3x3(port, branch).astype(np.float16) * t[:, None, None, None]
+        b = beta - mean * t
+        kernel, bias = (w, b) if kernel is None else (kernel + w, bias + b)
+    return kernel.astype(F), bias.astype(F)
+
+
+plant("fold-rounded", *SOME, "tiny_dilated stages.2.1", form=porter.Folded, folded=folded_short)
+
+
+def int8(y, axes=None):
+    step = abs(y).max(axis=axes, keepdims=True) / F(127)
+    return np.round(y / np.where(step > 0, step, 1)) * step
+
+
+plant("maps-quantised", *EVERY, write=lambda port, y: int8(y))
+plant("maps-quantised", *SOME, write=lambda port, y: int8(y, (0, 2, 3)))
+plant("maps-quantised", *SOME, kxk=lambda port, x: porter.Port.kxk(port, int8(x)),
+      pointwise=lambda port, x: porter.Port.pointwise(port, int8(x)))  # fmt: skip
+
+STRAY = np.array([0.013, -0.02, 0.031, 0.007, -0.011, 0.017, 0.023, -0.03, 0.02, 0.01, -0.04, 0.03])
+plant("number-per-channel-added", "tiny stages.0.1", "tiny stages.1.0", "tiny_g2 stages.1.1",
+      kxk=lambda port, x: porter.Port.kxk(port, x)
+      + STRAY[: len(port.kernel("conv_kxk")), None, None].astype(F))  # fmt: skip
+plant("branch-scaled", "tiny stages.0.1", "tiny stages.1.0", "tiny_g2 stages.1.1",
+      join=lambda port, branches: branches["conv_1x1"] * F(0.37) + sum(
+          y for n, y in branches.items() if n != "conv_1x1"))  # fmt: skip

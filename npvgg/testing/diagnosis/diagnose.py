@@ -39,6 +39,7 @@ import numpy as np
 from npvgg.errors import ArgumentError
 from npvgg.ops import Array
 from npvgg.rounding import U
+from npvgg.testing.diagnosis.fitted import Fitted, fitted
 from npvgg.testing.diagnosis.hypotheses import (
     Hypothesis,
     Way,
@@ -126,6 +127,7 @@ def diagnose(
     return (
         explained(verdicts, wrong, len(verdicts))
         or short_type(got, truth, probe)
+        or by_fitting(fitted(pack, probe, way, got), wrong, way.slack, len(verdicts))
         or by_two(best, wrong, way.slack, len(verdicts))
         or [unknown(verdicts, got, pack, probe, way)]
     )
@@ -144,10 +146,13 @@ class Wrong:
         self.rms = distance(got, base)[1]
         self.evidence = int(np.count_nonzero(got != base))
 
-    def chance(self, rms: float, tried: int) -> float:
-        """Return the chance that one of so many unrelated replays comes so near."""
+    def chance(self, rms: float, tried: int, fitted: int = 0) -> float:
+        """Return the chance that one of so many unrelated replays comes so near.
+
+        fitted: how many of its numbers were chosen for it
+        """
         ratio = rms / self.rms if np.isfinite(self.rms) and self.rms else 0.0
-        return float(min(1.0, tried * 0.5 * ratio ** max(self.evidence - 1, 0)))
+        return float(min(1.0, tried * 0.5 * ratio ** max(self.evidence - 1 - fitted, 0)))
 
     def noise(self, y: Array) -> float:
         """Return what a replay leaves of the error when the best scale and shift are taken out.
@@ -256,7 +261,12 @@ def explained(verdicts: list[Verdict], wrong: Wrong, tried: int) -> list[Finding
     for verdict in good:
         if verdict.rms <= limit and wrong.chance(verdict.rms, tried) <= COINCIDENCE:
             by_mistake.setdefault(verdict.mistake.name, []).append(verdict)
-    return [finding(same_mistake, wrong, tried) for same_mistake in by_mistake.values()]
+    single = any(not same[0].mistake.two for same in by_mistake.values())
+    return [
+        finding(same, wrong, tried)
+        for same in by_mistake.values()
+        if not (single and same[0].mistake.two)
+    ]
 
 
 def finding(verdicts: list[Verdict], wrong: Wrong, tried: int) -> Finding:
@@ -268,6 +278,23 @@ def finding(verdicts: list[Verdict], wrong: Wrong, tried: int) -> Finding:
     sentence = mistake.sentence(", or ".join(details))
     chance = wrong.chance(verdicts[0].rms, tried)
     return Finding(mistake.name, sentence, verdicts[0].largest, mistake.advice, chance)
+
+
+def by_fitting(
+    candidates: Iterable[Fitted], wrong: Wrong, slack: float, tried: int
+) -> list[Finding]:
+    """Mistakes whose numbers are fitted; the best alone, for all of them fit something."""
+    best: Finding | None = None
+    nearest = np.inf
+    for one in candidates:
+        verdict = judge(one.hypothesis, wrong, slack)
+        if verdict is None or not verdict.reproduced or verdict.rms >= nearest:
+            continue
+        chance = wrong.chance(verdict.rms, tried, one.numbers)
+        if chance <= COINCIDENCE:
+            best = replace(finding([verdict], wrong, tried), chance=chance)
+            nearest = verdict.rms
+    return [best] if best else []
 
 
 def by_two(

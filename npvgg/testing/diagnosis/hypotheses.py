@@ -20,7 +20,7 @@ from npvgg.errors import ArgumentError
 from npvgg.network import Block
 from npvgg.ops import Array
 from npvgg.testing.diagnosis.mistake import BRANCHES, Mistake
-from npvgg.testing.diagnosis.mistaken_blocks import branch_missing
+from npvgg.testing.diagnosis.mistaken_blocks import block_repeated, branch_missing
 from npvgg.testing.diagnosis.mistaken_endings import Ending, ending
 from npvgg.testing.diagnosis.mistaken_images import Image, image_of
 from npvgg.testing.diagnosis.mistaken_numbers import order_of_the_input
@@ -40,6 +40,12 @@ OTHER_WEIGHTS: Mistake[Any] = Mistake(
     "weights-of-another-block",
     "the weights are those of {}",
     "check the names of the weights: each block has its own",
+    lambda _: iter(()),
+)
+OTHER_NORMS: Mistake[Any] = Mistake(
+    "batch-norms-of-another-block",
+    "the batch norms are those of {}",
+    "check the names of the batch norms: each branch of each block has its own",
     lambda _: iter(()),
 )
 OTHER_TENSOR: Mistake[Any] = Mistake(
@@ -181,6 +187,11 @@ def in_the_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
                 if contradicted(right, wrong, way.given):
                     continue
                 yield hypothesis(OTHER_WEIGHTS, other.spec.name, wrong)
+        for other in blocks[max(0, index - 2) : index + 3]:
+            wrong = with_norms_of(right, recipe(other))
+            if other is blocks[index] or wrong is right or contradicted(right, wrong, way.given):
+                continue
+            yield hypothesis(OTHER_NORMS, other.spec.name, wrong)
 
 
 def contradicted(right: Recipe, wrong: Recipe, given: Mapping[str, Array]) -> bool:
@@ -259,6 +270,11 @@ def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
                 continue  # as in a single block
             wrong = replace(passage, recipes=recipes)
             yield Hypothesis(mistake, detail, wrong, partial(on_top_of, wrong, last))
+        for at, one in enumerate(passage.recipes):
+            for detail, repeated in block_repeated.variants(one):
+                recipes = (*passage.recipes[:at], repeated, *passage.recipes[at + 1 :])
+                wrong = replace(passage, recipes=recipes)
+                yield Hypothesis(block_repeated, f"{detail}: {one.spec.name}", wrong)
         if name == "input":
             for mistake, detail, first in wrong_images(passage.recipes[0], image_of(pack.manifest)):
                 wrong = replace(passage, recipes=(first, *passage.recipes[1:]))
@@ -330,6 +346,15 @@ def work(pack: Pack, blocks: Sequence[Block]) -> float:
         kernels = [b.conv.weight[0].size for b in recipe(block).branches if b.conv is not None]
         total += sum(kernels) * prod(pack.probe(block.spec.name).shape)
     return total
+
+
+def with_norms_of(right: Recipe, other: Recipe) -> Recipe:
+    """The recipe with the batch norms of another; itself where those do not fit."""
+    norms = {branch.name: branch.bn for branch in other.branches if branch.bn is not None}
+    if right.spec.out_chs != other.spec.out_chs or not norms:
+        return right
+    branches = (replace(b, bn=norms.get(b.name, b.bn)) for b in right.branches)
+    return replace(right, branches=tuple(branches))
 
 
 def fits(other: Block, block: Block) -> bool:

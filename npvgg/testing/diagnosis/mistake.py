@@ -36,6 +36,7 @@ class Mistake(Generic[T]):
     said: what was done; "{}" stands for the variant's detail
     advice: how to mend it
     variants: right recipe → (detail, wrong recipe), one for each way to make the mistake
+    two: it is two mistakes at once, which are not named where one alone makes the same numbers
     rounds: it rounds to few bits, where noise may decide between two neighbours: single numbers of
         a replay may be far off, and only their mean square tells
     """
@@ -45,6 +46,7 @@ class Mistake(Generic[T]):
     advice: str
     variants: Callable[[T], Iterator[tuple[str, T]]]
     rounds: bool = False
+    two: bool = False
 
     def sentence(self, detail: str) -> str:
         """What was done, in words."""
@@ -52,7 +54,7 @@ class Mistake(Generic[T]):
 
 
 def collector(
-    catalogue: list[Mistake[T]], rounds: bool = False
+    catalogue: list[Mistake[T]], *, rounds: bool = False, two: bool = False
 ) -> Callable[[str, str], Callable[[Callable[[T], Iterator[tuple[str, T]]]], Mistake[T]]]:
     """A decorator that makes a mistake of a generator and puts it into a catalogue."""
 
@@ -61,7 +63,7 @@ def collector(
     ) -> Callable[[Callable[[T], Iterator[tuple[str, T]]]], Mistake[T]]:
         def collect(variants: Callable[[T], Iterator[tuple[str, T]]]) -> Mistake[T]:
             name = variants.__name__.replace("_", "-")
-            catalogue.append(Mistake(name, said, advice, variants, rounds))
+            catalogue.append(Mistake(name, said, advice, variants, rounds, two))
             return catalogue[-1]
 
         return collect

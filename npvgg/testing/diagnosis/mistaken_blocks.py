@@ -15,8 +15,17 @@ import numpy as np
 
 from npvgg import ops
 from npvgg.ops import Array
+from npvgg.reparam import identity_kernel
 from npvgg.testing.diagnosis.mistake import BRANCHES, Mistake, collector, without
-from npvgg.testing.diagnosis.recipe import Attention, Branch, Recipe, Step
+from npvgg.testing.diagnosis.recipe import (
+    Attention,
+    Branch,
+    Conv,
+    Recipe,
+    Replay,
+    Step,
+    evenly,
+)
 
 BLOCKS: list[Mistake[Recipe]] = []
 mistake = collector(BLOCKS)
@@ -60,6 +69,59 @@ def skip_connection(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     if recipe.spec.in_chs == recipe.spec.out_chs and recipe.spec.stride == 1:
         yield "", replace(recipe, branches=(*recipe.branches, plain))
         yield "", replace(recipe, late=(plain,))
+
+
+@mistake(
+    "there is an identity branch in a block that changes size: {}",
+    "a block whose stride is 2, or whose channels change, has no identity branch",
+)
+def identity_at_a_change_of_size(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """Every other pixel, or means of four, added; channels that are lacking are zeros."""
+    spec = recipe.spec
+    if any(branch.name == "identity" for branch in recipe.branches):
+        return
+    if spec.stride == 1 and spec.in_chs == spec.out_chs:
+        return
+
+    def fitted(x: Array, mean: bool) -> Array:
+        if spec.stride == 2 and mean:
+            wide = np.pad(x, ((0, 0), (0, 0), (0, x.shape[2] % 2), (0, x.shape[3] % 2)))
+            n, c, h, w = wide.shape
+            x = wide.reshape(n, c, h // 2, 2, w // 2, 2).mean(axis=(3, 5))
+        elif spec.stride == 2:
+            x = x[:, :, ::2, ::2]
+        lacking = max(0, spec.out_chs - x.shape[1])
+        return np.pad(x[:, : spec.out_chs], ((0, 0), (0, lacking), (0, 0), (0, 0)))
+
+    for mean, what in ((False, "every other pixel of its input"), (True, "means of 2×2 pixels")):
+        if spec.stride == 2 or not mean:
+            resized = Conv(
+                identity_kernel(spec.out_chs, 1), None, 1, 1, 1, evenly(0),
+                before=partial(fitted, mean=mean),
+            )  # fmt: skip
+            shortcut = Branch("shortcut", resized, None)
+            yield (
+                f"{what}, added before the activation",
+                replace(recipe, branches=(*recipe.branches, shortcut)),
+            )
+            yield f"{what}, added after the activation", replace(recipe, late=(shortcut,))
+
+
+@mistake(
+    "the block is {}",
+    "every block of the list is run once, in order",
+)
+def block_repeated(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """Run twice, or left out; where its input and output have one shape."""
+    spec = recipe.spec
+    if spec.stride == 1 and spec.in_chs == spec.out_chs:
+
+        def again(y: Array) -> Array:
+            return Replay({"x": y}, y.dtype)(recipe, "")
+
+        yield "run twice", replace(recipe, after=again)
+        nothing = Branch("skip", None, None)
+        yield "left out", replace(recipe, branches=(nothing,), tail=())
 
 
 @mistake(
@@ -205,6 +267,41 @@ def attention_activations(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
                 f"{what} is {said}",
                 with_attention(recipe, lambda a, o=option, n=name: with_option(a, o, n)),  # type: ignore[misc]
             )
+
+
+@mistake(
+    "inside the attention, the gate is {}",
+    "PyTorch's hard sigmoid is min(max(x + 3, 0), 6) / 6; Keras's was min(max(0.2·x + 0.5, 0), 1), "
+    "and squeeze-excite has neither, but a sigmoid",
+)
+def gate_of_another_framework(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """Keras's hard sigmoid, and a tanh that is moved to 0 … 1."""
+    gates: dict[str, Step] = {
+        "Keras's hard sigmoid": lambda y: np.clip(y * y.dtype.type(0.2) + y.dtype.type(0.5), 0, 1),
+        "a tanh moved to 0 … 1": lambda y: (np.tanh(y) + 1) / 2,
+        "a softmax over the channels": lambda y: softmax_of_channels(y),
+    }
+    if recipe.spec.attn_layer in ("se", "ese"):
+        for what, gate in gates.items():
+            yield what, with_attention(recipe, lambda a, gate=gate: partial(gated, a, gate))  # type: ignore[misc]
+
+
+def softmax_of_channels(y: Array) -> Array:
+    """Softmax over axis 1."""
+    e = np.exp(y - y.max(axis=1, keepdims=True))
+    shares: Array = e / e.sum(axis=1, keepdims=True)
+    return shares
+
+
+def gated(attention: Attention, gate: Step, y: Array) -> Array:
+    """Squeeze-excite, effective or not, with a gate of one's own."""
+    w = {name: array.astype(y.dtype) for name, array in attention.weights.items()}
+    squeezed = mean_of(y)
+    if attention.layer == "se":
+        hidden = ops.conv2d(squeezed, w["fc1.weight"], w.get("fc1.bias"))
+        hidden = ops.activation(attention.options.get("act_layer", "relu"))(hidden)
+        return y * gate(ops.conv2d(hidden, w["fc2.weight"], w.get("fc2.bias")))
+    return y * gate(ops.conv2d(squeezed, w["fc.weight"], w["fc.bias"]))
 
 
 @mistake(

@@ -60,7 +60,12 @@ def another_pool(right: Ending) -> Iterator[tuple[str, Ending]]:
         "half the sum of mean and maximum": partial(ops.global_pool, kind="avgmax"),
         "the sum": lambda x: x.sum(axis=(2, 3)),
         "the mean over 7×7 pixels": lambda x: x[:, :, :7, :7].mean(axis=(2, 3)),
-        "a division by 49, whatever the size": lambda x: x.sum(axis=(2, 3)) / 49,
+        "a division by 49, whatever the size (a 7×7 pool that counts its padding)": lambda x: (
+            x.sum(axis=(2, 3)) / 49
+        ),
+        "a mean that counts a border of padding (count_include_pad)": lambda x: (
+            x.sum(axis=(2, 3)) / ((x.shape[2] + 2) * (x.shape[3] + 2))
+        ),
         "the pixel at the centre": lambda x: x[:, :, x.shape[2] // 2, x.shape[3] // 2],
         "the pixel at the top left": lambda x: x[:, :, 0, 0],
         "the root of the mean of squares": lambda x: np.sqrt((x * x).mean(axis=(2, 3))),

@@ -15,17 +15,20 @@ import numpy as np
 from npvgg.ops import Array
 from npvgg.reparam import identity_kernel
 from npvgg.testing.diagnosis.mistake import (
+    EVERY,
     Mistake,
     collector,
     in_branches,
     in_convs,
     in_kernels,
+    in_norms,
     with_branches,
 )
 from npvgg.testing.diagnosis.recipe import Branch, Conv, Recipe, evenly
 
 KERNELS: list[Mistake[Recipe]] = []
 mistake = collector(KERNELS)
+two_mistakes = collector(KERNELS, two=True)
 
 
 @mistake(
@@ -170,6 +173,76 @@ def grouped_at_the_wrong_parity(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
                 yield f"{groups} groups, {what} of the kernel, in {where}", wrong
 
 
+@mistake(
+    "the groups are {}",
+    "group g reads the input channels g*C/G … (g+1)*C/G and writes the output channels "
+    "g*K/G … (g+1)*K/G; nothing is shuffled",
+)
+def groups_in_another_order(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """Last group first, in what is read, in the kernels or in what is written; or shuffled."""
+
+    def turned(conv: Conv, what: str) -> Conv | None:
+        if conv.groups == 1:
+            return None
+        turn = partial(last_group_first, groups=conv.groups)
+        match what:
+            case "read in the reverse order":
+                return replace(conv, before=turn)
+            case "written in the reverse order":
+                return replace(conv, after=turn)
+            case "given each other's kernels, the last first":
+                return replace(conv, weight=turn(conv.weight[None])[0])
+        return replace(conv, after=partial(dealt, hands=len(conv.weight) // conv.groups))
+
+    for what in (
+        "read in the reverse order",
+        "written in the reverse order",
+        "given each other's kernels, the last first",
+        "shuffled in the output, as in ShuffleNet",
+    ):
+        for where, wrong in in_convs(recipe, partial(turned, what=what)):
+            yield f"{what} in {where}", wrong
+
+
+# --- Remainders -----------------------------------------------------------------------------------
+
+
+@mistake(
+    "{}",
+    "loops that are unrolled or vectorised need a rest: see what is left of channels, rows and "
+    "columns behind the last whole step",
+)
+def remainder_left_out(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """The last channels, rows or columns are not computed, or input channels not read."""
+
+    def blind(conv: Conv, count: int) -> Conv | None:
+        if conv.weight.shape[1] <= count:
+            return None
+        weight = conv.weight.copy()
+        weight[:, -count:] = 0
+        return replace(conv, weight=weight)
+
+    def empty(y: Array, axis: int, count: int) -> Array:
+        out = y.copy()
+        np.moveaxis(out, axis, 0)[-count:] = 0
+        return out
+
+    channels, inputs = recipe.spec.out_chs, recipe.spec.in_chs // recipe.spec.groups
+    for count in sorted({1, *(channels % n for n in (4, 8, 16, 32))} - {0, channels}):
+        yield (
+            f"the last {count} output channels are not written",
+            replace(recipe, after=partial(empty, axis=1, count=count)),
+        )
+    for axis, what in ((2, "row"), (3, "column")):
+        yield (
+            f"the last {what} of the map is not written",
+            replace(recipe, after=partial(empty, axis=axis, count=1)),
+        )
+    for count in sorted({1, *(inputs % n for n in (4, 8, 16, 32))} - {0}):
+        for where, wrong in in_convs(recipe, partial(blind, count=count)):
+            yield f"the last {count} input channels are not read in {where}", wrong
+
+
 # --- 1×1 and identity as 3×3 kernels --------------------------------------------------------------
 
 
@@ -220,6 +293,28 @@ def pointwise_off_centre(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
                 yield f"{where} reads the pixel {place}", wrong
 
 
+@two_mistakes(
+    "{}",
+    "pad a 1×1 kernel by one on every side, and give eps=1e-5 to every batch norm",
+)
+def pointwise_in_the_corner_and_eps(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """A 1×1 kernel with zeros appended, and an eps of another framework."""
+    for branch in recipe.branches:
+        for row, column, corner in ((-1, -1, "top left"), (1, 1, "bottom right")):
+            wrong = moved(branch, recipe, row, column) if branch.name == "conv_1x1" else None
+            if wrong is None:
+                continue
+            for eps in (1e-3, 0.0, 1e-6):
+                off = with_branches(recipe, {branch.name: wrong})
+                for where, both in in_norms(off, lambda bn, eps=eps: replace(bn, eps=eps)):  # type: ignore[misc]
+                    if where == EVERY:
+                        yield (
+                            f"the 1×1 kernel stands in the {corner} corner of the 3×3, and the "
+                            f"batch norm's eps is {eps:g}",
+                            both,
+                        )
+
+
 @mistake(
     "{} stands at all nine taps",
     "a 1×1 kernel, and the identity, become a 3×3 kernel that is zero around its centre",
@@ -265,6 +360,12 @@ def dealt(y: Array, hands: int) -> Array:
     """Channels dealt to so many hands: 0, hands, 2·hands …, then 1, 1 + hands, …"""
     n, c, *rest = y.shape
     return y.reshape(n, c // hands, hands, *rest).swapaxes(1, 2).reshape(y.shape)
+
+
+def last_group_first(y: Array, groups: int) -> Array:
+    """Channels (N, C, …) with their groups in the reverse order."""
+    n, c, *rest = y.shape
+    return y.reshape(n, groups, c // groups, *rest)[:, ::-1].reshape(y.shape)
 
 
 def own_columns(weight: Array, groups: int) -> Array:

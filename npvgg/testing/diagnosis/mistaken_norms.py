@@ -7,7 +7,7 @@ Those of a fold, w' = w · t and b' = beta − mean · t with t = gamma / √(va
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -271,6 +271,95 @@ def batch_norm_used_twice(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
                     f"{BRANCHES[a.name]} is used in {BRANCHES[b.name]}",
                     with_branches(recipe, {b.name: replace(b, bn=a.bn)}),
                 )
+
+
+@mistake(
+    "gamma and beta are those of {}",
+    "each branch has a batch norm of its own, with its own gamma and beta, mean and variance",
+)
+def affine_of_another_branch(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """One branch with another's gamma and beta, or with its mean and variance."""
+    normed = [branch for branch in recipe.branches if branch.bn is not None]
+    for a in normed:
+        for b in normed:
+            if a is b or a.bn is None or b.bn is None:
+                continue
+            affine = replace(b.bn, gamma=a.bn.gamma, beta=a.bn.beta)
+            where = f"{BRANCHES[a.name]} in {BRANCHES[b.name]}"
+            yield where, with_branches(recipe, {b.name: replace(b, bn=affine)})
+            statistics = replace(b.bn, mean=a.bn.mean, var=a.bn.var)
+            yield (
+                f"its own branch, but mean and variance are those of {where}",
+                with_branches(recipe, {b.name: replace(b, bn=statistics)}),
+            )
+
+
+@mistake(
+    "the batch norm {}",
+    "divide by sqrt(var + eps), once",
+)
+def standard_deviation_misused(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """The root taken twice, or the standard deviation multiplied."""
+
+    def by_power(power: float, bn: BatchNorm, y: Array) -> Array:
+        mean, var, gamma, beta = cast(bn, y.dtype)
+        return scaled(y, mean, gamma * (var + y.dtype.type(bn.eps)) ** y.dtype.type(power), beta)
+
+    for power, what in (
+        (-0.25, "divides by the root of the standard deviation (the root is taken twice) in "),
+        (0.5, "multiplies by the standard deviation, where it should divide, in "),
+        (1.0, "multiplies by the variance, where it should divide by its root, in "),
+    ):
+        for where, wrong in in_normalizing(recipe, partial(by_power, power)):
+            yield what + where, wrong
+
+
+@mistake(
+    "the batch norm {}",
+    "switch to inference (`model.eval()`, `training=False`), and use running_mean and running_var "
+    "as they are in the file",
+)
+def statistics_corrected(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """Bessel's correction of the batch's variance; running statistics that move at inference."""
+
+    def of_batch(y: Array, *, bessel: bool) -> tuple[Array, Array]:
+        count = y.size // y.shape[1]
+        mean = y.mean(axis=(0, 2, 3))
+        centred = y - mean[:, None, None]
+        return mean, (centred * centred).sum(axis=(0, 2, 3)) / max(count - bessel, 1)
+
+    def unbiased(bn: BatchNorm, y: Array) -> Array:
+        _, _, gamma, beta = cast(bn, y.dtype)
+        mean, var = of_batch(y, bessel=True)
+        return scaled(y, mean, gamma / np.sqrt(var + y.dtype.type(bn.eps)), beta)
+
+    def corrected(bn: BatchNorm, y: Array) -> Array:
+        mean, var, gamma, beta = cast(bn, y.dtype)
+        count = y.size // y.shape[1]
+        var = var * y.dtype.type(count / max(count - 1, 1))
+        return scaled(y, mean, gamma / np.sqrt(var + y.dtype.type(bn.eps)), beta)
+
+    def moved(momentum: float, bessel: bool, bn: BatchNorm, y: Array) -> Array:
+        mean, var, gamma, beta = cast(bn, y.dtype)
+        m, v = of_batch(y, bessel=bessel)
+        part = y.dtype.type(momentum)
+        mean, var = mean + part * (m - mean), var + part * (v - var)
+        return scaled(y, mean, gamma / np.sqrt(var + y.dtype.type(bn.eps)), beta)
+
+    changes: dict[str, Callable[[BatchNorm, Array], Array]] = {
+        "uses the batch's statistics, with Bessel's correction, in ": unbiased,
+        "applies Bessel's correction to the running variance in ": corrected,
+    }
+    for momentum in (0.1, 0.01, 0.9, 0.99):
+        changes[f"moves its statistics by {momentum:g} towards the batch's first, in "] = partial(
+            moved, momentum, True
+        )
+    changes["moves its statistics by 0.1 towards the batch's first, uncorrected, in "] = partial(
+        moved, 0.1, False
+    )
+    for what, change in changes.items():
+        for where, wrong in in_normalizing(recipe, change):
+            yield what + where, wrong
 
 
 def factor(bn: BatchNorm, y: Array) -> Array:

@@ -13,9 +13,9 @@ import numpy as np
 
 from npvgg.formats.bfloat16 import narrow, widen
 from npvgg.ops import Array
-from npvgg.reparam import BatchNorm
+from npvgg.reparam import BatchNorm, identity_kernel
 from npvgg.testing.diagnosis.mistake import Mistake, collector
-from npvgg.testing.diagnosis.recipe import Branch, Recipe, Step, same
+from npvgg.testing.diagnosis.recipe import Branch, Conv, Recipe, Step, evenly, same
 
 NUMBERS: list[Mistake[Recipe]] = []
 mistake = collector(NUMBERS)
@@ -107,6 +107,95 @@ def tensor_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Rounded at the very end."""
     for name, short in SHORT.items():
         yield name, replace(recipe, after=short)
+
+
+@rounding(
+    "mixed precision: the convolutions take and give {}, the rest is float32",
+    "switch autocast off to compare",
+)
+def convolutions_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """Factors and results of the convolutions in a short type, batch norms in float32."""
+    for name, short in SHORT.items():
+
+        def change(branch: Branch, short: Step = short) -> Branch:
+            if branch.conv is None:
+                return branch
+            return replace(branch, conv=replace(branch.conv, before=short, after=short))
+
+        rounded = with_weights(recipe, short, same if recipe.branches[-1].bn else short)
+        yield name, replace(rounded, branches=tuple(map(change, rounded.branches)))
+
+
+@rounding(
+    "the block was folded in {}",
+    "fold in float32 or float64, and round the folded weights, if need be",
+)
+def fold_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """Every step of the fold in a short type: gamma / √(var + eps), the products, the sums."""
+    if len(recipe.branches) > 1 and all(branch.bn for branch in recipe.branches):
+        for name, short in SHORT.items():
+            with np.errstate(all="ignore"):
+                yield name, folded_in(recipe, short)
+
+
+def folded_in(recipe: Recipe, r: Step) -> Recipe:
+    """The recipe as one convolution, each step of the fold rounded."""
+    spec = recipe.spec
+    kernel: Array | None = None
+    bias: Array | None = None
+    for branch in recipe.branches:
+        bn = branch.bn
+        if bn is None:
+            continue
+        one = identity_kernel(spec.out_chs, spec.groups)
+        weight = one if branch.conv is None else branch.conv.weight
+        margin = (3 - weight.shape[2]) // 2
+        weight = np.pad(weight, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
+        root = r(np.sqrt(r(r(bn.var) + r(np.array(bn.eps)))))
+        t = r(r(bn.gamma) / root)
+        w, b = r(r(weight) * t[:, None, None, None]), r(r(bn.beta) - r(r(bn.mean) * t))
+        kernel = w if kernel is None else r(kernel + w)
+        bias = b if bias is None else r(bias + b)
+    if kernel is None:
+        return recipe
+    conv = Conv(kernel, bias, spec.stride, spec.dilation, spec.groups, evenly(spec.dilation))
+    return replace(recipe, branches=(Branch("reparam_conv", conv, None),))
+
+
+@rounding(
+    "the maps are quantised to 8 bits, {}",
+    "compare in float32 first; int8 needs tolerances of its own",
+)
+def maps_quantised(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """The block's output or what it reads as 8-bit integers; with quantised weights, too."""
+    steps: dict[str, Step] = {
+        "-127 … 127, one scale": partial(quantised, axes=None),
+        "-127 … 127, one scale per channel": partial(quantised, axes=(0, 2, 3)),
+        "0 … 255, one scale": partial(unsigned, axes=None),
+        "0 … 255, one scale per channel": partial(unsigned, axes=(0, 2, 3)),
+    }
+    kernels = {
+        "": None,
+        ", as the weights, one scale per kernel": None,
+        ", as the weights, one scale per output channel": (1, 2, 3),
+    }
+    for what, step in steps.items():
+        for weights, axes in kernels.items():
+            wrong = with_weights(recipe, partial(quantised, axes=axes)) if weights else recipe
+            yield f"the output, {what}{weights}", replace(wrong, after=step)
+            yield f"what is read, {what}{weights}", rounding_factors(wrong, step)
+            both = rounding_factors(wrong, step)
+            yield f"what is read and the output, {what}{weights}", replace(both, after=step)
+
+
+def unsigned(y: Array, axes: tuple[int, ...] | None) -> Array:
+    """The nearest of 256 evenly spaced numbers from the least, or 0, to the largest."""
+    low = np.minimum(y.min(axis=axes, keepdims=True), 0)
+    high = np.maximum(y.max(axis=axes, keepdims=True), 0)
+    step = np.where(high > low, high - low, 1) / 255
+    zero = np.rint(-low / step)
+    rounded: Array = (np.clip(np.rint(y / step) + zero, 0, 255) - zero) * step
+    return rounded
 
 
 def with_weights(recipe: Recipe, kernels: Step, others: Step = same) -> Recipe:

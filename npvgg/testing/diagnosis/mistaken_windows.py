@@ -11,12 +11,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from npvgg.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from npvgg.ops import Array
-from npvgg.testing.diagnosis.mistake import Mistake, collector, in_convs
+from npvgg.testing.diagnosis.mistake import EVERY, Mistake, collector, in_convs, in_norms
 from npvgg.testing.diagnosis.recipe import Conv, Pads, Recipe, Step, evenly, same
 
 WINDOWS: list[Mistake[Recipe]] = []
 mistake = collector(WINDOWS)
+two_mistakes = collector(WINDOWS, two=True)
 
 
 @mistake(
@@ -89,6 +91,47 @@ def padding_of_another_kind(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
             yield f"{what} in {where}", wrong
 
 
+@mistake(
+    "the map is padded with {}",
+    "pad with zeros, after the image was normalised",
+)
+def padding_with_a_constant(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """A black or white pixel, normalised; or another number."""
+    values: dict[str, tuple[float, ...]] = {f"the constant {v:g}": (v,) for v in (1, -1, 0.5, 255)}
+    if recipe.spec.in_chs == 3:
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        values["black pixels (0 before normalisation)"] = tuple(
+            -m / s for m, s in zip(mean, std, strict=True)
+        )
+        values["white pixels (255 before normalisation)"] = tuple(
+            (1 - m) / s for m, s in zip(mean, std, strict=True)
+        )
+        values["grey pixels (114 before normalisation)"] = tuple(
+            (114 / 255 - m) / s for m, s in zip(mean, std, strict=True)
+        )
+    for what, numbers in values.items():
+        for where, wrong in in_convs(
+            recipe,
+            lambda conv, numbers=numbers: replace(conv, pad_value=np.array(numbers)),  # type: ignore[misc]
+            taps=3,
+        ):
+            yield f"{what} in {where}", wrong
+
+
+@two_mistakes(
+    "the padding is TensorFlow's SAME, which starts at another pixel, and the batch norm's eps is "
+    "0.001, in {}",
+    "Keras's defaults are padding='same' and epsilon=0.001: pad (1, 1) yourself and use 'valid', "
+    "and give epsilon=1e-5",
+)
+def same_padding_and_eps(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """Keras's defaults, both."""
+    for where, padded in same_padding.variants(recipe):
+        for what, wrong in in_norms(padded, lambda bn: replace(bn, eps=1e-3)):
+            if what == EVERY:
+                yield where, wrong
+
+
 # --- Dilation -------------------------------------------------------------------------------------
 
 
@@ -125,9 +168,9 @@ def dilation_ignored(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "more, and has no identity branch where that differs; without output_stride nothing is dilated",
 )
 def dilation_of_another_block(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Twice as much, or half."""
+    """Any up to four times."""
     right = recipe.spec.dilation
-    for dilation in {2 * right, right // 2} - {0, 1}:
+    for dilation in sorted({1, 2, 3, 4, 2 * right, 4 * right} - {1, right}):
         for where, wrong in in_convs(
             recipe,
             lambda conv, d=dilation: replace(conv, dilation=d, pads=evenly(d)),  # type: ignore[misc]

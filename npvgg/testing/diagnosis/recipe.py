@@ -56,12 +56,18 @@ class Conv:
     groups: int
     pads: Pads
     pad_mode: str = "constant"
+    pad_value: Array | None = None
     before: Step = same
     after: Step = same
 
     def __call__(self, x: Array) -> Array:
         """Compute in the dtype of x. Raises ArgumentError where kernel and map do not fit."""
-        x = padded(self.before(x), self.pads, self.pad_mode)
+        x = self.before(x)
+        if self.pad_value is None:
+            x = padded(x, self.pads, self.pad_mode)
+        else:  # a number for each channel, or one
+            value = self.pad_value.astype(x.dtype).reshape(1, -1, 1, 1)
+            x = padded(x - value, self.pads) + value
         taps = max(self.weight.shape[2:])
         fits = x.shape[1] == self.weight.shape[1] * self.groups
         if not fits or min(x.shape[2:]) < self.dilation * (taps - 1) + 1:
