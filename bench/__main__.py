@@ -7,6 +7,7 @@
     python -m bench memory       peak memory of a process
     python -m bench threads      one thread to all of them
     python -m bench readable     the reference engine and onnx's evaluator, both in NumPy
+    python -m bench constants    the constants of the fast engines, each beside its neighbours
 
 Every contender's output is checked before it is timed. Rivals that are not installed are left out,
 by name; install them with `pip install 'npvgg[bench]'`. Results go to bench/results as .json, .md,
@@ -79,6 +80,14 @@ def layers(args: argparse.Namespace) -> Rows:
     return profile("repvgg_a2", 224)
 
 
+def constants(args: argparse.Namespace) -> Rows:
+    """Time the Winograd engine with other constants."""
+    from bench.constants import compare
+
+    cases = ((1, 1), (16, 1), (1, available()), (16, available()))
+    return [row for case in cases for row in compare("repvgg_a2", 224, *case, args.turns)]
+
+
 def startup(args: argparse.Namespace) -> Rows:
     """Time whole processes."""
     from bench.processes import startup as measure
@@ -110,7 +119,8 @@ def _case(model: str, size: int, batch: int, count: int, args: argparse.Namespac
 
 
 WHAT: dict[str, Callable[[argparse.Namespace], Rows]] = {
-    f.__name__: f for f in (headline, variants, layers, startup, memory, threads, readable)
+    f.__name__: f
+    for f in (headline, variants, layers, startup, memory, threads, readable, constants)
 }
 
 

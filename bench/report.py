@@ -30,6 +30,9 @@ NOTES = {
     "input and output, each counted once; the least time is that of the products at the peak. Peak "
     "and bandwidth are measured: products of operands in the first-level cache, and the sum of an "
     "array much larger than the caches. What still lies in a cache comes faster than that.",
+    "constants": "One model, each constant changed in turn: least and median of turns taken "
+    "alternately (quartiles); ratio to the model as it is, turn by turn. With one thread the time "
+    "is the processor's.",
     "startup": "Whole processes, from the shell to the printed classes: median (quartiles).",
     "memory": "Peak resident memory of a process that loads A2 from its file and runs one image; "
     "“before” is the part that was there first: Python, NumPy, npvgg's front door, the image.",

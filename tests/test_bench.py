@@ -10,9 +10,11 @@ import pytest
 
 import npvgg
 from bench import __main__ as bench
-from bench import contenders, exports, measure, numbers, report
+from bench import constants, contenders, exports, measure, numbers, report
+from bench import points as points_
 from bench.layers import work
 from npvgg.engines import program as p
+from npvgg.engines.cook_toom import POINTS
 from npvgg.engines.microkernel import PANEL
 
 FIRST, SECOND, ABSENT = "npvgg winograd", "onnxruntime", "ncnn"
@@ -147,6 +149,27 @@ def test_the_work_of_a_step_is_counted_by_hand():
     floats = 16 * 320 + 9 * 90 * 3 * PANEL + 35 * 3 * PANEL
     assert megabytes == pytest.approx(4e-6 * floats)
     assert work(step(p.SQUEEZE, **common)) == (0, pytest.approx(4e-6 * 1000))
+
+
+def test_a_constant_is_changed_for_a_while_and_every_alternative_is_one():
+    for name, values in constants.ALTERNATIVES.items():
+        module, _, constant = name.partition(".")
+        before = getattr(constants.MODULES[module], constant)
+        for value in values:
+            assert type(value) is type(before)
+            with constants.changed(name, value):
+                assert getattr(constants.MODULES[module], constant) == value
+        assert getattr(constants.MODULES[module], constant) == before
+
+
+def test_points_are_searched_among_sets_that_hold_those_in_use():
+    for m in (2, 3, 4):
+        sets = {frozenset(points) for points in points_.candidates(m + 1)}
+        assert all(len(points) == m + 1 for points in sets)
+        assert frozenset(POINTS[m + 1]) in sets
+    found = points_.search(2)
+    assert found[0][1] == POINTS[3]
+    assert found == sorted(found)
 
 
 # --- Races ----------------------------------------------------------------------------------------

@@ -1,18 +1,24 @@
-"""The switchboard of the engines: a name → a module that is imported only when asked for.
+"""The engines: what runs a network, in three ways that differ in speed and by rounding alone.
 
 An engine is one function,
 
     prepare(network, *, threads=None) -> Prepared
 
-that gives an object with five verbs; what needs doing once (pack weights, choose algorithms,
-allocate) is done once, at the first call at the latest. Engines compute the same network; they
-differ in speed, and by rounding. (Winograd adds and subtracts neighbours first: numbers near the
-largest float32 overflow sooner, and an infinity spreads over its tile.) The contract is the whole
-chain of blocks, not one layer, because the fast engines keep a memory layout of their own from the
-first convolution to the last.
+that returns an object with five verbs; what needs doing once (pack weights, choose algorithms,
+allocate) is done once, at the first call at the latest. The contract is the whole chain of blocks,
+not one layer, because the fast engines keep a memory layout of their own from the first convolution
+to the last. (Winograd adds and subtracts neighbours first: numbers near the largest float32
+overflow sooner, and an infinity spreads over its tile.)
 
-Here stand module names, not modules, so that `import npvgg` loads neither Numba nor LLVM, and the
-reference engine works on a machine that has neither.
+To be read in this order: `reference`, the forward pass; `winograd_plain` and `cook_toom`, the
+algorithm and its matrices; then the compiled engines from the inside out: `microkernel`,
+`transforms`, `layout`, `packing`, `program`, `plan`, `compiled`, and `im2col` and `winograd`, which
+choose an algorithm for each convolution; `threads`, `jit`, `kernelcache`, `processor` serve them.
+
+May import: the root's operations and network, NumPy; all but `reference` and `winograd_plain` Numba
+and llvmlite as well. What must not be broken here: `import npvgg` loads neither Numba nor LLVM, and
+the reference engine works on a machine that has neither, so ENGINES holds names of modules; the
+fast engines give an image the same bits in any batch and with any number of threads.
 """
 
 from __future__ import annotations

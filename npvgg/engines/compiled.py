@@ -28,18 +28,20 @@ Choice = Callable[[Filter, int, int], int]
 """(convolution, height and width of its output) → Winograd's m, or 0 for a direct product."""
 
 SLICE_PIXELS = 8 * 224 * 224
-"""Pixels of a batch that go through the network together; bounds the memory."""
+"""Pixels of a batch that go through the network together, eight images of 224²: bounds the memory
+of maps and V to some 70 MB for A2. `python -m bench constants` times others."""
 
 LEAST_PIXELS = 64 * 64
-"""What a smaller image is counted for: its margins and last maps, of hundreds of channels, do not
-shrink with it."""
+"""A smaller image counts as so many: halos, and maps of one pixel and hundreds of channels, have a
+size of their own, so memory does not shrink with the image below that."""
 
 PLANS = 4
-"""How many shapes of input are kept ready."""
+"""How many shapes of input are kept ready, the last ones used: a service with one size and one
+batch needs one, with a last, smaller batch two, and maps besides logits twice that."""
 
 
 class CompiledNetwork:
-    """A network run by compiled steps; safe to call from many threads at once.
+    """A network run by compiled steps; it may be called from many threads at once.
 
     Choices depend on the size of the image and not on the batch, and every sum has an order of its
     own: an image gives the same bits in any batch, with any number of threads.

@@ -54,9 +54,10 @@ POINTS: dict[int, tuple[Fraction, ...]] = {
 }
 """How many finite points → which: near ±1, as their powers are multiplied with; spread, as their
 differences are divided by; in pairs ±a, whose rows share their sums; eighths at the finest, so that
-Aᵀ and Bᵀ are exact in float32. Found by search over such sets: the root-mean-square error of F(4)
-is 2.1 times that of a direct sum over 32 channels, of F(3) 1.9 times; with the usual points 0, 1,
-−1, 2, −2 they are 4.6 and 2.6."""
+Aᵀ and Bᵀ are exact in float32. Found by search over such sets, which `python -m bench.points`
+repeats: of 23, 506, 253, 5313 and 1771 candidates for F(2) … F(6) these come 1st, 12th, 4th, 6th
+and 4th, at most 13 % behind the first; their root-mean-square errors over 32 channels are 0.7, 1.8,
+1.8, 5.3 and 8.7 times those of a direct sum."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
-"""How many threads, and which.
+"""How many threads, and the worker threads themselves.
 
-Work is shared like a stack of tickets: `run` calls one function in the caller's thread and in
-helpers', and every call takes tickets until there are none. Nobody waits for a helper to come, so
-nothing can deadlock: helpers that are busy elsewhere, or that were lost in a fork, only make it
-slower. The function must be right for any number of calls of it, one included.
+`run` calls one function in the caller's thread and in up to threads − 1 workers; each call takes
+tasks from shared counters until none is left (`program.run`, `share`). Nobody waits for a worker to
+begin: workers that are busy elsewhere, or that were lost in a fork, only make it slower.
 
-A helper is a daemon thread of Python that sleeps between runs; compiled code lets go of the
-interpreter's lock. Numba's own threading layers are not used: one of them aborts when two threads
-enter it at once, another one kills the child of a fork.
+What must not be broken here: the function is right for any number of calls of it, one included, so
+nothing can deadlock; a lock that is taken is given back, whatever interrupts its holder (`Lock`);
+the child of a fork begins with no workers and free locks.
+
+A worker is a daemon thread of Python that sleeps between runs; compiled code does not hold the GIL.
+Numba's own threading layers are not used: workqueue aborts when two threads enter it at once,
+GNU OpenMP kills the child of a fork.
 """
 
 from __future__ import annotations
@@ -97,14 +100,17 @@ def _checked(threads: int) -> int:
     return threads
 
 
-# --- Helpers --------------------------------------------------------------------------------------
+# --- Workers --------------------------------------------------------------------------------------
 
 Job = Callable[[], None]
 
 
 class _Crew:
-    """The helpers of one process, and invitations to runs: a list with the job, empty when it is
-    over. A caller who is interrupted, wherever that is, loses no helper.
+    """The workers of one process, and their queue.
+
+    An entry of the queue is a list that holds the job, and is emptied when the run ends, so that a
+    worker that comes late finds nothing to do. A caller that is interrupted, wherever that is,
+    loses no worker.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,9 @@ from npvgg.engines.packing import Filter
 from npvgg.network import Network
 
 TILES = {1: ((28, 4), (14, 3), (8, 4)), 2: ((28, 4), (14, 3))}
-"""Stride → (from this height and width of the output on, m), the largest first."""
+"""Stride → (from this height and width of the output on, m), the largest first. What decides:
+products per output, n²/m², counting tiles that reach over the edge (14 = 4·4 − 2 = 3·5 − 1); values
+of U to be made of nine; rounding. `python -m bench constants` times other choices."""
 
 
 def tile(filter: Filter, height: int, width: int) -> int:
