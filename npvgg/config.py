@@ -77,7 +77,7 @@ class RepVGGConfig:
     def __post_init__(self) -> None:
         for name in ("depths", "widths", "strides"):
             object.__setattr__(self, name, _positive_integers(name, getattr(self, name)))
-        if not len(self.depths) == len(self.widths) == len(self.strides) > 0:
+        if not len(self.depths) == len(self.widths) == len(self.strides):
             lengths = f"{len(self.depths)}, {len(self.widths)} and {len(self.strides)}"
             raise ArgumentError(
                 f"depths, widths, strides: expected as many entries in each, got {lengths}"
@@ -132,7 +132,7 @@ class RepVGGConfig:
     @property
     def num_features(self) -> int:
         """Channels of the last feature map, and of the embedding before any concatenating pool."""
-        return self.widths[-1]
+        return (self.stem_chs, *self.widths)[-1]
 
     @property
     def num_pooled_features(self) -> int:

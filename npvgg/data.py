@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
+from npvgg import from_timm
 from npvgg.errors import ArgumentError, refuse_keyword
 from npvgg.images.opening import Opening, OpeningKeywords
 from npvgg.images.transform import ImageWarning, Transform
@@ -40,12 +41,13 @@ def resolve_model_data_config(
     args: Mapping[str, Any] | None = None,
     pretrained_cfg: Mapping[str, Any] | None = None,
     use_test_size: bool = False,
+    verbose: bool = False,
 ) -> dict[str, Any]:
     """What `create_transform` needs to feed this model: timm's rules, from `model.pretrained_cfg`.
 
     Returns input_size (C, H, W), interpolation, mean, std, crop_pct, crop_mode. `args` wins over
     `pretrained_cfg`, which stands in for the model's own; `use_test_size` prefers test_input_size
-    and test_crop_pct. Raises ArgumentError.
+    and test_crop_pct; `verbose` does nothing. Raises ArgumentError.
     """
     return resolve_data_config(args, pretrained_cfg, model, use_test_size)
 
@@ -55,6 +57,7 @@ def resolve_data_config(
     pretrained_cfg: Mapping[str, Any] | None = None,
     model: Any = None,
     use_test_size: bool = False,
+    verbose: bool = False,
 ) -> dict[str, Any]:
     """`resolve_model_data_config` with timm's other order of arguments."""
     if not args and not pretrained_cfg and model is None:
@@ -77,6 +80,44 @@ def resolve_data_config(
     }
 
 
+class TimmKeywords(TypedDict, total=False):
+    """The keywords of timm's `create_transform` that change nothing in evaluation."""
+
+    no_aug: bool
+    train_crop_mode: str | None
+    scale: tuple[float, float] | None
+    ratio: tuple[float, float] | None
+    hflip: float
+    vflip: float
+    color_jitter: float | tuple[float, ...] | None
+    color_jitter_prob: float | None
+    grayscale_prob: float
+    gaussian_blur_prob: float
+    auto_augment: str | None
+    re_prob: float
+    re_mode: str
+    re_count: int
+    re_num_splits: int
+    crop_border_pixels: None
+    tf_preprocessing: bool
+    use_prefetcher: bool
+    separate: bool
+    naflex: bool
+    patch_size: int | tuple[int, int]
+    max_seq_len: int
+    patchify: bool
+    patchify_channels_last: bool
+    patchify_flatten: bool
+
+
+OFF = ("crop_border_pixels", "tf_preprocessing", "use_prefetcher", "separate", "naflex", "patchify")
+"""Those of them that must be off."""
+
+
+class TransformKeywords(OpeningKeywords, TimmKeywords, total=False):
+    """The keywords that `create_transform` gathers in `opening`."""
+
+
 def create_transform(
     input_size: int | Sequence[int] = 224,
     is_training: bool = False,
@@ -85,8 +126,8 @@ def create_transform(
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
     crop_pct: float | None = None,
     crop_mode: str | None = None,
-    normalize: str = "totensor",
-    **opening: Unpack[OpeningKeywords],
+    normalize: str | bool = "totensor",
+    **opening: Unpack[TransformKeywords],
 ) -> Transform:
     """The evaluation transform: any photo that `images.open_image` opens → (C, H, W) float32.
 
@@ -98,8 +139,10 @@ def create_transform(
     crop_mode       center: the short side to that size; border: the long side, padded with the
                     mean; squash: both sides, the aspect ratio is lost; None is center
     normalize       totensor: (x/255 − μ) / σ; prefetcher: (x − 255μ) / 255σ, which timm's
-                    loaders compute (validate.py) and which differs in the last bits
-    opening         the options of `images.open_image` (exif_transpose, alpha, on_16bit, …)
+                    loaders compute (validate.py) and which differs in the last bits; True is
+                    the first
+    opening         the options of `images.open_image` (exif_transpose, alpha, on_16bit, …); and
+                    timm's keywords for training, which change nothing
 
     Raises ArgumentError. Source: timm 1.0.31 `create_transform`.
     """
@@ -123,7 +166,7 @@ def create_transform(
         std=_per_channel("std", std, channels, positive=True),
         crop_pct=crop_pct,
         crop_mode=_one_of("crop_mode", crop_mode or "center", CROP_MODES),
-        normalize=_one_of("normalize", normalize, RECIPES),
+        normalize=_one_of("normalize", "totensor" if normalize is True else normalize, RECIPES),
         opening=_opening(channels, opening),
     )
 
@@ -207,16 +250,20 @@ def _per_channel(
     return tuple(numbers.tolist())
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+def _one_of(name: str, value: str | bool, known: tuple[str, ...]) -> str:
     if value not in known:
         raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-    return value
+    return str(value)
 
 
-def _opening(channels: int, options: OpeningKeywords) -> Opening:
-    known = OpeningKeywords.__annotations__.keys()
-    for name in options:
-        if name not in known:
+def _opening(channels: int, options: TransformKeywords) -> Opening:
+    taken: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in OpeningKeywords.__annotations__:
+            taken[name] = value
+        elif name not in TimmKeywords.__annotations__:
             own = signature(create_transform).parameters.keys() - {"opening"}
-            refuse_keyword(name, "create_transform", known | own)
-    return Opening(channels=channels, **options)
+            refuse_keyword(name, "create_transform", own | OpeningKeywords.__annotations__.keys())
+        elif name in OFF and value:
+            from_timm.refuse("data.create_transform", name)
+    return Opening(channels=channels, **taken)

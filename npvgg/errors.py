@@ -17,6 +17,10 @@ class ArgumentError(NpvggError):
     """A call was made with something it cannot serve: a name, a number, a shape, a dtype."""
 
 
+class AbsentError(ArgumentError, AttributeError):
+    """A name was asked for that timm or torch has and npvgg has not; it says what to do instead."""
+
+
 class WeightsError(NpvggError):
     """A file or a dict of weights is not what it must be; nothing of it has been used."""
 

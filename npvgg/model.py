@@ -2,44 +2,174 @@
 
 `create_model` (create.py) makes one.
 
-The interface is that of timm's model cards, with NumPy arrays in place of torch tensors. There is
-no train/eval switch: batch norms always use their running statistics.
+The interface is that of timm's model cards, with NumPy arrays in place of torch tensors. Batch
+norms always use their running statistics; what a torch module has and this one lacks is refused
+with what to do instead (`npvgg.from_timm`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import PurePath
-from typing import Any, Literal, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeGuard, overload
 
 import numpy as np
 
+from npvgg import from_timm
 from npvgg.config import RepVGGConfig, feature_info
 from npvgg.engines import prepare
-from npvgg.errors import ArgumentError
+from npvgg.errors import AbsentError, ArgumentError, WeightsError
 from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
-from npvgg.network import Network
-from npvgg.ops import Array
+from npvgg.network import Head, Network
+from npvgg.ops import Array, linear
 from npvgg.weights import build, keymap, metadata
+from npvgg.weights.adapt import RANDOM_CLASSIFIER
+
+Selection = int | Sequence[int] | None
+"""Of the maps: None for all, n for the last n, a sequence for these; negative from the end."""
 
 
 class FeatureInfo(list[dict[str, Any]]):
-    """What is known of each tapped map: a list of dicts, and three short ways to read a column."""
+    """What is known of each map that can be tapped, and which of them are: timm's `FeatureInfo`.
 
-    def channels(self) -> list[int]:
+    A list of all maps, a dict each: num_chs, reduction, module, stage, index, and block, the index
+    of the block that makes it. The methods read the maps of `out_indices`, or those of `idx`.
+
+    out_indices: which maps are given, ascending, as they come (timm keeps the order of the asking,
+    and gives the maps in this one)
+    """
+
+    def __init__(self, info: Sequence[dict[str, Any]], out_indices: Selection = None) -> None:
+        super().__init__({**entry, "index": index} for index, entry in enumerate(info))
+        self.out_indices = tuple(sorted(set(take_indices(len(self), out_indices))))
+
+    @property
+    def info(self) -> list[dict[str, Any]]:
+        """All maps, whichever are given."""
+        return list(self)
+
+    def from_other(self, out_indices: Selection) -> FeatureInfo:
+        """Copy it, with other maps given."""
+        return FeatureInfo(deepcopy(list(self)), out_indices)
+
+    def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
+        """Read a column: of the maps that are given, of one map, or of several."""
+        if isinstance(idx, int):
+            return self[idx][key]
+        return [self[i][key] for i in (self.out_indices if idx is None else idx)]
+
+    def get_dicts(
+        self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
+    ) -> Any:
+        """Read several columns, or all: of the maps that are given, of one map, or of several."""
+        if isinstance(idx, int):
+            return {key: self[idx][key] for key in keys or self[idx]}
+        return [self.get_dicts(keys, i) for i in (self.out_indices if idx is None else idx)]
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:
         """Channels of each map."""
-        return [entry["num_chs"] for entry in self]
+        return self.get("num_chs", idx)
 
-    def reduction(self) -> list[int]:
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
         """Input pixels per map pixel, along a side."""
-        return [entry["reduction"] for entry in self]
+        return self.get("reduction", idx)
 
-    def module_name(self) -> list[str]:
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
         """timm's path of the module that each map comes from."""
-        return [entry["module"] for entry in self]
+        return self.get("module", idx)
+
+
+class _Evaluating:
+    """What a torch module in evaluation answers; names that it lacks are refused with a reason."""
+
+    _table = "model"
+    training = False
+    grad_checkpointing = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The floating-point type of weights, inputs and outputs."""
+        raise AbsentError("dtype")
+
+    def eval(self) -> Self:
+        """Return the model as it is: it always evaluates."""
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Return the model as it is for False. Raises ArgumentError for True."""
+        if mode:
+            from_timm.refuse("model", "train")
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Return the model as it is for False. Raises ArgumentError for True."""
+        if requires_grad:
+            from_timm.refuse("model", "requires_grad_")
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Do nothing for False. Raises ArgumentError for True.
+
+        Checkpointing recomputes maps in the backward pass in place of keeping them; a forward pass
+        alone is the same with and without it.
+        """
+        if enable:
+            from_timm.refuse("model", "set_grad_checkpointing")
+
+    def cpu(self) -> Self:
+        """Return the model as it is: it runs on the CPU."""
+        return self
+
+    def to(self, *places: Any, **named: Any) -> Self:
+        """Return the model as it is for "cpu" and for its own dtype. Raises ArgumentError."""
+        for place in (*places, named.get("device"), named.get("dtype")):
+            said = str(getattr(place, "__name__", place)).removeprefix("torch.")
+            if said not in ("None", "cpu", "True", "False", str(self.dtype)):
+                from_timm.refuse("model", "to")
+        return self
+
+    if not TYPE_CHECKING:  # a type checker names what is missing itself
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AbsentError(name)
+            from_timm.absent(self._table, type(self).__name__, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """The linear classifier of a model; without weights, of a model without one, the identity.
+
+    weight: (num_classes, in_features)   bias: (num_classes,)
+    """
+
+    weight: Array | None
+    bias: Array | None
+
+    @property
+    def in_features(self) -> int:
+        """Length of the pooled vector that it reads; 0 without weights."""
+        return 0 if self.weight is None else int(self.weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """Number of classes; 0 without weights."""
+        return 0 if self.weight is None else int(self.weight.shape[0])
+
+    def __call__(self, x: Array) -> Array:
+        """Classify pooled vectors: x (N, in_features) → (N, out_features)."""
+        return x if self.weight is None or self.bias is None else linear(x, self.weight, self.bias)
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` returns, as torch does; both are empty, or it has raised."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +187,7 @@ class Outputs:
     logits: Array
 
 
-class RepVGG:
+class RepVGG(_Evaluating):
     """A RepVGG ready to run, in train or in deploy form; make one with `create_model`.
 
     Its methods may be called from several threads at once. Inputs are (N, C, H, W) arrays of any
@@ -66,7 +196,10 @@ class RepVGG:
     Raises ArgumentError for anything else, and for values that overflow the dtype.
 
     origin: the file that the weights came from, without its tensors; None for no file
+    caveats: what of its weights nobody has trained, ("random weights",) say; () for nothing
     """
+
+    drop_rate = 0.0
 
     def __init__(
         self,
@@ -78,16 +211,24 @@ class RepVGG:
         engine: str = "auto",
         threads: int | None = None,
         origin: Checkpoint | None = None,
+        caveats: tuple[str, ...] = (),
     ) -> None:
         self.name = name
+        self.pretrained_cfg = pretrained_cfg
+        self.origin = origin
+        self.caveats = caveats
+        self.feature_info = FeatureInfo(feature_info(config))
+        self._options: dict[str, Any] = {"engine": engine, "threads": threads}
+        self._hold(network, config)
+
+    def _hold(self, network: Network, config: RepVGGConfig) -> None:
+        """Take a network in place of the one that is held; runs that have begun keep theirs."""
+        engine = prepare(network, **self._options)
         self.config = config
         self._form = network.form
         self._dtype = network.dtype
-        self.pretrained_cfg = pretrained_cfg
-        self.origin = origin
-        self.feature_info = FeatureInfo(feature_info(config))
         self._names = [block.spec.name for block in network.blocks]
-        self._engine = prepare(network, engine, threads=threads)
+        self._engine = engine
 
     @property
     def num_classes(self) -> int:
@@ -98,6 +239,31 @@ class RepVGG:
     def num_features(self) -> int:
         """Channels of the last map, and length of the embedding."""
         return self.config.num_features
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return self.config.in_chans
+
+    @property
+    def global_pool(self) -> str:
+        """How the last map becomes one vector: "avg", "max", "avgmax", "catavgmax", or ""."""
+        return self.config.global_pool
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Length of the pooled vector that the classifier reads."""
+        return self.config.num_pooled_features
+
+    @property
+    def stage_ends(self) -> list[int]:
+        """The stage that each map of `feature_info` ends, 0 for the stem."""
+        return [entry["stage"] for entry in self.feature_info]
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """`pretrained_cfg`, by timm's older name."""
+        return self.pretrained_cfg
 
     @property
     def form(self) -> str:
@@ -125,8 +291,9 @@ class RepVGG:
     def __repr__(self) -> str:
         _, h, w = self.pretrained_cfg["input_size"]
         classes = f"{self.num_classes} class{'es' * (self.num_classes != 1)}"
+        said = "".join(f"{caveat}, " for caveat in self.caveats)
         return (
-            f"<RepVGG {self.name}: {self.form} form, {classes}, {self.dtype}, "
+            f"<RepVGG {self.name}: {said}{self.form} form, {classes}, {self.dtype}, "
             f"engine {self.engine}, made for {self.config.in_chans}×{h}×{w}>"
         )
 
@@ -175,31 +342,42 @@ class RepVGG:
         pooled, logits = self._engine.head(self._checked(x, channels=self.num_features))
         return pooled if pre_logits else logits
 
+    def forward(self, x: Array) -> Array:
+        """Classify a batch, as calling the model does: x (N, C, H, W) → logits (N, num_classes)."""
+        return self(x)
+
     @overload
     def forward_intermediates(
         self,
         x: Array,
-        indices: int | Sequence[int] | None = None,
-        *,
+        indices: Selection = None,
+        norm: bool = False,
         stop_early: bool = False,
+        output_fmt: str = "NCHW",
         intermediates_only: Literal[False] = False,
+        exclude_final_conv: bool = False,
     ) -> tuple[Array, list[Array]]: ...
     @overload
     def forward_intermediates(
         self,
         x: Array,
-        indices: int | Sequence[int] | None = None,
-        *,
+        indices: Selection = None,
+        norm: bool = False,
         stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        *,
         intermediates_only: Literal[True],
+        exclude_final_conv: bool = False,
     ) -> list[Array]: ...
     def forward_intermediates(
         self,
         x: Array,
-        indices: int | Sequence[int] | None = None,
-        *,
+        indices: Selection = None,
+        norm: bool = False,
         stop_early: bool = False,
+        output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        exclude_final_conv: bool = False,
     ) -> tuple[Array, list[Array]] | list[Array]:
         """Give the last map and the maps of `feature_info`, in the order of execution.
 
@@ -208,16 +386,114 @@ class RepVGG:
         are listed
         stop_early: run no further than the last map asked for; that one is then the last map
         intermediates_only: give the list alone
+        norm, exclude_final_conv: nothing, for a RepVGG has neither a norm nor a convolution behind
+        its maps; output_fmt: "NCHW"
 
         Source: timm `ByobNet.forward_intermediates`.
         """
-        taps = [
+        if output_fmt != "NCHW":
+            raise ArgumentError(f"output_fmt: expected 'NCHW', got {output_fmt!r}")
+        end = len(self._names) - 1
+        asked = [
             self.feature_info[i]["block"] for i in take_indices(len(self.feature_info), indices)
         ]
-        last = max(taps) if stop_early or intermediates_only else len(self._names) - 1
+        taps = [block for block in asked if block <= end]  # fewer, of a model that was pruned
+        last = max(taps, default=end) if stop_early or intermediates_only else end
         maps = self._engine.maps(self._checked(x), sorted({*taps, last}))
         intermediates = maps if last in taps else maps[:-1]
         return intermediates if intermediates_only else (maps[-1], intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop, in place, the blocks behind the last of some maps; return the maps' indices.
+
+        indices: as of `forward_intermediates`
+        prune_head: drop pooling and classifier; where blocks are dropped they go in any case
+        prune_norm: nothing, for there is no norm
+
+        Source: timm `ByobNet.prune_intermediate_layers`.
+        """
+        kept = take_indices(len(self.feature_info), indices)
+        stages = self.stage_ends[max(kept)]
+        ends = {
+            name: getattr(self.config, name)[:stages] for name in ("depths", "widths", "strides")
+        }
+        network, blocks = self.network, 1 + sum(ends["depths"])
+        changes: dict[str, Any] = ends
+        if prune_head or blocks < len(network.blocks):
+            changes |= {"num_classes": 0, "global_pool": ""}
+            network = replace(network, head=Head("", None, None))
+        network = replace(network, blocks=network.blocks[:blocks])
+        self._hold(network, self.config.with_changes(**changes))
+        return kept
+
+    def get_classifier(self) -> Classifier:
+        """Return the classifier; its arrays can't be written to."""
+        head = self.network.head
+        return Classifier(head.weight, head.bias)
+
+    def reset_classifier(
+        self, num_classes: int, global_pool: str | None = None, reset_other: bool = False
+    ) -> None:
+        """Put, in place, a random classifier of another size in place of the present one.
+
+        num_classes: 0 for none; then the model gives embeddings
+        global_pool: another pooling, as of `RepVGGConfig`; None for the present one
+        reset_other: nothing, for the head has no other layer
+
+        Weights and bias are uniform within ±1/√features, as torch's are, from seed 0.
+        Source: timm `ByobNet.reset_classifier`. Raises ArgumentError.
+        """
+        pool = self.config.global_pool if global_pool is None else global_pool
+        config = self.config.with_changes(num_classes=num_classes, global_pool=pool)
+        weight = bias = None
+        if num_classes:
+            features = config.num_pooled_features
+            weight, bias = (
+                np.random.default_rng(0).uniform(-1, 1, size).astype(self.dtype) / features**0.5
+                for size in ((num_classes, features), (num_classes,))
+            )
+        self._hold(replace(self.network, head=Head(pool, weight, bias)), config)
+        self.caveats = tuple(c for c in self.caveats if c != RANDOM_CLASSIFIER)
+        if num_classes and "random weights" not in self.caveats:
+            self.caveats += (RANDOM_CLASSIFIER,)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Tell into which groups of layers timm divides the parameters, by their names.
+
+        Fine-tuning with a learning rate that decays from layer to layer counts these groups;
+        `npvgg.info(model).layer_decay()` shows what follows. coarse: a stage is one group.
+
+        Source: timm `ByobNet.group_matcher`.
+        """
+        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
+        return {"stem": r"^stem", "blocks": [(blocks, None), (r"^final_conv", (99999,))]}
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Array], strict: bool = True, assign: bool = False
+    ) -> IncompatibleKeys:
+        """Take, in place, other weights for the same network, all or none.
+
+        state_dict: name → array, in timm's naming or the original's, in train form or in the
+            model's; a model in deploy form folds what is in train form
+        strict: must be True: half a network would answer, and be wrong
+        assign: nothing; arrays are always copied
+
+        Raises WeightsError that lists what is missing, unexpected or misshapen.
+        """
+        if strict is not True:
+            from_timm.refuse("model.load_state_dict", "strict")
+        network = build.build_network(state_dict, self.config, self.dtype)
+        if self.form == "deploy":
+            network = network.reparameterized()
+        elif network.form == "deploy":
+            raise WeightsError(
+                "weights: expected train form, which the model is in, got deploy form"
+            )
+        self._hold(network, self.config)
+        self.origin, self.caveats = None, ()
+        return IncompatibleKeys([], [])
 
     def state_dict(self) -> dict[str, Array]:
         """Copy the weights, under timm's names and in the model's form."""
@@ -304,17 +580,48 @@ class RepVGG:
             raise ArgumentError(f"x: a {x.dtype} value overflows {self.dtype}") from None
 
 
-class FeatureNet:
+class FeatureNet(_Evaluating):
     """A RepVGG that gives its maps and has no head; `create_model(…, features_only=True)` makes
     one.
     """
 
-    def __init__(self, model: RepVGG, out_indices: int | Sequence[int] | None) -> None:
-        indices = sorted(set(take_indices(len(model.feature_info), out_indices)))
+    _table = "features"
+    output_fmt = "NCHW"
+
+    def __init__(self, model: RepVGG, out_indices: Selection) -> None:
         self.model = model
-        self.out_indices = tuple(indices)
-        self.feature_info = FeatureInfo(model.feature_info[i] for i in indices)
+        self.feature_info = model.feature_info.from_other(out_indices)
+        self.out_indices = self.feature_info.out_indices
         self.pretrained_cfg = model.pretrained_cfg
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return self.model.in_chans
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The floating-point type of weights, inputs and outputs."""
+        return self.model.dtype
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """`pretrained_cfg`, by timm's older name."""
+        return self.pretrained_cfg
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copy the weights, under the whole network's names."""
+        return self.model.state_dict()
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Array], strict: bool = True, assign: bool = False
+    ) -> IncompatibleKeys:
+        """Take other weights, as `RepVGG.load_state_dict` does."""
+        return self.model.load_state_dict(state_dict, strict, assign)
+
+    def forward(self, x: Array) -> list[Array]:
+        """Give the maps, as calling it does: x (N, C, H, W) → [(N, K, P, Q), …]."""
+        return self(x)
 
     def __repr__(self) -> str:
         return f"<FeatureNet {self.out_indices} of {self.model!r}>"
@@ -324,7 +631,7 @@ class FeatureNet:
         return self.model.forward_intermediates(x, self.out_indices, intermediates_only=True)
 
 
-def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
+def take_indices(count: int, indices: Selection) -> list[int]:
     """Turn "all", "the last n" or a selection into absolute indices below `count`.
 
     Source: timm `models/_features.py` `feature_take_indices`.

@@ -91,6 +91,13 @@ def test_feature_info_lists_the_last_map_before_each_stride(network):
     assert [tuple(entry[key] for key in keys) for entry in info] == FEATURES[network]
 
 
+def test_a_stem_alone_is_a_network():
+    config = tiny.config(depths=(), widths=(), strides=())
+    assert [block.name for block in expand(config)] == ["stem"]
+    assert config.num_features == config.stem_chs
+    assert [entry["module"] for entry in feature_info(config)] == ["final_conv"]
+
+
 def test_sizes_round_up_and_channels_round_to_their_divisor():
     assert [output_size(n, 2) for n in (1, 2, 3, 7, 224)] == [1, 1, 2, 4, 112]
     assert [reduced_channels(c, 1 / 16, 8) for c in (8, 64, 192, 200, 2560)] == [8, 8, 16, 16, 160]
@@ -141,7 +148,7 @@ def test_a_configuration_keeps_its_own_options():
     [
         ({"depths": 4}, "depths: expected a tuple of integers, got 4"),
         ({"depths": (1, 2)}, "depths, widths, strides: .* got 2, 4 and 4"),
-        ({"depths": (), "widths": (), "strides": ()}, "depths, widths, strides"),
+        ({"depths": (), "widths": ()}, "depths, widths, strides: .* got 0, 0 and 4"),
         ({"depths": (1, 0, 1, 1)}, "depths: .* got 0"),
         ({"depths": (1, 1, 1, 10**9)}, "depths: expected at most 1000 blocks, got 1000000003"),
         ({"widths": (4, 8, 8.0, 12)}, "widths: .* got 8.0"),

@@ -23,6 +23,7 @@ PACKAGE = Path(npvgg.__file__).parent
 
 FLOORS = [
     "errors version",
+    "from_timm",
     "ops rounding",
     "formats attention reparam pages",
     "config",
@@ -81,7 +82,7 @@ UNWELCOME = {
 
 EXCUSED_GUESTS = {("engines.kernelcache", "pickle")}  # Numba's own form of compiled functions
 
-OURS = {"ArgumentError", "WeightsError", "ImageError"}
+OURS = {"ArgumentError", "AbsentError", "WeightsError", "ImageError"}
 EXCUSED_ERRORS = {
     ("formats.files", "raises OSError"),  # as the system's own; `blaming` translates
     ("formats.files", "raises _in_the_way"),

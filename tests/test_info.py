@@ -162,3 +162,24 @@ def test_what_cannot_be_counted_is_refused(arguments, message):
 def test_counting_takes_no_weights_and_no_time(monkeypatch):
     monkeypatch.setattr(np.random, "default_rng", None)
     assert info("repvgg_b3").train.parameters == 123_085_288
+
+
+def test_the_decay_of_layers_follows_the_groups():
+    rows = info("repvgg_nano").layer_decay(0.5)
+    assert [row.group for row in rows] == list(range(len(rows)))
+    assert (rows[0].name, rows[-1].name, rows[-1].scale) == ("stem", "head.fc", 1.0)
+    assert rows[-3].scale == 0.25
+    assert str(rows).splitlines()[1].split() == ["stem", "0", f"{rows[0].scale:.4g}"]
+    for decay in (0, 1.5, "x", True):
+        with pytest.raises(ArgumentError, match="decay: expected a number above 0, at most 1"):
+            info("repvgg_nano").layer_decay(decay)
+
+
+def test_a_notebook_shows_the_table():
+    class Printer:
+        def text(self, said):
+            self.said = said
+
+    printer = Printer()
+    info("repvgg_a0")._repr_pretty_(printer, False)
+    assert printer.said == str(info("repvgg_a0"))

@@ -21,11 +21,14 @@ NETWORKS = pytest.mark.parametrize("network", tiny.NETWORKS)
 def test_every_public_name_is_known_here():
     """A new method or attribute needs a test, then a place in this list."""
     assert {name for name in vars(tiny.model()) if not name.startswith("_")} == {
-        "config", "feature_info", "name", "origin", "pretrained_cfg",
+        "caveats", "config", "feature_info", "name", "origin", "pretrained_cfg",
     }  # fmt: skip
     assert {name for name in vars(RepVGG) if not name.startswith("_")} == {
-        "dtype", "engine", "form", "forward_features", "forward_head", "forward_intermediates",
-        "network", "num_classes", "num_features", "outputs", "save", "state_dict",
+        "default_cfg", "drop_rate", "dtype", "engine", "form", "forward", "forward_features",
+        "forward_head", "forward_intermediates", "get_classifier", "global_pool", "group_matcher",
+        "head_hidden_size", "in_chans", "load_state_dict", "network", "num_classes",
+        "num_features", "outputs", "prune_intermediate_layers", "reset_classifier", "save",
+        "stage_ends", "state_dict",
     }  # fmt: skip
 
 
@@ -154,7 +157,7 @@ def test_indices_choose_maps_as_in_timm(case, rng):
     np.testing.assert_array_equal(early, everything[want[-1]])
     net = tiny.model(features_only=True, out_indices=indices)
     assert net.out_indices == tuple(want)
-    assert net.feature_info == [model.feature_info[i] for i in want]
+    assert net.feature_info.get_dicts() == [model.feature_info[i] for i in want]
     for found in (maps, alone, stopped, net(x)):
         assert len(found) == len(want)
         for y, index in zip(found, want, strict=True):

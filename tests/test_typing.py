@@ -10,7 +10,9 @@ import pytest
 import npvgg
 import npvgg.testing
 from npvgg.config import ConfigFields, ConfigKeywords
-from npvgg.create import ModelKeywords
+from npvgg.create import GatheredKeywords, ModelKeywords
+from npvgg.data import TransformKeywords
+from npvgg.from_timm import CALLS
 from npvgg.images.opening import Opening, OpeningKeywords, open_image
 from npvgg.testing import assert_matches, compare, conformance_pack
 from npvgg.testing.comparison.compare import CompareKeywords
@@ -34,9 +36,14 @@ def test_the_types_of_keywords_say_what_the_functions_take():
         get_type_hints(ConfigKeywords).keys()
     )
     own = keywords(npvgg.create_model) - {"features_only"}
-    assert own | ConfigKeywords.__annotations__.keys() == ModelKeywords.__annotations__.keys()
+    assert own | GatheredKeywords.__annotations__.keys() == ModelKeywords.__annotations__.keys()
     opening = OpeningKeywords.__annotations__.keys()
     assert opening == fields(Opening) - {"channels"} == keywords(open_image) - {"channels"}
+    assert set(TransformKeywords.__annotations__) - set(opening) == {
+        name
+        for name, answer in CALLS["data.create_transform"].items()
+        if answer.kind == "nothing" and name not in ("is_training", "normalize")
+    }
     assert CompareKeywords.__annotations__.keys() == keywords(compare)
 
 

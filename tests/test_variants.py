@@ -4,7 +4,7 @@ from math import prod
 
 import pytest
 
-from npvgg import ArgumentError, list_models
+from npvgg import ArgumentError, get_pretrained_cfg, is_model, list_models, list_pretrained
 from npvgg.config import expand
 from npvgg.hub.pretrained import PRETRAINED, default_tag, pretrained_cfg, split_tag
 from npvgg.variants import VARIANTS, canonical_name
@@ -93,19 +93,35 @@ def test_both_spellings_are_one_network(name):
 
 
 def test_list_models_lists_the_table_and_the_tags():
-    assert list_models() == list(VARIANTS)
+    assert sorted(list_models()) == sorted(VARIANTS)
     assert set(list_models()) >= {canonical_name(name) for name in PUBLISHED}
-    assert list_models("B1G") == ["repvgg_b1g2", "repvgg_b1g4"]
-    assert list_models(pretrained=True) == list(PRETRAINED)
+    assert sorted(list_models(pretrained=True)) == sorted(PRETRAINED)
+    assert list_pretrained("*a0*") == ["repvgg_a0.rvgg_in1k"]
 
 
 def test_list_models_takes_patterns_as_timm_does():
     assert list_models("*b1*") == ["repvgg_b1", "repvgg_b1g2", "repvgg_b1g4"]
-    assert list_models("*B1") == ["repvgg_b1"]
-    assert list_models("repvgg_a[01]") == list_models("repvgg_a?")[:2] == ["repvgg_a0", "repvgg_a1"]
-    assert list_models("b1*") == []
+    assert list_models("repvgg_a[01]") == ["repvgg_a0", "repvgg_a1"]
+    assert list_models("b1*") == list_models("REPVGG_A0") == list_models("*", "resnet") == []
+    assert list_models(["*a0", "*a1"], exclude_filters="*1") == ["repvgg_a0"]
+    assert list_models("*a0", include_tags=True) == ["repvgg_a0.rvgg_in1k"]
+    assert list_models("*b1g2", name_matches_cfg=True) == []
     for pattern in ("*b1", "*b1.*", "*b1.rvgg*"):
         assert list_models(pattern, pretrained=True) == ["repvgg_b1.rvgg_in1k"]
+
+
+def test_names_are_asked_for_as_in_timm():
+    assert is_model("repvgg_a0")
+    assert is_model("repvgg_a0.whatever")
+    assert not is_model("resnet50")
+    assert get_pretrained_cfg("resnet50") is None
+    cfg = get_pretrained_cfg("repvgg_a0")
+    assert cfg == get_pretrained_cfg("repvgg_a0.rvgg_in1k") == PRETRAINED["repvgg_a0.rvgg_in1k"]
+    cfg["mean"] = "mine"
+    assert get_pretrained_cfg("repvgg_a0") == PRETRAINED["repvgg_a0.rvgg_in1k"]
+    for name, allowed in (("repvgg_a0.x", True), ("resnet50", False)):
+        with pytest.raises(ArgumentError, match=r"^name: expected"):
+            get_pretrained_cfg(name, allowed)
 
 
 def test_every_tag_resolves_and_describes_a_network_of_the_table():

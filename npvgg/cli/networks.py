@@ -69,7 +69,8 @@ def warm_up(args: argparse.Namespace) -> int:
 def list_networks(args: argparse.Namespace) -> int:
     """Print the networks of the table, with their pretrained tags."""
     rows: list[dict[str, Any]] = []
-    for name in list_models(args.pattern):
+    pattern = args.pattern.lower()
+    for name in list_models(pattern if has_magic(pattern) else f"*{pattern}*"):
         counts = count(name)
         tags = [tag for tag in PRETRAINED if tag.partition(".")[0] == name]
         rows.append({

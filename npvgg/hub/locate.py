@@ -28,15 +28,16 @@ _REPOSITORY = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*/[0-9A-Za-z][0-9A-Za-z._-]*
 _REVISION = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]*(/[0-9A-Za-z_-][0-9A-Za-z._-]*)*")
 
 
-def locate(tag: str) -> Path:
+def locate(tag: str, cache: str | os.PathLike[str] | None = None) -> Path:
     """Find the weights of a pretrained tag: bundled, else cached, else fetched.
 
+    cache: the cache's folder, in place of `cache_folder()`
     Raises WeightsError that says how to get the file where it cannot be had.
     """
     cfg = PRETRAINED[tag]
     if "bundled" in cfg:
         return ASSETS / str(cfg["bundled"])
-    return weights_in(obtain(str(cfg["hf_hub_id"]), config=False))
+    return weights_in(obtain(str(cfg["hf_hub_id"]), config=False, cache=cache))
 
 
 def split_revision(text: str) -> tuple[str, str]:
@@ -52,28 +53,37 @@ def split_revision(text: str) -> tuple[str, str]:
     return repository, revision or "main"
 
 
-def obtain(repository: str, revision: str = "main", *, config: bool = True) -> Path:
+def obtain(
+    repository: str,
+    revision: str = "main",
+    *,
+    config: bool = True,
+    cache: str | os.PathLike[str] | None = None,
+) -> Path:
     """Give the folder with a repository's weights, and its config.json if that is needed.
 
     From the cache, where all of it is there, else from the hub. Raises WeightsError.
     """
-    if cached := find_cached(repository, revision, config=config):
+    place = cache_folder() if cache is None else Path(cache)
+    if cached := find_cached(repository, revision, config=config, cache=place):
         return cached
     if offline():
         pinned = revision != "main"
         name = f"{repository}@{revision}" if pinned else repository
         command = f"hf download {repository}" + (f" --revision {revision}" if pinned else "")
         raise WeightsError(
-            f"{name}: not in the Hugging Face cache ({cache_folder()}), and HF_HUB_OFFLINE "
+            f"{name}: not in the Hugging Face cache ({place}), and HF_HUB_OFFLINE "
             f"(or TRANSFORMERS_OFFLINE) is set: unset it, or run `{command}` where there is a "
             "network, or pass weights=<a file or folder>"
         )
-    return fetch(repository, revision, cache_folder(), config=config)
+    return fetch(repository, revision, place, config=config)
 
 
-def find_cached(repository: str, revision: str = "main", *, config: bool = False) -> Path | None:
+def find_cached(
+    repository: str, revision: str = "main", *, config: bool = False, cache: Path | None = None
+) -> Path | None:
     """Find the folder of a cached commit that has all that is needed to load it, or None."""
-    folder = cached_repository(cache_folder(), repository)
+    folder = cached_repository(cache or cache_folder(), repository)
     commit = revision
     reference = folder / "refs" / revision
     try:

@@ -10,10 +10,10 @@ DingXiaoH/RepVGG.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from fnmatch import fnmatchcase
-from glob import has_magic
 from types import MappingProxyType
 from typing import Any
 
@@ -79,14 +79,81 @@ PRETRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType({
 """Tag → pretrained_cfg."""
 
 
-def list_models(pattern: str = "", *, pretrained: bool = False) -> list[str]:
-    """List the named networks, or the pretrained tags, whose name contains `pattern`; with `*`, `?`
-    or `[…]` in it the whole name must match, with or without the tag, as in timm.
+def list_models(
+    filter: str | Iterable[str] = "",
+    module: str | Iterable[str] = "",
+    pretrained: bool = False,
+    exclude_filters: str | Iterable[str] = "",
+    name_matches_cfg: bool = False,
+    include_tags: bool | None = None,
+) -> list[str]:
+    """List the named networks, in natural order, as timm does.
+
+    filter: pattern(s) of names, with `*`, `?` and `[…]`, one of which the whole name must match;
+        where tags are listed, a pattern without one means every tag
+    module: timm's module(s) of networks; all of these are in "byobnet"
+    pretrained: those with pretrained weights alone, and with their tags
+    exclude_filters: pattern(s) of names to leave out
+    name_matches_cfg: those that have a data configuration of their own
+    include_tags: "network.tag" for every tag, in place of "network"; as `pretrained` by default
+
+    Source: timm 1.0.31 `models/_registry.py` `list_models`.
     """
-    names, pattern = PRETRAINED if pretrained else VARIANTS, pattern.lower()
-    if not has_magic(pattern):
-        return [name for name in names if pattern in name]
-    return [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
+    tagged = pretrained if include_tags is None else include_tags
+    filters, excluded, modules = _patterns(filter), _patterns(exclude_filters), _patterns(module)
+    names = [] if modules and "byobnet" not in modules else list(VARIANTS)
+    if tagged:
+        names = [full for name in names for full in _tags(name) or [name]]
+        filters, excluded = _with_every_tag(filters), _with_every_tag(excluded)
+    if filters:
+        names = [n for n in names if any(fnmatchcase(n, pattern) for pattern in filters)]
+    names = [n for n in names if not any(fnmatchcase(n, pattern) for pattern in excluded)]
+    if pretrained:
+        names = [n for n in names if n in PRETRAINED or _tags(n)]
+    if name_matches_cfg:
+        names = [n for n in names if n in PRETRAINED or _tags(n)]
+    return sorted(names, key=_natural)
+
+
+def list_pretrained(
+    filter: str | Iterable[str] = "", exclude_filters: str | Iterable[str] = ""
+) -> list[str]:
+    """List the pretrained tags, "network.tag", in natural order; patterns as of `list_models`."""
+    return list_models(filter, pretrained=True, exclude_filters=exclude_filters)
+
+
+def is_model(model_name: str) -> bool:
+    """Tell whether there is a network of this name, whatever tag stands behind it."""
+    return isinstance(model_name, str) and is_network(model_name)
+
+
+def get_pretrained_cfg(model_name: str, allow_unregistered: bool = True) -> dict[str, Any] | None:
+    """Give a copy of the data configuration of a network, or of a tag, as a dict of timm's fields.
+
+    allow_unregistered: give None for an unknown network, in place of an error
+    Raises ArgumentError for an unknown tag of a known network.
+    """
+    if allow_unregistered and not is_model(model_name):
+        return None
+    return pretrained_cfg(*split_tag(model_name))
+
+
+def _patterns(given: str | Iterable[str]) -> list[str]:
+    return [given] * bool(given) if isinstance(given, str) else list(given)
+
+
+def _with_every_tag(patterns: list[str]) -> list[str]:
+    return patterns + [f"{p}.*" for p in patterns if not p.partition(".")[2]]
+
+
+def _tags(architecture: str) -> list[str]:
+    return [full for full, cfg in PRETRAINED.items() if cfg["architecture"] == architecture]
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Order numbers in a name by their size: b2 before b10."""
+    parts = re.split(r"(\d+)", name)
+    return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts]
 
 
 def split_tag(name: str) -> tuple[str, str | None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any, NamedTuple
 
 from npvgg import attention
 from npvgg.config import BlockSpec, RepVGGConfig, expand, output_size
@@ -50,6 +51,24 @@ class Layer:
     deploy: Counts
 
 
+class DecayRow(NamedTuple):
+    """A layer, the number of its group, and by what its learning rate is multiplied."""
+
+    name: str
+    group: int
+    scale: float
+
+
+class LayerDecay(tuple[DecayRow, ...]):
+    """The rows of `Info.layer_decay`; `str()` is a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        rows = [f"{row.name:16}{row.group:>5}{row.scale:>12.4g}" for row in self]
+        return "\n".join([f"{'layer':16}{'group':>5}{'scale':>12}", *rows])
+
+
 @dataclass(frozen=True)
 class Info:
     """The size of a network at one input size; `str()` is a table."""
@@ -67,6 +86,24 @@ class Info:
     def deploy(self) -> Counts:
         """The whole network in deploy form."""
         return sum((layer.deploy for layer in self.layers), Counts(0, 0, 0))
+
+    def layer_decay(self, decay: float = 0.75) -> LayerDecay:
+        """Tell how fine-tuning with a rate that decays from layer to layer would scale each layer.
+
+        With the groups 0 … G of timm's `group_matcher`, the stem first and the classifier last,
+        group g learns at decay^(G − g) times the rate. Source: timm `param_groups_layer_decay`.
+        """
+        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay <= 1:
+            raise ArgumentError(f"decay: expected a number above 0, at most 1, got {decay!r}")
+        last = len(self.layers) - 1
+        return LayerDecay(
+            DecayRow(layer.name, group, decay ** (last - group))
+            for group, layer in enumerate(self.layers)
+        )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Print the table, where a notebook shows the value."""
+        printer.text(str(self))
 
     def __str__(self) -> str:
         head = f"{'':16}{'':18}{'train form':^33}{'deploy form':^33}"
