@@ -8,6 +8,7 @@ from npvgg.errors import AbsentError, ArgumentError, ImageError, NpvggError, Wei
 from npvgg.hub.pretrained import get_pretrained_cfg, is_model, list_models, list_pretrained
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.ops import softmax, topk
+from npvgg.prediction import predict
 from npvgg.tools.summary import info
 from npvgg.version import __version__
 
@@ -28,6 +29,7 @@ __all__ = [
     "is_model",
     "list_models",
     "list_pretrained",
+    "predict",
     "set_num_threads",
     "softmax",
     "topk",

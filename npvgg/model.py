@@ -9,6 +9,7 @@ with what to do instead (`npvgg.from_timm`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -20,14 +21,19 @@ import numpy as np
 
 from npvgg import from_timm
 from npvgg.config import RepVGGConfig, feature_info
+from npvgg.data import create_transform, resolve_model_data_config
 from npvgg.engines import prepare
 from npvgg.errors import AbsentError, ArgumentError, WeightsError
 from npvgg.formats import checkpoint
 from npvgg.formats.checkpoint import Checkpoint
+from npvgg.images.opening import Source
 from npvgg.network import Head, Network
-from npvgg.ops import Array, linear
+from npvgg.ops import Array, as_array, linear
+from npvgg.prediction import Class, best, check_classes
 from npvgg.weights import build, keymap, metadata
 from npvgg.weights.adapt import RANDOM_CLASSIFIER
+
+_log = logging.getLogger("npvgg")
 
 Selection = int | Sequence[int] | None
 """Of the maps: None for all, n for the last n, a sequence for these; negative from the end."""
@@ -219,6 +225,7 @@ class RepVGG(_Evaluating):
         self.caveats = caveats
         self.feature_info = FeatureInfo(feature_info(config))
         self._options: dict[str, Any] = {"engine": engine, "threads": threads}
+        self._looked = False
         self._hold(network, config)
 
     def _hold(self, network: Network, config: RepVGGConfig) -> None:
@@ -329,6 +336,18 @@ class RepVGG(_Evaluating):
                 f"{', '.join(self._names)}, got {maps!r}"
             )
         return sorted({self._names.index(name) for name in maps})
+
+    def classify(self, photo: Source, k: int = 5) -> tuple[Class, ...]:
+        """Classify one photo: its k most probable classes, the best first, by index and name.
+
+        photo: a path, the bytes of a file, a uint8 array (H, W, 3) or a Pillow image; it is
+        prepared as the model's data configuration says. `npvgg.predict` takes many
+
+        Raises ImageError for a photo that cannot be read, ArgumentError without a classifier.
+        """
+        check_classes(self, k)
+        transform = create_transform(**resolve_model_data_config(self))
+        return best(self(transform(photo)[None])[0], self.pretrained_cfg, k)
 
     def forward_features(self, x: Array) -> Array:
         """Give the last map, unpooled: x (N, C, H, W) → (N, num_features, P, Q)."""
@@ -560,9 +579,11 @@ class RepVGG(_Evaluating):
         return "float64" if held == "train" else self.origin.metadata.get("npvgg.fold")
 
     def _checked(self, x: Array, channels: int | None = None) -> Array:
-        channels = channels or self.config.in_chans
+        images, channels = channels is None, channels or self.config.in_chans
         try:
-            x = np.asarray(x)
+            x = as_array("x", x)
+        except ArgumentError:
+            raise
         except ValueError as error:  # lists of unequal length
             raise ArgumentError(f"x: expected (N, {channels}, H, W), got {error}") from None
         if x.ndim != 4 or x.shape[1] != channels or not np.issubdtype(x.dtype, np.floating):
@@ -573,11 +594,33 @@ class RepVGG(_Evaluating):
             )
         if 0 in x.shape[2:]:
             raise ArgumentError(f"x: expected at least one pixel, got shape {x.shape}")
+        if images and not self._looked and len(x):
+            self._look(x)
         try:
             with np.errstate(over="raise"):
                 return np.ascontiguousarray(x, dtype=self.dtype)
         except FloatingPointError:
             raise ArgumentError(f"x: a {x.dtype} value overflows {self.dtype}") from None
+
+    def _look(self, x: Array) -> None:
+        """Warn once, through the log, of images that look as if nobody had normalised them.
+
+        A normalised photo has negative numbers; once a batch has some, nobody looks again.
+        """
+        lowest, highest = float(x.min()), float(x.max())
+        self._looked = not (lowest == highest >= 0)  # a constant tells nothing
+        mean, std = (
+            np.asarray(self.pretrained_cfg.get(key, n)) for key, n in (("mean", 0), ("std", 1))
+        )
+        if not 0 <= lowest < highest or (-mean / std).min() > -0.5:
+            return
+        for bound, scale in ((1.0, "0 … 1"), (255.0, "0 … 255")):
+            if bound / 2 < highest <= bound:
+                _log.warning(
+                    "the images look like %s, not normalised: "
+                    "npvgg.data.create_transform(**npvgg.data.resolve_model_data_config(model)) "
+                    "prepares photos as the network needs them", scale,
+                )  # fmt: skip
 
 
 class FeatureNet(_Evaluating):

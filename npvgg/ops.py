@@ -249,29 +249,38 @@ def activation(name: str) -> Callable[[Array], Array]:
 # --- Outputs --------------------------------------------------------------------------------------
 
 
-def softmax(x: Array, axis: int = -1) -> Array:
+class TopK(NamedTuple):
+    """The k largest values, largest first, and where they are, int64."""
+
+    values: Array
+    indices: NDArray[np.int64]
+
+
+def softmax(x: Array, axis: int | None = None, *, dim: int | None = None) -> Array:
     """Turn logits into probabilities: e^(x − max x) / Σ e^(x − max x) along an axis.
 
     x: any shape, floating point   →   the same shape and dtype; integers become float64
+    axis: the last by default; dim is the same, in torch's word
     Raises ArgumentError unless there is such an axis.
     """
-    x = np.asarray(x)
-    _check_axis(x, axis)
+    x = as_array("x", x)
+    axis = _checked_axis(x, axis, dim)
     shifted = np.exp(x - x.max(axis=axis, keepdims=True))
     y: Array = shifted / shifted.sum(axis=axis, keepdims=True)
     return y
 
 
-def topk(x: Array, k: int, axis: int = -1) -> tuple[Array, NDArray[np.int64]]:
+def topk(x: Array, k: int, axis: int | None = None, *, dim: int | None = None) -> TopK:
     """Find the k largest values along an axis, largest first, and where they are.
 
     x: any shape   →   (values, indices) with k entries along the axis.
+    axis: the last by default; dim is the same, in torch's word
     Of equal values the lower index comes first, so the answer never depends on the platform
     (PyTorch promises no order of ties). A NaN counts as the largest, as in PyTorch, so it is seen.
     Raises ArgumentError unless there is such an axis and 1 ≤ k ≤ its size.
     """
-    x = np.asarray(x)
-    _check_axis(x, axis)
+    x = as_array("x", x)
+    axis = _checked_axis(x, axis, dim)
     size = x.shape[axis]
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= size:
         raise ArgumentError(f"k: expected 1 … {size} (the size of axis {axis}), got {k!r}")
@@ -279,9 +288,28 @@ def topk(x: Array, k: int, axis: int = -1) -> tuple[Array, NDArray[np.int64]]:
     # two flips keep the order of ties.
     order = np.flip(size - 1 - np.argsort(np.flip(x, axis), axis=axis, kind="stable"), axis)
     indices = np.take(order, np.arange(k), axis=axis).astype(np.int64)
-    return np.take_along_axis(x, indices, axis=axis), indices
+    return TopK(np.take_along_axis(x, indices, axis=axis), indices)
 
 
-def _check_axis(x: Array, axis: int) -> None:
+def _checked_axis(x: Array, axis: int | None, dim: int | None) -> int:
+    if axis is not None and dim is not None:
+        raise ArgumentError("dim: expected axis or dim, got both")
+    name, axis = ("dim", dim) if dim is not None else ("axis", -1 if axis is None else axis)
     if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
-        raise ArgumentError(f"axis: expected an axis of x, whose shape is {x.shape}, got {axis!r}")
+        raise ArgumentError(
+            f"{name}: expected an axis of x, whose shape is {x.shape}, got {axis!r}"
+        )
+    return axis
+
+
+def as_array(name: str, x: object) -> Array:
+    """Make an array of what a caller gives; raise ArgumentError for a torch tensor.
+
+    NumPy takes some tensors and not others, by dtype, device, and whether they require gradients.
+    """
+    if type(x).__module__.partition(".")[0] == "torch":
+        raise ArgumentError(
+            f"{name}: expected a NumPy array, got a torch {type(x).__name__}; "
+            f"{name}.detach().cpu().float().numpy() is one"
+        )
+    return np.asarray(x)

@@ -31,7 +31,7 @@ FLOORS = [
     "network images",
     "data",
     "engines hub",
-    "weights",
+    "prediction weights",
     "model",
     "create",
     "tools",

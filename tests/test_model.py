@@ -24,8 +24,9 @@ def test_every_public_name_is_known_here():
         "caveats", "config", "feature_info", "name", "origin", "pretrained_cfg",
     }  # fmt: skip
     assert {name for name in vars(RepVGG) if not name.startswith("_")} == {
-        "default_cfg", "drop_rate", "dtype", "engine", "form", "forward", "forward_features",
-        "forward_head", "forward_intermediates", "get_classifier", "global_pool", "group_matcher",
+        "classify", "default_cfg", "drop_rate", "dtype", "engine", "form", "forward",
+        "forward_features", "forward_head", "forward_intermediates", "get_classifier",
+        "global_pool", "group_matcher",
         "head_hidden_size", "in_chans", "load_state_dict", "network", "num_classes",
         "num_features", "outputs", "prune_intermediate_layers", "reset_classifier", "save",
         "stage_ends", "state_dict",

@@ -288,3 +288,36 @@ def test_the_decay_of_layers_is_timm_s(decay):
         (layer,) = (row for row in layers if parameter.startswith(f"{row.name}."))
         assert (layer.group, layer.scale) == (group, decay ** (last - group))
     assert len(layers) == len(VARIANTS["repvgg_a0"].with_changes(**SMALL).depths) + 6
+
+
+# --- torch's own tensors and words ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1, 3, 8, 8),
+        torch.zeros(1, 3, 8, 8, requires_grad=True),
+        torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16),
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        torch.zeros(1, 3, 8, 8, device="meta"),
+        torch.nn.Parameter(torch.zeros(1, 3, 8, 8)),
+    ],
+    ids=lambda tensor: f"{type(tensor).__name__}-{tensor.dtype}-{tensor.device}",
+)
+def test_a_tensor_is_one_clear_error(tensor):
+    ours, _ = small_pair()
+    for call in (ours, ours.forward_features, npvgg.softmax, lambda x: npvgg.topk(x, 1)):
+        with pytest.raises(npvgg.ArgumentError, match=r"^x: expected a NumPy array, got a torch"):
+            call(tensor)
+    if tensor.device.type == "cpu":
+        ours(tensor.detach().cpu().float().numpy())
+
+
+def test_softmax_and_topk_give_what_torch_gives():
+    x = formula.images((3, 7))
+    tensor = torch.from_numpy(x)
+    np.testing.assert_allclose(npvgg.softmax(x, dim=1), tensor.softmax(dim=1), rtol=1e-6)
+    want, got = torch.topk(tensor, 3, dim=0), npvgg.topk(x, 3, dim=0)
+    np.testing.assert_array_equal(got.values, want.values)
+    np.testing.assert_array_equal(got.indices, want.indices)
