@@ -1,4 +1,79 @@
-"""Every public call of timm 1.0.31 that a user of RepVGG can make, and what it does here.
+"""From timm: every public call of timm 1.0.31 that a user of RepVGG can make, and its answer here.
+
+A script changes its import, and what is torch's becomes NumPy's. The three usages of timm's model
+cards, before and after, for `img`, a Pillow image:
+
+Image classification, with timm:
+
+    import timm, torch
+
+    model = timm.create_model("repvgg_a2.rvgg_in1k", pretrained=True)
+    model = model.eval()
+    data_config = timm.data.resolve_model_data_config(model)
+    transforms = timm.data.create_transform(**data_config, is_training=False)
+    output = model(transforms(img).unsqueeze(0))
+    top5_probabilities, top5_class_indices = torch.topk(output.softmax(dim=1) * 100, k=5)
+
+and here (or, in one line, `model.classify(img)`):
+
+    import npvgg
+
+    model = npvgg.create_model("repvgg_a2.rvgg_in1k", pretrained=True)
+    model = model.eval()
+    data_config = npvgg.data.resolve_model_data_config(model)
+    transforms = npvgg.data.create_transform(**data_config, is_training=False)
+    output = model(transforms(img)[None])
+    top5_probabilities, top5_class_indices = npvgg.topk(npvgg.softmax(output, dim=1) * 100, k=5)
+
+Feature maps, with timm:
+
+    import timm
+
+    model = timm.create_model("repvgg_a2.rvgg_in1k", pretrained=True, features_only=True)
+    model = model.eval()
+    data_config = timm.data.resolve_model_data_config(model)
+    transforms = timm.data.create_transform(**data_config, is_training=False)
+    output = model(transforms(img).unsqueeze(0))
+    shapes = [tuple(o.shape) for o in output]
+
+and here:
+
+    import npvgg
+
+    model = npvgg.create_model("repvgg_a2.rvgg_in1k", pretrained=True, features_only=True)
+    model = model.eval()
+    data_config = npvgg.data.resolve_model_data_config(model)
+    transforms = npvgg.data.create_transform(**data_config, is_training=False)
+    output = model(transforms(img)[None])
+    shapes = [tuple(o.shape) for o in output]
+
+Embeddings, with timm:
+
+    import timm
+
+    model = timm.create_model("repvgg_a2.rvgg_in1k", pretrained=True, num_classes=0)
+    model = model.eval()
+    data_config = timm.data.resolve_model_data_config(model)
+    transforms = timm.data.create_transform(**data_config, is_training=False)
+    output = model(transforms(img).unsqueeze(0))
+    unpooled = model.forward_features(transforms(img).unsqueeze(0))
+    embedding = model.forward_head(unpooled, pre_logits=True)
+
+and here:
+
+    import npvgg
+
+    model = npvgg.create_model("repvgg_a2.rvgg_in1k", pretrained=True, num_classes=0)
+    model = model.eval()
+    data_config = npvgg.data.resolve_model_data_config(model)
+    transforms = npvgg.data.create_transform(**data_config, is_training=False)
+    output = model(transforms(img)[None])
+    unpooled = model.forward_features(transforms(img)[None])
+    embedding = model.forward_head(unpooled, pre_logits=True)
+
+What differs beyond the import: a batch of one is `x[None]`, softmax and topk are functions of
+`npvgg`, and the model holds folded weights (`reparameterize=False` keeps the branches, as timm
+does).
 
 `CALLS` has a table for each of timm's functions, of its parameters, and for each of the objects
 that they make, of their public names. An answer is one of three:
@@ -225,4 +300,4 @@ def _page() -> str:
     return "\n".join(lines)
 
 
-__doc__ += _page()
+__doc__ = (__doc__ or "") + _page()  # python -OO leaves none

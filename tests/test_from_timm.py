@@ -2,10 +2,14 @@
 
 import copy
 import pickle
+import re
+from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 import npvgg
 from npvgg import AbsentError, ArgumentError, WeightsError, create_model, from_timm
@@ -52,6 +56,45 @@ def test_a_model_is_copied_and_pickled_like_any_object(rng):
         for twin in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             np.testing.assert_array_equal(twin(x)[0], model(x)[0])
             assert twin.feature_info.out_indices == model.feature_info.out_indices
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+def listings():
+    """The page's listings: timm's and npvgg's, in turn."""
+    found = re.findall(r"(?:^    \S.*\n|^\n(?=    \S))+", from_timm.__doc__, re.MULTILINE)
+    found = [dedent(text) for text in found if "create_model" in text]
+    return found[::2], found[1::2]
+
+
+def test_the_page_s_listings_differ_in_little_more_than_the_import():
+    before, after = listings()
+    assert len(before) == len(after) == 3
+    for theirs, ours in zip(before, after, strict=True):
+        theirs = theirs.replace("import timm, torch", "import timm").replace("timm", "npvgg")
+        theirs = theirs.replace(".unsqueeze(0)", "[None]").replace("torch.topk", "npvgg.topk")
+        theirs = theirs.replace("output.softmax(dim=1)", "npvgg.softmax(output, dim=1)")
+        assert theirs.strip() == ours.strip()
+
+
+def test_the_page_s_listings_run():
+    (_, classes), (_, shapes), (_, embedding) = (
+        run_listing(text.replace("repvgg_a2.rvgg_in1k", "repvgg_nano.cifar10"))
+        for text in listings()[1]
+    )
+    assert classes["top5_class_indices"][0, 0] == 3
+    assert classes["top5_probabilities"][0, 0] == pytest.approx(96.99, abs=0.01)
+    assert [shape[1:3] for shape in shapes["shapes"]] == [(32, 32), (64, 16), (128, 8), (256, 4)]
+    assert embedding["unpooled"].shape == (1, 256, 4, 4)
+    np.testing.assert_array_equal(embedding["embedding"], embedding["output"])
+
+
+def run_listing(text):
+    """Run a listing on a photo; give its text and its names."""
+    names = {"img": Image.open(Path(__file__).parent / "photos" / "chelsea.png")}
+    exec(compile(text, "from_timm", "exec"), names)
+    return text, names
 
 
 # --- create_model ---------------------------------------------------------------------------------

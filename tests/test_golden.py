@@ -118,7 +118,7 @@ def test_float64_agrees_to_twelve_digits(name, form):
 def test_feature_info_is_timms(name):
     model = create(CASES[name])
     keys = ("num_chs", "reduction", "module")
-    got = [{key: entry[key] for key in keys} for entry in model.feature_info]
+    got = model.feature_info.get_dicts(keys)
     want = CASES[name]["feature_info"]
     if name == "features-unordered":  # timm lists these as asked, yet gives the maps in order
         want = sorted(want, key=lambda entry: entry["reduction"])

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import pytest
+import test_from_timm
 
 import npvgg
 from npvgg.create import CFG_KEYS
@@ -321,3 +322,14 @@ def test_softmax_and_topk_give_what_torch_gives():
     want, got = torch.topk(tensor, 3, dim=0), npvgg.topk(x, 3, dim=0)
     np.testing.assert_array_equal(got.values, want.values)
     np.testing.assert_array_equal(got.indices, want.indices)
+
+
+def test_the_page_s_listings_of_timm_give_the_shapes_of_ours():
+    for theirs, ours in zip(*test_from_timm.listings(), strict=True):
+        _, want = test_from_timm.run_listing(theirs.replace("pretrained=True", "pretrained=False"))
+        _, got = test_from_timm.run_listing(ours.replace("pretrained=True", "engine='reference'"))
+        for name in set(want) & {"top5_class_indices", "output", "shapes", "embedding"}:
+            if hasattr(want[name], "shape"):
+                assert tuple(want[name].shape) == got[name].shape
+            elif name == "shapes":
+                assert want[name] == got[name]
