@@ -257,7 +257,9 @@ def _photo_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _quantize_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("block", nargs="?", help=f"a block: stem, stages.0.1 ({FIRST})")
+    parser.add_argument(
+        "block", nargs="?", help="a block: stem, stages.0.1 (that of the largest weight over σ)"
+    )
     parser.add_argument("--photo", help="on which the network is run (a cat)")
 
 

@@ -191,8 +191,8 @@ def _own_winograd() -> Document:
                 "You know the matrices and how tiles cover a map. Write the convolution: start "
                 "from this head, and let the check below tell you when it is right."
             ),
-            Source("your task", TASK),
-            Source("the check", CHECK),
+            Source("your task", TASK, ""),
+            Source("the check", CHECK, ""),
             Paragraph(
                 f"In float64 the solution is off by {error:.1g} at most, for every tile size and a "
                 "map whose sides are no multiples of it."
@@ -226,7 +226,7 @@ def _house(commands: Mapping[str, str]) -> Document:
             ),
             Table(("module", "what it is"), tuple(modules())),
             Heading("The command line"),
-            *(Source(f"npvgg {name}", text) for name, text in commands.items()),
+            *(Source(f"npvgg {name} --help", text, "") for name, text in commands.items()),
         ),
     )
 

@@ -73,7 +73,7 @@ class IdentitiesLesson(Lesson):
                 Paragraph(one.says),
                 Heat(
                     {"branches": one.apart[0], "folded": one.folded[0]},
-                    f"Every number the same: {one.equal}.",
+                    "Branches and fold agree in every number." if one.equal else "They differ.",
                     digits=0,
                 ),
                 Heat(

@@ -167,13 +167,13 @@ class _Bench:
         self.model, self.net, self.block, self.x = model, net, block, x
         places = [b.spec.name for b in net.blocks]
         self.place = places.index(block.spec.name)
-        self.reads = subject.input_of(net, block.spec.name, x)
+        self.folded = net.reparameterized().blocks  # what runs before and behind the block
         self.right = recipe(block)
-        self.replay = Replay({"x": self.reads}, np.float32)
+        self.replay = Replay({"x": self._through(0, self.place, x)}, np.float32)
         self.ending = ending(net.head)
-        self.maps = list(forward_blocks(net.blocks, x))
-        self.output = self.maps[self.place]
-        self.logits = self._end(self.maps[-1])
+        self.output = self.replay(self.right, "")
+        self.last = self._through(self.place + 1, None, self.output)
+        self.logits = self._end(self.last)
         self.operations = {o.name: o for o in operations(net)}
 
     def all(self, name: str | None) -> Iterator[Made]:
@@ -231,6 +231,12 @@ class _Bench:
             error_map=error.max((0, 1)) if fits and error.ndim == 4 else None,
         )
 
+    def _through(self, start: int, end: int | None, x: Array) -> Array:
+        """Run the folded blocks from one place to another."""
+        for y in forward_blocks(self.folded[start:end], x):
+            x = y
+        return x
+
     def _image(self) -> Image:
         cfg = resolve_model_data_config(self.model)
         mean, std = cfg["mean"], cfg["std"]
@@ -241,7 +247,9 @@ class _Bench:
         if x.shape[1] != self.x.shape[1] or np.array_equal(x, self.x):
             return None
         with np.errstate(all="ignore"):
-            logits = self._end(list(forward_blocks(self.net.blocks, x))[-1])
+            reads = self._through(0, self.place, x)
+            output = Replay({"x": reads}, np.float32)(self.right, "")
+            logits = self._end(self._through(self.place + 1, None, output))
         return "input", self.operations["input"].equation, x, logits
 
     def _of_block(self, wrong: Recipe) -> Outcome | None:
@@ -252,10 +260,7 @@ class _Bench:
                     return None
                 if output.shape[1] != self.output.shape[1]:
                     return None
-                x = output.astype(np.float32)
-                for y in forward_blocks(self.net.blocks[self.place + 1 :], x):
-                    x = y
-                logits = self._end(x)
+                logits = self._end(self._through(self.place + 1, None, output.astype(np.float32)))
         except ArgumentError:
             return None
         tensor = self._first(wrong)
@@ -281,9 +286,9 @@ class _Bench:
 
     def _of_ending(self, wrong: Any) -> Outcome | None:
         with np.errstate(all="ignore"):
-            logits = self._end(self.maps[-1], wrong)
-            same = np.array_equal(wrong("pool", {"x": self.maps[-1]}),
-                                  self.ending("pool", {"x": self.maps[-1]}))  # fmt: skip
+            logits = self._end(self.last, wrong)
+            same = np.array_equal(wrong("pool", {"x": self.last}),
+                                  self.ending("pool", {"x": self.last}))  # fmt: skip
         if logits.shape == self.logits.shape and np.array_equal(logits, self.logits):
             return None
         tensor = "logits" if same else "pool"

@@ -152,10 +152,16 @@ class QuantizeLesson(Lesson):
 def quantize(model: RepVGG, block: str | None = None, photo: Any = None) -> QuantizeLesson:
     """Show what eight bits do to a block's kernels, in branches and folded, and to the network.
 
-    model: in train form. Raises ArgumentError, ImageError.
+    model: in train form      block: that of the largest weight over σ by default
+
+    Raises ArgumentError, ImageError.
     """
     net = subject.network_of(model)
-    chosen = subject.named(net, block, branches=True)
+    subject.named(net, block, branches=True)
+    deploy = net.reparameterized()
+    outliers = {b.spec.name: _outlier(subject.fused_of(b).weight) for b in deploy.blocks}
+    worst = max(outliers, key=lambda key: outliers[key])
+    chosen = subject.named(net, worst if block is None else block)
     kernels = _kernels(chosen)
     kernels["folded"] = np.add.reduce([_wide(k) for k in kernels.values()])
     rows = [
@@ -164,12 +170,9 @@ def quantize(model: RepVGG, block: str | None = None, photo: Any = None) -> Quan
         for per in (("tensor", "channel") if of in ("3×3", "folded") else ("tensor",))
     ]
     x, name = subject.image(model, photo)
-    deploy = net.reparameterized()
     right = _logits(deploy, x)
     forms = (("branches", "tensor"), ("folded", "tensor"), ("folded", "channel"))
     runs = [_run(model, net, deploy, x, right, what, per) for what, per in forms]
-    outliers = {b.spec.name: _outlier(subject.fused_of(b).weight) for b in deploy.blocks}
-    worst = max(outliers, key=lambda key: outliers[key])
     top, probability = _top(model, right)
     return QuantizeLesson(
         model=model.name,

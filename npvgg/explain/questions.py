@@ -172,7 +172,9 @@ def questions(model: RepVGG, photo: Any = None) -> QuestionsLesson:
     Raises ArgumentError, ImageError.
     """
     net = subject.network_of(model)
-    block = subject.named(net, None, branches=True)
+    subject.named(net, None, branches=True)
+    eight_bits = quantize(model, None, photo)
+    block = subject.named(net, eight_bits.block)
     folded, sums, trained = fold(model, block.spec.name, None, photo), identities(), training()
     x, _ = subject.image(model, photo)
     train, deploy = (_logits(n, x) for n in (net, net.reparameterized()))
@@ -196,7 +198,7 @@ def questions(model: RepVGG, photo: Any = None) -> QuestionsLesson:
         ring_inside=sums.ring_inside,
         relu_before=sums.resnet[1],
         relu_after=sums.folded_resnet,
-        runs=quantize(model, block.spec.name, photo).runs,
+        runs=eight_bits.runs,
         ways=trained.ways,
         unfolded_apart=_other_branches(block, folded),
         norms=norms,

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
+from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,8 @@ def _environment() -> Environment:
     environment.globals |= {
         "kind_of": lambda part: type(part).__name__,
         "slug": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
+        "inline": _inline,
+        "textual": _textual,
         "mathml": lambda text: safe(mathml(text)),
         "draw": lambda picture: safe(draw(picture).markup()),
         "alternative": p.alternative,
@@ -116,6 +119,20 @@ def _numbers(picture: p.Picture) -> Iterator[tuple[str, list[str], list[list[str
         head = [picture.across, *picture.lines]
         rows = np.stack([picture.x, *picture.lines.values()], axis=1)
         yield picture.up, head, [list(map(_number, row)) for row in rows]
+
+
+def _inline(text: str) -> Any:
+    """Escape a sentence; what stands in `grave accents` is code."""
+    return safe(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
+
+
+def _textual(rows: Sequence[Sequence[str]]) -> set[int]:
+    """The columns that hold words, not numbers."""
+    numeric = re.compile(r"[−-]?[\d.,]|nan|inf|$")
+    return {
+        j for j, column in enumerate(zip(*rows, strict=True))
+        if not all(numeric.match(cell) for cell in column)
+    }  # fmt: skip
 
 
 def _number(value: float) -> str:

@@ -107,10 +107,11 @@ class Photo:
 
 @dataclass(frozen=True)
 class Source:
-    """A function, as it stands in the package."""
+    """A function's source, or another text whose lines are kept."""
 
     name: str
     text: str
+    says: str = "as it stands in the package"
 
 
 @dataclass(frozen=True)
