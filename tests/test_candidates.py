@@ -158,6 +158,8 @@ HEADER = "{'descr': '<f8', 'fortran_order': False, 'shape': (3,), }"
 BAD = {
     "pickled-objects": (npy(np.array([{}], object)), "real numbers"),
     "complex": (npy(np.zeros(2, complex)), "real numbers"),
+    "shape-with-a-separator": (with_header(HEADER.replace("(", "(\x1f"), GOOD[-24:]), "npy header"),
+    "shape-with-a-line": (with_header(HEADER.replace("(", "(\n"), GOOD[-24:]), "npy header"),
     "long-double": (with_header(HEADER.replace("f8", "f16"), bytes(48)), "real numbers"),
     "records": (npy(np.zeros(2, [("a", "<f4")])), "one plain array"),
     "huge-shape": (with_header(HEADER.replace("3,", "999999999999999999,")), "bytes"),
@@ -173,7 +175,7 @@ BAD = {
     "npz-with-another-file": (zipped([("a.npy", GOOD), ("b.txt", b"")]), ".npy files"),
     "npz-twice-one-name": (zipped([("a.npy", GOOD), ("b.npy", GOOD)]).replace(b"b.npy", b"a.npy"),
                            "unique"),
-    "npz-packed-with-lzma": (zipped([("a.npy", GOOD)], zipfile.ZIP_LZMA), "deflated"),
+    "npz-packed-with-lzma": (zipped([("a.npy", GOOD)], zipfile.ZIP_LZMA), "plain member"),
     "npz-of-nonsense": (zipped([("a.npy", b"nonsense")]), "'a.npy'"),
     "npz-cut": (zipped([("a.npy", GOOD)])[:-1], "damaged"),
     "json-text": (b'{"a": ["x"]}', "numbers"),

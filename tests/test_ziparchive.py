@@ -153,3 +153,94 @@ def test_one_changed_byte_gives_the_same_members_or_an_error():
             except (WeightsError, OSError):
                 pass
     assert same < 0.2 * 2 * len(GOOD)  # dates and attributes, which nobody reads
+
+
+# --- Deflated members, which NumPy's archives may have --------------------------------------------
+
+
+def inflated(data, **options):
+    """The first member of an archive that may be deflated."""
+    archive = ziparchive.Archive(io.BytesIO(data), len(data), deflated=True, **options)
+    return archive.read(next(iter(archive.members)))
+
+
+DEFLATED = archive({"a": bytes(range(256)) * 40}, zipfile.ZIP_DEFLATED)
+ENTRY = DEFLATED.index(b"PK\1\2")
+
+
+def test_a_deflated_member_is_read_where_that_is_asked_for():
+    got = inflated(DEFLATED)
+    assert got.tobytes() == bytes(range(256)) * 40
+    got[0] = 7  # a buffer of its own
+    wide = io.BytesIO()
+    with (
+        zipfile.ZipFile(wide, "w", zipfile.ZIP_DEFLATED) as z,
+        z.open("a", "w", force_zip64=True) as f,
+    ):
+        f.write(bytes(1000))  # as numpy.savez does: the sizes are in the extra field
+    assert inflated(wide.getvalue()).tobytes() == bytes(1000)
+    at = wide.getvalue().index(b"a\1\0\x10\0") + 5
+    with pytest.raises(WeightsError, match="agrees with the directory"):
+        inflated(patched(wide.getvalue(), at, "<Q", 999))
+
+
+def sized(size):
+    """The archive with another size of the member, in its header and in the directory."""
+    return patched(patched(DEFLATED, 22, "<L", size), ENTRY + 24, "<L", size)
+
+
+@pytest.mark.parametrize("size", [0, 1, 140, 10_239, 10_241, 2**31])
+def test_a_member_inflates_to_its_size_or_not_at_all(size):
+    with pytest.raises(WeightsError, match=f"inflate to {size} bytes"):
+        inflated(sized(size))
+
+
+def test_a_bomb_is_inflated_one_byte_beyond_its_size(monkeypatch):
+    """Counted, not timed: 140 bytes are stated, 10 MB would come."""
+    given = []
+    make = ziparchive.zlib.decompressobj
+
+    class Counting:
+        def __init__(self, *args):
+            self.machine = make(*args)
+
+        def decompress(self, data, most):
+            given.append(self.machine.decompress(data, most))
+            return given[-1]
+
+        def __getattr__(self, name):
+            return getattr(self.machine, name)
+
+    monkeypatch.setattr(ziparchive.zlib, "decompressobj", Counting)
+    bomb = archive({"a": bytes(10**7)}, zipfile.ZIP_DEFLATED)
+    bomb = patched(patched(bomb, 22, "<L", 140), bomb.index(b"PK\1\2") + 24, "<L", 140)
+    with pytest.raises(WeightsError, match="inflate to 140 bytes"):
+        inflated(bomb)
+    assert [len(data) for data in given] == [141]
+
+
+def test_members_that_share_one_stream_are_refused():
+    two = archive({"a": bytes(1000), "b": bytes(1000)}, zipfile.ZIP_DEFLATED)
+    second = two.index(b"PK\1\2", two.index(b"PK\1\2") + 1)
+    with pytest.raises(WeightsError, match="overlaps"):
+        inflated(patched(two, second + 42, "<L", 0))
+
+
+def test_damaged_deflated_data_are_our_error():
+    at = DEFLATED.index(b"a", 30) + 1
+    for change in (b"\xff\xff", b"\0\0"):
+        with pytest.raises(WeightsError, match=r"deflated data|inflate to|checksum"):
+            inflated(DEFLATED[:at] + change + DEFLATED[at + 2 :])
+
+
+def test_the_directory_is_measured_before_it_is_read(monkeypatch):
+    many = archive({str(i): b"" for i in range(30)})
+    read_sizes = []
+    bytes_at = ziparchive._bytes_at
+    monkeypatch.setattr(
+        ziparchive, "_bytes_at",
+        lambda file, at, count: read_sizes.append(count) or bytes_at(file, at, count),
+    )  # fmt: skip
+    with pytest.raises(WeightsError, match="at most 29 members and 8388608 bytes, got 30 and 1"):
+        ziparchive.Archive(io.BytesIO(many), len(many), most=29)
+    assert read_sizes == [ziparchive.END.size]

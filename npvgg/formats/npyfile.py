@@ -6,8 +6,8 @@
 
 The header is Python by its looks, and `numpy.load` hands it to a Python parser and then believes
 its shape. Here it is matched as text, the shape must agree with the bytes that follow, and arrays
-of objects, which are pickles, are refused. An archive is unpacked no further than its own directory
-says, and never beyond MAX_UNPACKED.
+of objects, which are pickles, are refused. An archive is read as strictly as PyTorch's
+(`ziparchive`), and holds at most MAX_UNPACKED bytes.
 
 Source: numpy.lib.format, "Format Version 1.0"; PKWARE APPNOTE 6.3.10.
 """
@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import io
 import re
-import struct
-import zipfile
-import zlib
 from typing import BinaryIO
 
 import numpy as np
@@ -26,6 +23,7 @@ import numpy as np
 from npvgg.errors import WeightsError
 from npvgg.formats.files import read_into
 from npvgg.formats.untrusted import MAX_BYTES, MAX_NAME, checked_numel, shown
+from npvgg.formats.ziparchive import Archive
 from npvgg.ops import Array
 
 MAGIC = b"\x93NUMPY"
@@ -36,17 +34,12 @@ MAX_MEMBERS = 10_000
 MAX_UNPACKED = 2**30
 """Most bytes that an npz may hold: every map of the largest network at 224×224 takes half of it."""
 
-_DAMAGED = (
-    zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError,
-    RuntimeError,  # NotImplementedError among them: versions and flags of zip that nobody writes
-)  # fmt: skip
-
 _ITEM = re.compile(
     r"""\s*(['"])(descr|fortran_order|shape)\1\s*:\s*"""
-    r"""(['"][^'"]*['"]|True|False|\([0-9\s,]*\))\s*(?:,|(?=\}))\s*"""
+    r"""(['"][^'"]*['"]|True|False|\([0-9 ,]*\))\s*(?:,|(?=\}))\s*"""
 )
 _NUMBERS = re.compile(r"""['"][<>|=]?(?:f[248]|[iu][1248])['"]""")
-_SHAPE = re.compile(r"\((?:\s*[0-9]{1,18}\s*,)*(?:\s*[0-9]{1,18})?\s*\)")
+_SHAPE = re.compile(r"\((?: *[0-9]{1,18} *,)*(?: *[0-9]{1,18})? *\)")
 
 
 def read_npy(file: BinaryIO, size: int) -> Array:
@@ -112,41 +105,28 @@ def is_npz(head: bytes) -> bool:
     return head.startswith(b"PK\x03\x04") and name.endswith(b".npy")
 
 
-def read_npz(file: BinaryIO) -> dict[str, Array]:
-    """The arrays of an open npz archive by name, in the order of its directory. Raises WeightsError
-    where it is damaged, encrypted, packed in another way than NumPy's, or too large.
+def read_npz(file: BinaryIO, size: int) -> dict[str, Array]:
+    """Return the arrays of an open npz archive of `size` bytes by name, in their order.
+
+    Raises WeightsError where it is damaged, encrypted, packed in another way than NumPy's, or too
+    large.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            _check_members(members)
-            return {_stem(info): _member(archive, info) for info in members}
-    except _DAMAGED as error:
-        raise WeightsError(f"expected an npz archive, got a damaged one: {error}") from None
-
-
-def _check_members(members: list[zipfile.ZipInfo]) -> None:
-    if not 0 < len(members) <= MAX_MEMBERS:
-        raise WeightsError(f"expected 1 to {MAX_MEMBERS} arrays, got {len(members)}")
-    if len({_stem(info) for info in members}) != len(members):
-        raise WeightsError("expected an npz archive with unique names")
-    total = sum(info.file_size for info in members)
+    archive = Archive(file, size, most=MAX_MEMBERS, deflated=True)
+    if not archive.members:
+        raise WeightsError("expected at least one array, got an empty archive")
+    total = 0
+    for name, member in archive.members.items():
+        total += member.size
+        if not name.endswith(".npy") or not 4 < len(name) <= MAX_NAME:
+            raise WeightsError(f"expected an archive of .npy files, got {shown(name)}")
     if total > MAX_UNPACKED:
         raise WeightsError(f"expected at most {MAX_UNPACKED} bytes in all arrays, got {total}")
-    for info in members:
-        if not info.filename.endswith(".npy") or not 4 < len(info.filename) <= MAX_NAME:
-            raise WeightsError(f"expected an archive of .npy files, got {shown(info.filename)}")
-        if info.flag_bits & 1 or info.compress_type not in (0, 8):
-            raise WeightsError(f"{shown(info.filename)}: expected it stored or deflated")
+    return {name.removesuffix(".npy"): _member(archive, name) for name in archive.members}
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
-    data = archive.read(info)
+def _member(archive: Archive, name: str) -> Array:
+    data = archive.read(name).tobytes()
     try:
         return read_npy(io.BytesIO(data), len(data))
     except (WeightsError, OSError) as error:
-        raise WeightsError(f"{shown(info.filename)}: {error}") from None
-
-
-def _stem(info: zipfile.ZipInfo) -> str:
-    return info.filename.removesuffix(".npy")
+        raise WeightsError(f"{shown(name)}: {error}") from None

@@ -1,13 +1,13 @@
-"""The members of a zip archive that only stores, as PyTorch writes it.
+"""The members of a zip archive, as PyTorch and NumPy write it, stored or, for NumPy, deflated.
 
     archive = { local header · name · extra · data · descriptor } … · directory · end of directory
 
 Stricter than the format, because every laxity of it has been used to show one archive to a scanner
 and another to the loader: names are unique, headers agree with the directory, members lie one after
-another and do not overlap, nothing is encrypted, nothing follows the end. A compressed member may
-be there, but is not read; so what is read is never larger than the file.
+another and do not overlap, nothing is encrypted, nothing follows the end. A deflated member is read
+only where that is asked for, and never beyond the size that the directory states.
 
-Source: PKWARE APPNOTE 6.3.10, sections 4.3.7 to 4.3.16.
+Source: PKWARE APPNOTE 6.3.10, sections 4.3.7 to 4.3.16 and 4.5.3.
 """
 
 import struct
@@ -31,6 +31,18 @@ DESCRIPTOR, UTF8 = 0x0008, 0x0800
 """The flags allowed: checksum and sizes follow the data; the name is UTF-8."""
 
 
+STORED, DEFLATED = 0, 8
+
+WIDE = 0xFFFFFFFF
+WIDE_SIZES = struct.Struct("<2H2Q")
+
+MAX_MEMBERS = 20_000
+"""Most members of an archive: twice the tensors that a set of weights may have."""
+
+MAX_DIRECTORY = 8 * 2**20
+"""Largest directory, in bytes; that of timm's repvgg_d2se has 90,000."""
+
+
 class Member(NamedTuple):
     """A member as the directory has it; its header begins at `begin`, the next thing at `limit`."""
 
@@ -45,36 +57,40 @@ class Member(NamedTuple):
 
 
 class Archive:
-    """The members of an open zip file of `size` bytes by name. Raises WeightsError."""
+    """The members of an open zip file of `size` bytes by name.
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    most: how many there may be      deflated: whether members may be compressed
+    Raises WeightsError.
+    """
+
+    def __init__(
+        self, file: BinaryIO, size: int, *, most: int = MAX_MEMBERS, deflated: bool = False
+    ) -> None:
         self._file = file
-        self.members = {_text(member.name): member for member in _directory(file, size)}
+        self._methods = (STORED, DEFLATED) if deflated else (STORED,)
+        self.members = {_text(member.name): member for member in _directory(file, size, most)}
 
     def read(self, name: str, limit: int = MAX_BYTES) -> NDArray[np.uint8]:
-        """The bytes of a member, in a buffer of their own; their checksum is right.
+        """Return the bytes of a member, in a buffer of their own; their checksum is right.
 
         Raises WeightsError, also where there are more than `limit`.
         """
         member, what = self.members[name], f"member {shown(name)}"
-        if member.method != 0:
-            raise WeightsError(f"{what} is compressed, which PyTorch never does: unpack the file")
+        if member.method not in self._methods:
+            raise WeightsError(
+                f"{what} is compressed, which "
+                + ("only deflate may do" if DEFLATED in self._methods else "PyTorch never does")
+                + ": unpack the file"
+            )
         if member.size > limit:
             raise WeightsError(f"{what}: expected at most {limit} bytes, got {member.size}")
-        _, _, flags, method, _, _, *sums, name_size, extra_size = _unpack(
-            self._file, LOCAL, b"PK\x03\x04", member.begin
-        )
-        begin = member.begin + LOCAL.size + name_size + extra_size
-        local_name = _bytes_at(self._file, member.begin + LOCAL.size, name_size)
-        described = [member.crc, member.size, member.size]
-        agreed = sums == described or (flags & DESCRIPTOR and sums == [0, 0, 0])
-        if (local_name, flags, method) != (member.name, member.flags, 0) or not agreed:
-            raise WeightsError(f"{what}: expected a header that agrees with the directory")
-        if begin + member.size > member.limit:
-            raise WeightsError(f"{what}: expected its data to end before the next member")
-        data = np.empty(member.size, np.uint8)
-        self._file.seek(begin)
-        read_into(self._file, data.data)
+        begin = self._data_of(member, what)
+        if member.method == DEFLATED:
+            data = self._inflated(member, begin, what)
+        else:
+            data = np.empty(member.size, np.uint8)
+            self._file.seek(begin)
+            read_into(self._file, data.data)
         if zlib.crc32(data.data) != member.crc:
             raise WeightsError(
                 f"{what}: its checksum is wrong: the file is damaged (or was saved without "
@@ -82,8 +98,40 @@ class Archive:
             )
         return data
 
+    def _data_of(self, member: Member, what: str) -> int:
+        """Return where a member's data begin, once its own header agrees with the directory."""
+        _, _, flags, method, _, _, *sums, name_size, extra_size = _unpack(
+            self._file, LOCAL, b"PK\x03\x04", member.begin
+        )
+        after = member.begin + LOCAL.size
+        begin: int = after + name_size + extra_size
+        if begin + member.packed > member.limit:
+            raise WeightsError(f"{what}: expected its data to end before the next member")
+        local_name = _bytes_at(self._file, after, name_size)
+        described = [member.crc, member.packed, member.size]
+        agreed = sums == described or (flags & DESCRIPTOR and sums == [0, 0, 0])
+        if sums[1:] == [WIDE, WIDE]:  # the sizes stand in the extra field, in 64 bits
+            wide = WIDE_SIZES.pack(1, 16, member.size, member.packed)
+            extra = _bytes_at(self._file, after + name_size, min(extra_size, len(wide)))
+            agreed = sums[0] == member.crc and extra == wide
+        if (local_name, flags, method) != (member.name, member.flags, member.method) or not agreed:
+            raise WeightsError(f"{what}: expected a header that agrees with the directory")
+        return begin
 
-def _directory(file: BinaryIO, size: int) -> list[Member]:
+    def _inflated(self, member: Member, begin: int, what: str) -> NDArray[np.uint8]:
+        """Inflate a member, one byte beyond its size at most."""
+        machine = zlib.decompressobj(-zlib.MAX_WBITS)
+        packed = _bytes_at(self._file, begin, member.packed)
+        try:
+            data = machine.decompress(packed, member.size + 1)
+        except zlib.error as error:
+            raise WeightsError(f"{what}: expected deflated data: {error}") from None
+        if len(data) != member.size or not machine.eof or machine.unused_data:
+            raise WeightsError(f"{what}: expected data that inflate to {member.size} bytes")
+        return np.frombuffer(bytearray(data), np.uint8)
+
+
+def _directory(file: BinaryIO, size: int, most: int) -> list[Member]:
     """The entries in the order of their data, once every rule holds that needs no local header."""
     if not END.size <= size <= MAX_BYTES:
         raise WeightsError(f"expected a zip archive of 22 to {MAX_BYTES} bytes, got {size}")
@@ -97,6 +145,11 @@ def _directory(file: BinaryIO, size: int) -> list[Member]:
         _check_end64(file, begin + length, (count, count, length, begin))
     elif begin + length != end:
         raise WeightsError("expected the zip directory to end where the archive ends")
+    if count > most or length > MAX_DIRECTORY:
+        raise WeightsError(
+            f"zip directory: expected at most {most} members and {MAX_DIRECTORY} bytes, "
+            f"got {count} and {length}"
+        )
     directory, position = _bytes_at(file, begin, length), 0
     members = []
     for _ in range(count):
@@ -141,7 +194,7 @@ def _entry(directory: bytes, position: int) -> tuple[Member, int]:
         raise WeightsError(f"{what} is encrypted")
     if method == 0 and packed != size:
         raise WeightsError(f"{what}: expected one size, got {size} and {packed}")
-    if flags & ~(DESCRIPTOR | UTF8) or disk or 0xFFFFFFFF in (packed, size, begin):
+    if flags & ~(DESCRIPTOR | UTF8) or disk or WIDE in (packed, size, begin):
         raise WeightsError(f"{what}: expected a plain member of less than 4 GiB")
     return Member(name, flags, method, crc, size, packed, begin, 0), position
 

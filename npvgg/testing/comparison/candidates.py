@@ -73,7 +73,7 @@ def _file(path: Path) -> Arrays | None:
         if head.startswith(npyfile.MAGIC):
             return {path.name.removesuffix(".npy"): npyfile.read_npy(file, size)}
         if npyfile.is_npz(head):
-            return npyfile.read_npz(file)
+            return npyfile.read_npz(file, size)
         if b"\0" not in head and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
             return dict(_from_json(_json(file, size)))
     return None
