@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 REFUSALS = {"gated": (403, "GatedRepo"), "private": (401, "RepoNotFound"), "broken": (501, "")}
+HOSTILE = ("commit up", "commit none", "etag up", "etag root", "sum wrong", "endless net")
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
@@ -33,6 +34,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories, self.faults, self.large, self.requests = {}, {}, set(), []
+        self.outside = ""
 
     @property
     def url(self):
@@ -67,6 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.refuse(*refusal)
         data = hub.repositories[name][file]
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        if fault in HOSTILE:
+            return self.hostile(fault, data, body, etag)
         if place == "of" or file not in hub.large:
             fault = "" if file == "config.json" else fault
             return self.send(data, body, {} if place == "of" else {"ETag": etag}, fault)
@@ -75,6 +79,23 @@ class _Handler(BaseHTTPRequestHandler):
             "Location": f"{cdn}/cdn/{name}/of/{revision}/{file}", "X-Repo-Commit": COMMIT,
             "X-Linked-Etag": etag, "X-Linked-Size": len(data), "Content-Length": 0,
         })  # fmt: skip
+
+    def hostile(self, fault, data, body, etag):
+        """An answer that names a path, lies about the contents, or has no end."""
+        kind, how = fault.split(" ")
+        commit = {"up": "../../../x", "none": None}[how] if kind == "commit" else COMMIT
+        if kind == "etag":
+            etag = {"up": '"../../../../outside"', "root": f'"{self.server.outside}"'}[how]
+        headers = {"ETag": f'"{"0" * 64}"' if kind == "sum" else etag}
+        headers |= {"X-Repo-Commit": commit} if commit else {}
+        if kind != "endless":
+            self.reply(200, headers | {"Content-Length": len(data)})
+            self.wfile.write(data if body else b"")
+            return
+        self.reply(200, headers | {"Connection": "close"})
+        self.close_connection = True
+        while body:  # until the client hangs up
+            self.wfile.write(bytes(10**5))
 
     def refusal(self, name, revision, file, fault):
         """Status and code of the error that a request gets, if it gets one."""

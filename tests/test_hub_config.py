@@ -163,31 +163,56 @@ def test_without_the_client_the_error_says_which_command_to_run(cache, monkeypat
         create_model("hf-hub:me/net", pretrained=True)
 
 
-def test_the_wait_lasts_as_long_as_something_grows():
-    """Beyond what an earlier try had left, and beyond what was there before a new beginning."""
+class Scripted:
+    """How far a download is, as written down; the last number stays."""
+
+    def __init__(self, sizes):
+        self.sizes, self.last, self.abandoned = iter(sizes), 0, False
+
+    @property
+    def most(self):
+        self.last = next(self.sizes, self.last)
+        return self.last
+
+    def abandon(self):
+        self.abandoned = True
+
+
+def test_the_wait_lasts_as_long_as_more_comes_than_ever():
     watch = client._Watch("me/net", patience=0.3, quiet=True)
-
-    def over(sizes):
-        stop = threading.Event()
-        measured = iter(sizes)
-        last = [0]
-
-        def measure():
-            last[0] = next(measured, last[0])
-            return last[0]
-
-        try:
-            return watch.over(lambda: Path("done") if stop.wait(0.8) else Path("late"), measure)
-        finally:
-            stop.set()
-
-    assert over(range(100)) == Path("late")
-    assert over([50, *range(12)]) == Path("late")
-    for sizes in ([0], [5, 6, 7], [0, 5, 9, *[1, 5, 9] * 10]):
+    stop = threading.Event()
+    late = Scripted(range(10**6))
+    assert watch.over(lambda: Path("done") if stop.wait(0.8) else Path("late"), late) == Path(
+        "late"
+    )
+    assert not late.abandoned
+    for sizes in ([0], [5, 6, 7]):
+        waiting = Scripted(sizes)
         with pytest.raises(WeightsError, match=r"^me/net: .* nothing new came in 0\.3 s"):
-            over(sizes)
-    with pytest.raises(WeightsError, match="at most 4294967296 bytes, got more"):
-        over([0, 2**34])
+            watch.over(lambda: Path("done") if stop.wait(5) else Path("late"), waiting)
+        assert waiting.abandoned
+    stop.set()
+
+
+def test_a_partial_file_holds_its_limit_and_ends_when_it_is_given_up(tmp_path):
+    """Counted: not a byte beyond the limit, none after the end of waiting."""
+    progress = client.Progress()
+    progress.partial = tmp_path / "a.incomplete"
+    with open(progress.partial, "w+b") as file:
+        partial = client._Partial(file, 10, "me/net: a", progress)
+        partial.write(b"123456")
+        assert progress.most == 6
+        partial.seek(0)
+        partial.truncate()
+        partial.write(b"1234")  # begun again: no further than it was
+        assert progress.most == 6
+        with pytest.raises(WeightsError, match="me/net: a: expected at most 10 bytes, got more"):
+            partial.write(b"1234567")
+        assert partial.tell() == 4
+        progress.abandon()
+        with pytest.raises(WeightsError, match="me/net: a: was given up"):
+            partial.write(b"1")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

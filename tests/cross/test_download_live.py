@@ -105,7 +105,7 @@ def test_a_repository_is_fetched_once_and_then_read_from_the_cache(hub, run, fil
     assert main["logits"] == expected()
     assert main["name"] == "repvgg_a0.pets"
     assert main["cfg"]["label_names"] == CONFIG["label_names"]
-    assert "npvgg: fetching me/net from the Hugging Face hub" in words
+    assert words == ""  # a library is silent; the command line says that it fetches
     assert ("GET", f"/cdn/me/net/of/{hubserver.COMMIT}/model.safetensors") in hub.requests
     count = len(hub.requests)
     assert run(code)[0] == [main, tag]
@@ -189,6 +189,59 @@ def test_every_failure_is_one_error_and_none_is_a_hang(hub, run, files):
         with pytest.raises(AssertionError, match=message):
             raise AssertionError(got)
         assert seconds < 10, name
+
+
+HOSTILE = {
+    "commit/up": "expected a commit from the server, got '../../../x'",
+    "commit/none": "expected a commit from the server, got None",
+    "etag/up": "",
+    "etag/root": "",
+    "sum/wrong": "expected the contents with the SHA-256 0",
+    "endless/net": "expected at most 1000000 bytes, got more",
+}
+
+
+def test_nothing_that_a_server_says_becomes_a_path(hub, run, files, tmp_path):
+    """ETags and commits that climb or are absolute; what has no end is ended, and removed."""
+    for name in HOSTILE:
+        hub.repositories[name] = files
+        hub.faults[name] = name.replace("/", " ")
+    hub.outside = str(tmp_path / "outside")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    code = f"""
+import npvgg.hub.client
+npvgg.hub.client.MAX_BYTES = 10**6
+answers = [refused('hf-hub:' + name) for name in {list(HOSTILE)}]
+time.sleep(0.5)
+print(json.dumps(answers))
+"""
+    answers, _ = run(code)
+    for (name, message), answer in zip(HOSTILE.items(), answers, strict=True):
+        assert (answer is None) == (message == ""), (name, answer)
+        assert message in (answer or [""])[0]
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    cache = tmp_path / "hf" / "hub"
+    places = {path.relative_to(cache).parts[1:] for path in written}
+    commit = hubserver.COMMIT
+    assert places == {
+        ("snapshots", commit, "config.json"), ("snapshots", commit, "model.safetensors"),
+        ("refs", "main"),
+    }  # fmt: skip
+    assert sum(path.stat().st_size for path in written) < 4 * sum(map(len, files.values()))
+
+
+def test_a_transfer_that_was_given_up_ends(hub, run, files, tmp_path):
+    """Nothing is written after the error, and nothing of the file stays."""
+    hub.repositories["slow/net"], hub.faults["slow/net"] = files, "stalled"
+    code = """
+answer = refused('hf-hub:slow/net')
+import pathlib, os
+left = [str(p) for p in pathlib.Path(os.environ["HF_HOME"]).rglob("*.incomplete")]
+print(json.dumps([answer[0], left]))
+"""
+    (message, left), _ = run(code)
+    assert "cannot be fetched" in message
+    assert left == []
 
 
 def test_no_network_is_said_at_once(run):
