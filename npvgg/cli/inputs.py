@@ -18,12 +18,7 @@ from typing import BinaryIO
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import open_regular
 from npvgg.formats.untrusted import path_text
-
-SUFFIXES = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs",
-))  # fmt: skip
-"""What counts as a photo inside a folder; a file that is named itself is always tried."""
+from npvgg.images.opening import SUFFIXES
 
 MAX_STDIN = 256 * 2**20
 """Most bytes read from standard input, for a photo or for a list."""

@@ -56,6 +56,12 @@ FORMATS = tuple(_PLUGINS)
 MAX_STREAM = 256 * 2**20
 """Most bytes read from a file object that cannot be sought."""
 
+SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs",
+))  # fmt: skip
+"""Ends of names, in lower case, that files of these formats have: the photos in a folder."""
+
 _TRANSPOSE = {  # EXIF orientation (tag 0x0112) → the Image.Transpose that sets the photo upright
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",

@@ -65,7 +65,11 @@ class Transform:
     def apply(self, source: Source) -> tuple[NDArray[np.float32], tuple[str, ...]]:
         """Like calling the transform, with the notes returned instead of warned of."""
         image, notes = opening.read(source, self.opening)
-        return self._normalized(np.asarray(self._fitted(image))), notes
+        return self.tensor(image), notes
+
+    def tensor(self, image: Image.Image) -> NDArray[np.float32]:
+        """Turn a photo that `images.open_image` opened into what the network wants."""
+        return self._normalized(np.asarray(self._fitted(image)))
 
     def plan(self, height: int, width: int) -> Plan:
         """The size after the resize and where the crop begins, for a photo of height × width.
