@@ -34,7 +34,7 @@ FLOORS = [
     "prediction weights",
     "model",
     "create",
-    "tools",
+    "tools batch",
     "npvgg",
     "testing export",
     "explain",
@@ -47,7 +47,7 @@ below its own, only. (`npvgg` is the front door, `npvgg/__init__.py`.)"""
 GUESTS = {
     "numpy": "everywhere",
     "scipy": "ops",  # erf and expit, for the networks that need them
-    "PIL": "images.opening images.transform testing.comparison.pictures",
+    "PIL": "images.opening images.transform testing.comparison.pictures batch.spec",
     "jinja2": "pages.html",
     "markupsafe": "pages.html",  # Jinja2's own: what is not to be escaped
     "numba": "engines.",
@@ -58,6 +58,11 @@ GUESTS = {
     "torch": "testing.comparison.runners testing.comparison.factories",
     "onnx": "export.graph testing.comparison.runners",
     "onnxruntime": "testing.comparison.runners",
+    # of batch runs
+    "pyarrow": "batch.guests",
+    "fsspec": "batch.guests",
+    "distributed": "batch.guests",
+    "ray": "batch.guests",
 }
 """Packages from outside, and the modules that may have them in (a dot at the end: all below it)."""
 
@@ -71,6 +76,10 @@ LATE_GUESTS = {
     "torch",
     "onnx",
     "onnxruntime",
+    "pyarrow",
+    "fsspec",
+    "distributed",
+    "ray",
 }
 """These come when they are needed: inside a function, or for the type checker alone."""
 
@@ -422,7 +431,7 @@ npvgg.info("repvgg_a2"), npvgg.list_models()
 """
 HEAVY = {
     "numba", "llvmlite", "scipy", "PIL", "torch", "timm", "safetensors", "huggingface_hub", "onnx",
-    "jinja2",
+    "jinja2", "pyarrow", "fsspec", "npvgg.batch",
 }  # fmt: skip
 
 

@@ -1,0 +1,306 @@
+"""The folder of a run: planned once, whole or not at all; then opened by whoever works on it.
+
+RUN/inputs.parquet        the photos: id, path, size, stamp, where they are; a row group a shard
+RUN/run.json              what was asked for, and the identity
+RUN/shards/00012.parquet  the rows of a shard; the file is there when the shard is done
+RUN/errors.parquet        at the end: the rows that failed
+RUN/summary.json          at the end: counts, rates, versions
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from npvgg.batch import guests
+from npvgg.batch.sources import Entry
+from npvgg.batch.spec import Spec, plain
+from npvgg.errors import ArgumentError
+from npvgg.formats.files import atomic_write
+
+FORMAT = 1
+INPUTS, PLAN, SHARDS, ERRORS, SUMMARY = (
+    "inputs.parquet", "run.json", "shards", "errors.parquet", "summary.json",
+)  # fmt: skip
+
+MAX_SHARDS = 100_000
+"""The number of a shard has five digits, and a folder is listed in a moment."""
+
+MAX_SHARD_SIZE = 100_000
+"""The rows of a shard are held in memory: with 2560 numbers each, so many take 1 GB."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been planned; `Run.open` and `plan` give one.
+
+    plan: what run.json holds
+    """
+
+    folder: Path
+    plan: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """Open the run in a folder. Raises ArgumentError where there is none, or it is damaged."""
+        path = Path(folder) / PLAN
+        try:
+            plan = json.loads(path.read_bytes())
+        except OSError as error:
+            raise ArgumentError(f"run: {str(path)!r}: {error.strerror}") from None
+        except ValueError as error:
+            raise ArgumentError(f"run: {str(path)!r}: expected JSON: {error}") from None
+        if not isinstance(plan, dict) or plan.get("format") != FORMAT:
+            raise ArgumentError(f"run: {str(path)!r}: not the plan of a run by this npvgg")
+        return cls(Path(folder), plan)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What becomes of a photo."""
+        return Spec.of(self.plan["spec"])
+
+    @property
+    def photos(self) -> int:
+        """How many photos there are."""
+        return int(self.plan["photos"])
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return -(-self.photos // int(self.plan["shard_size"]))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the bits of the rows, beside the list of photos."""
+        return dict(self.plan["identity"])
+
+    def size(self, number: int) -> int:
+        """Return how many photos a shard has."""
+        size = int(self.plan["shard_size"])
+        return min(size, self.photos - number * size)
+
+    def shard(self, number: int) -> Path:
+        """Return the path of a shard's file."""
+        return self.folder / SHARDS / f"{number:05d}.parquet"
+
+    def done(self) -> set[int]:
+        """Return the numbers of the shards whose file is there."""
+        names = os.listdir(self.folder / SHARDS)
+        return {int(name[:5]) for name in names if name[:5].isdigit() and name[5:] == ".parquet"}
+
+    def check_inputs(self) -> None:
+        """Raise ArgumentError where the list of photos is not the one that was planned."""
+        path = self.folder / INPUTS
+        try:
+            found = file_digest(path)
+        except OSError as error:
+            raise ArgumentError(f"run: {str(path)!r}: {error.strerror}") from None
+        if found != self.plan["inputs"]:
+            raise ArgumentError(
+                f"inputs: {str(path)!r} is not the list that the run was planned with"
+            )
+
+    def entries(self, number: int) -> list[tuple[int, Entry]]:
+        """Read the photos of a shard, with their numbers."""
+        table = self._inputs.read_row_group(number, use_threads=False).to_pydict()
+        ids, raw = table.pop("id"), table.pop("raw")
+        entries = [Entry(*row) for row in zip(*(table[f] for f in Entry._fields), strict=True)]
+        return [
+            (id, entry if name is None else entry._replace(path=os.fsdecode(name)))
+            for id, entry, name in zip(ids, entries, raw, strict=True)
+        ]
+
+    @cached_property
+    def _inputs(self) -> Any:
+        return guests.arrow()[1].ParquetFile(self.folder / INPUTS)
+
+    def failed(self, numbers: Iterable[int]) -> dict[int, int]:
+        """Count the failed rows of shards that are done: number → count, where there are any."""
+        counts = {number: self.rows(number, ["status"]).column(0).to_pylist() for number in numbers}
+        found = {number: column.count("error") for number, column in counts.items()}
+        return {number: count for number, count in found.items() if count}
+
+    def rows(self, number: int, columns: Sequence[str] | None = None) -> Any:
+        """Read (some columns of) a shard, as a pyarrow Table. Raises ArgumentError."""
+        pa, pq = guests.arrow()
+        path = self.shard(number)
+        try:
+            return pq.ParquetFile(path).read(columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise ArgumentError(
+                f"run: {str(path)!r} cannot be read: {error}; the shard is computed again once the "
+                "file is removed"
+            ) from None
+
+    def finish(self, rates: Mapping[str, float]) -> int:
+        """Write errors.parquet and summary.json of a run whose shards are all done; return how many
+        rows failed. Raises OSError, ArgumentError.
+
+        rates: what was measured, for the summary
+        """
+        pa, pq = guests.arrow()
+        tables = []
+        for number in range(self.shards):
+            rows = self.rows(number, ["id", "path", "status", "error"])
+            tables.append(rows.filter(pa.array([s == "error" for s in rows["status"].to_pylist()])))
+        errors = pa.concat_tables(tables).drop_columns(["status"]).replace_schema_metadata(None)
+        sink = pa.BufferOutputStream()
+        pq.write_table(errors, sink, compression="zstd")
+        failed = int(errors.num_rows)
+        summary = {
+            "photos": self.photos,
+            "ok": self.photos - failed,
+            "failed": failed,
+            "failure_rate": failed / self.photos,
+            "shards": self.shards,
+            "rates": dict(rates),
+            "weights": self.identity["weights"],
+            "versions": self.identity["versions"],
+        }
+        atomic_write(self.folder / ERRORS, memoryview(sink.getvalue()), overwrite=True)
+        atomic_write(self.folder / SUMMARY, _json(summary), overwrite=True)
+        self._sweep()
+        return failed
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left behind; a shard that is there needs no more writing."""
+        for path in (self.folder / SHARDS).glob(".*.tmp"):
+            with suppress(OSError):
+                path.unlink()
+
+
+def plan(
+    folder: str | os.PathLike[str],
+    entries: Iterable[Entry],
+    *,
+    spec: Spec,
+    identity: Mapping[str, Any],
+    sources: Mapping[str, Any],
+    shard_size: int = 5000,
+    options: Mapping[str, Any] | None = None,
+) -> Run:
+    """Make a run: list its photos, cut them into shards, write it down. All of it appears in one
+    step; where another process was faster, its run is the one that counts.
+
+    folder: a new or an empty one
+    entries: as `sources.listed` gives them
+    spec, identity: resolved, and the identity that it gives
+    sources: what was asked for, so that asking for something else can be refused
+    options: defaults for those who go on with the run
+
+    Raises ArgumentError, OSError.
+    """
+    target = Path(folder)
+    if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
+        raise ArgumentError(
+            f"output: expected a new folder, an empty one or a run, got {str(target)!r}"
+        )
+    if not 0 < shard_size <= MAX_SHARD_SIZE:
+        raise ArgumentError(f"shard_size: expected 1 … {MAX_SHARD_SIZE}, got {shard_size}")
+    os.makedirs(target.parent, exist_ok=True)
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        (temporary / SHARDS).mkdir(parents=True)
+        photos = _write_inputs(temporary / INPUTS, entries, shard_size)
+        if not photos:
+            raise ArgumentError("source: expected at least one photo, found none")
+        if photos > MAX_SHARDS * shard_size:
+            raise ArgumentError(
+                f"shard_size: expected at least {-(-photos // MAX_SHARDS)} for {photos} photos, "
+                f"got {shard_size}"
+            )
+        written = {
+            "format": FORMAT,
+            "photos": photos,
+            "shard_size": shard_size,
+            "inputs": file_digest(temporary / INPUTS),
+            "base": os.getcwd(),
+            "sources": dict(sources),
+            "spec": spec.as_dict(),
+            "options": dict(options or {}),
+            "identity": dict(identity),
+        }
+        atomic_write(temporary / PLAN, _json(written))
+        with suppress(OSError):  # not empty any more: somebody was faster
+            os.rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Run.open(target)
+
+
+def described(
+    arguments: Sequence[str], files_from: str | None, column: str | None
+) -> dict[str, Any]:
+    """Say what was asked for, whatever the folder it was asked from: the `sources` of `plan`.
+
+    Raises ArgumentError where the list of files cannot be read.
+    """
+    sources: dict[str, Any] = {
+        "arguments": [a if "://" in a else os.path.abspath(a) for a in arguments],
+        "column": column,
+        "files_from": None,
+    }
+    if files_from is not None:
+        try:
+            sources["files_from"] = file_digest(Path(files_from))
+        except OSError as error:
+            raise ArgumentError(f"files_from: {files_from!r}: {error.strerror}") from None
+    return plain(sources)
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_inputs(path: Path, entries: Iterable[Entry], shard_size: int) -> int:
+    """Write the list, a row group for each shard, as it comes; return how many there are."""
+    pa, pq = guests.arrow()
+    schema = pa.schema([
+        ("id", pa.int64()), ("path", pa.string()), ("size", pa.int64()), ("stamp", pa.string()),
+        ("container", pa.string()), ("offset", pa.int64()), ("column", pa.string()),
+        ("raw", pa.binary()),  # a path that is no UTF-8, which `path` shows with escapes
+    ])  # fmt: skip
+    count = 0
+    remaining = iter(entries)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while some := list(islice(remaining, shard_size)):
+            columns = dict(zip(Entry._fields, map(list, zip(*some, strict=True)), strict=True))
+            columns["id"] = list(range(count, count + len(some)))
+            columns["raw"] = [None if _is_text(p) else os.fsencode(p) for p in columns["path"]]
+            columns["path"] = [_shown(p) for p in columns["path"]]
+            table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
+            writer.write_table(table, row_group_size=shard_size)
+            count += len(some)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return count
+
+
+def _is_text(path: str) -> bool:
+    return path.isascii() or not any("\ud800" <= c <= "\udfff" for c in path)
+
+
+def _shown(path: str) -> str:
+    return path if _is_text(path) else path.encode(errors="backslashreplace").decode()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def numbers(run: Run, part: tuple[int, int] = (1, 1)) -> Iterator[int]:
+    """Give the numbers of the shards of part I of N: every N-th, from the I-th on, from 1."""
+    first, step = part
+    return iter(range(first - 1, run.shards, step))
