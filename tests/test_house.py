@@ -89,7 +89,12 @@ UNWELCOME = {
 }  # fmt: skip
 """Modules of Python that run what a file says, start programs, or reach for the network."""
 
-EXCUSED_GUESTS = {("engines.kernelcache", "pickle")}  # Numba's own form of compiled functions
+EXCUSED_GUESTS = {
+    ("engines.kernelcache", "pickle"),  # Numba's own form of compiled functions
+    ("batch.local", "subprocess"),  # starts this interpreter with npvgg.batch.worker, nothing else
+    ("batch.local", "socket"),  # two connected ends, one for each of the two: no network
+    ("batch.worker", "socket"),
+}
 
 OURS = {"ArgumentError", "AbsentError", "WeightsError", "ImageError"}
 EXCUSED_ERRORS = {
@@ -103,6 +108,7 @@ EXCUSED_ERRORS = {
     ("cli.predict", "raises result"),
     ("cli.process", "catches BaseException"),  # a crash has a status of its own
     ("testing.comparison.compare", "raises AssertionError"),  # what test frameworks ask
+    ("batch.worker", "catches Exception"),  # a fault of ours must end the run, not blame a photo
     ("images.opening", "catches Exception"),  # a photo may make Pillow's plugins raise anything
 }
 TALKERS = {"cli", "__main__"}
@@ -306,6 +312,8 @@ LAWS = {
             "images.opening": "import PIL.Image"},
         "formats.checkpoint imports pickle, which nobody may": {
             "formats.checkpoint": "import pickle"},
+        "batch.local imports multiprocessing, which nobody may": {
+            "batch.local": "def f():\n    import multiprocessing"},
         "hub.locate imports urllib, which nobody may": {
             "hub.locate": "from urllib.request import urlopen"},
     },
@@ -387,6 +395,15 @@ def test_every_excuse_is_needed(excuse, monkeypatch):
     broken = list(only_our_errors_are_raised(house()))
     assert broken
     assert all(sentence.startswith(excuse[0]) for sentence in broken)
+
+
+@pytest.mark.parametrize("excuse", sorted(EXCUSED_GUESTS))
+def test_every_excused_import_is_needed(excuse, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "EXCUSED_GUESTS", EXCUSED_GUESTS - {excuse})
+    module, package = excuse
+    assert list(only_invited_guests_come_in(house())) == [
+        f"{module} imports {package}, which nobody may"
+    ]
 
 
 # --- The judges -----------------------------------------------------------------------------------

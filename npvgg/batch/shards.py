@@ -203,7 +203,7 @@ def _processor(engine: str) -> str:
     """Name the kind of processor that rows were computed on, as far as it decides their bits."""
     if engine == "reference":
         return platform.machine()
-    from npvgg.engines.jit import processor
+    from npvgg.engines.processor import processor
 
     name, features = processor()
     return f"{name} {hashlib.sha256(features.encode()).hexdigest()[:16]}"

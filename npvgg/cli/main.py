@@ -14,7 +14,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from npvgg.cli import crosscheck, explain, networks, photos, progress, rows, weightfiles
+from npvgg.cli import (
+    batch_options,
+    crosscheck,
+    explain,
+    networks,
+    photos,
+    progress,
+    rows,
+    weightfiles,
+)
 from npvgg.cli.predict import warnings_as_notes
 from npvgg.cli.progress import log
 from npvgg.cli.text import escaped
@@ -106,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_conformance(verbs)
     _add_compare(verbs)
+    batch_options.add(verbs, [_model_options(), _photo_options()])
     explain.add(verbs)
     return parser
 
@@ -116,7 +126,7 @@ def _add_classify(verbs: Any) -> None:
         help="name what is in photos",
         description="Prints the classes that the network finds likeliest in each photo, with their "
         "probabilities.",
-        parents=[_run_options()],
+        parents=[_run_options(), _model_options(), _photo_options()],
     )
     parser.add_argument(
         "--topk", type=_positive, default=5, metavar="K", help="classes per photo (5)"
@@ -144,7 +154,7 @@ def _add_embed(verbs: Any) -> None:
         description="One vector per photo, in their order. In npy and npz the row of a photo that "
         "could not be read, or of an argument that gives no photo, is NaN; npz names the photos "
         "and errors beside it.",
-        parents=[_run_options()],
+        parents=[_run_options(), _model_options(), _photo_options()],
     )
     parser.add_argument(
         "--format",
@@ -160,7 +170,7 @@ def _add_features(verbs: Any) -> None:
         help="give the feature maps of photos",
         description="Prints the shapes of the maps; with --output FOLDER, each photo's maps go "
         "into an npz file there, named after the photo and a digest of its path.",
-        parents=[_run_options()],
+        parents=[_run_options(), _model_options(), _photo_options()],
     )
     parser.add_argument(
         "--out-indices",
@@ -466,29 +476,12 @@ def _run_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--follow", action="store_true", help="go into linked folders as well, once each"
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a network with its tag, a timm repository hf-hub:OWNER/NAME[@REVISION], or a folder "
-        f"({BUNDLED})",
-    )
-    parser.add_argument(
-        "--weights", metavar="PATH", help="file or folder with weights of it, or of any that fits"
-    )
-    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
-    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
     parser.add_argument("--engine", default="auto", help="auto or the name of an engine (auto)")
     parser.add_argument(
         "--threads",
         type=_positive,
         metavar="N",
         help="threads of the compiled engines (default: all cores that the process may use)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "float64"),
-        default="float32",
-        help="of weights and arithmetic",
     )
     parser.add_argument(
         "--batch-size", type=_at_most(MAX_BATCH), default=1, metavar="N", help="photos at once (1)"
@@ -500,6 +493,35 @@ def _run_options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--force", action="store_true", help="replace existing output")
     _add_quiet(parser)
+    return parser
+
+
+def _model_options() -> argparse.ArgumentParser:
+    """Give the options that say which network runs."""
+    parser = _Parser(add_help=False)
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a network with its tag, a timm repository hf-hub:OWNER/NAME[@REVISION], or a folder "
+        f"({BUNDLED})",
+    )
+    parser.add_argument(
+        "--weights", metavar="PATH", help="file or folder with weights of it, or of any that fits"
+    )
+    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
+    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="of weights and arithmetic",
+    )
+    return parser
+
+
+def _photo_options() -> argparse.ArgumentParser:
+    """Give the options that say how a photo is opened."""
+    parser = _Parser(add_help=False)
     photo = parser.add_argument_group("what a photo brings")
     photo.add_argument(
         "--exif-transpose", action="store_true", help="turn photos upright (timm does not)"

@@ -69,6 +69,11 @@ def on_terminal() -> bool:
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
+def passing(text: str) -> None:
+    """Say something that the next message overwrites on a terminal; "" leaves a clean line."""
+    log.info(text, extra=_PASSING)
+
+
 def counted(items: Iterable[T], total: int, one: str) -> Iterator[T]:
     """Pass items through, and count them on standard error once it takes over a second, if messages
     of that level are shown; `one` names an item.
@@ -87,7 +92,7 @@ def counted(items: Iterable[T], total: int, one: str) -> Iterator[T]:
             first = now if count == 1 else first
             if now - start > SILENT_SECONDS and now - said >= pause:
                 rate = f", {(count - 1) / (now - first):.1f}/s" if now > first else ""
-                log.info(f"{count:,} of {total:,} {noun(total, one)}{rate}", extra=_PASSING)
+                passing(f"{count:,} of {total:,} {noun(total, one)}{rate}")
                 said = now
     finally:
-        log.info("", extra=_PASSING)  # nothing is written behind the count
+        passing("")  # nothing is written behind the count
