@@ -242,14 +242,29 @@ def test_parts(tmp_path, photos, undisturbed):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_plan_leaves_nothing(tmp_path, photos, undisturbed, number):
+    pipe = tmp_path / "more.tar"
+    os.mkfifo(pipe)
+    process = start(photos, tmp_path / "run", pipe)
+    while not list(tmp_path.glob(".*.tmp")):
+        time.sleep(0.01)  # then it waits for the rest of the list
+    process.send_signal(number)
+    status, err = ended(process)
+    assert status == 128 + number
+    assert "nothing is planned yet" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["more.tar"]
+    goes_on(photos, tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, photos, undisturbed, number):
     process = start(photos, tmp_path / "run")
     assert process.stderr.readline()
     next(line for line in process.stderr if line.startswith("{"))
     process.send_signal(number)
     status, err = ended(process)
-    assert status == 130, err
-    assert f"go on with npvgg batch --output {tmp_path / 'run'}" in err
+    assert status == 128 + number, err
+    assert f"are done: go on with npvgg batch --output {tmp_path / 'run'}" in err
     assert nobody_left(tmp_path / "run")
     assert whole(tmp_path / "run")
     goes_on(photos, tmp_path / "run", undisturbed)

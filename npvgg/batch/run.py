@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from npvgg.batch import guests
 from npvgg.batch.sources import Entry
 from npvgg.batch.spec import Spec, plain
 from npvgg.errors import ArgumentError
-from npvgg.formats.files import atomic_write
+from npvgg.formats.files import atomic_write, new_folder
 
 FORMAT = 1
 INPUTS, PLAN, SHARDS, ERRORS, SUMMARY = (
@@ -208,34 +206,37 @@ def plan(
     if not 0 < shard_size <= MAX_SHARD_SIZE:
         raise ArgumentError(f"shard_size: expected 1 … {MAX_SHARD_SIZE}, got {shard_size}")
     os.makedirs(target.parent, exist_ok=True)
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        (temporary / SHARDS).mkdir(parents=True)
-        photos = _write_inputs(temporary / INPUTS, entries, shard_size)
-        if not photos:
-            raise ArgumentError("source: expected at least one photo, found none")
-        if photos > MAX_SHARDS * shard_size:
-            raise ArgumentError(
-                f"shard_size: expected at least {-(-photos // MAX_SHARDS)} for {photos} photos, "
-                f"got {shard_size}"
-            )
-        written = {
-            "format": FORMAT,
-            "photos": photos,
-            "shard_size": shard_size,
-            "inputs": file_digest(temporary / INPUTS),
-            "base": os.getcwd(),
-            "sources": dict(sources),
-            "spec": spec.as_dict(),
-            "options": dict(options or {}),
-            "identity": dict(identity),
-        }
-        atomic_write(temporary / PLAN, _json(written))
-        with suppress(OSError):  # not empty any more: somebody was faster
-            os.rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with new_folder(target) as temporary:
+            (temporary / SHARDS).mkdir()
+            photos = _write_inputs(temporary / INPUTS, entries, shard_size)
+            _check_count(photos, shard_size)
+            written = {
+                "format": FORMAT,
+                "photos": photos,
+                "shard_size": shard_size,
+                "inputs": file_digest(temporary / INPUTS),
+                "base": os.getcwd(),
+                "sources": dict(sources),
+                "spec": spec.as_dict(),
+                "options": dict(options or {}),
+                "identity": dict(identity),
+            }
+            atomic_write(temporary / PLAN, _json(written))
+    except OSError:
+        if not (target / PLAN).exists():  # or somebody was faster
+            raise
     return Run.open(target)
+
+
+def _check_count(photos: int, shard_size: int) -> None:
+    if not photos:
+        raise ArgumentError("source: expected at least one photo, found none")
+    if photos > MAX_SHARDS * shard_size:
+        raise ArgumentError(
+            f"shard_size: expected at least {-(-photos // MAX_SHARDS)} for {photos} photos, got "
+            f"{shard_size}"
+        )
 
 
 def described(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,12 +20,14 @@ from npvgg.batch.shards import BATCH_SIZE, Done
 from npvgg.batch.sources import listed
 from npvgg.batch.spec import OPENING, Spec, refuse_another
 from npvgg.cli import progress
-from npvgg.cli.progress import log, noun
+from npvgg.cli.output import Parting
+from npvgg.cli.progress import log
+from npvgg.cli.text import noun
 from npvgg.engines.threads import available
 from npvgg.errors import ArgumentError
 from npvgg.formats.untrusted import printable
 
-OK, SOME_FAILED, ABORTED, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_FAILED, ABORTED = 0, 1, 2
 
 SHARD_SIZE = 5000
 
@@ -41,21 +42,18 @@ LATER = ("batch_size", "max_failure_rate")
 
 def batch(args: argparse.Namespace) -> int:
     """Work on a run until it is done: planned first, if it is none yet."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with Parting(lambda: _how_to_go_on(args.output)):
         return _batch(args)
-    except KeyboardInterrupt:
-        if os.path.exists(Path(args.output) / PLAN):
-            run = Run.open(args.output)
-            log.error(
-                f"interrupted; {len(run.done()):,} of {run.shards:,} {noun(run.shards, 'shard')} "
-                f"are done: go on with npvgg batch --output {printable(args.output)}"
-            )
-        else:
-            log.error("interrupted; nothing is planned yet: run the same command again")
-        return INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+def _how_to_go_on(output: str) -> str:
+    if not os.path.exists(Path(output) / PLAN):
+        return "nothing is planned yet: run the same command again"
+    run = Run.open(output)
+    return (
+        f"{len(run.done()):,} of {run.shards:,} {noun(run.shards, 'shard')} are done: go on with "
+        f"npvgg batch --output {printable(output)}"
+    )
 
 
 def _batch(args: argparse.Namespace) -> int:

@@ -195,11 +195,29 @@ class WholeFile(Place):
         return f"what was finished is kept in {_shown(self.partial)}"
 
 
-_open: set[WholeFile] = set()
+class Parting:
+    """Something to be said where a signal ends the command within a `with` block."""
+
+    def __init__(self, sentence: Callable[[], str]) -> None:
+        self.sentence = sentence
+
+    def __enter__(self) -> Self:
+        _open.add(self)
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        _open.discard(self)
+
+    def leave(self, patience: float = -1) -> str:
+        """Return the sentence."""
+        return self.sentence()
+
+
+_open: set[WholeFile | Parting] = set()
 
 
 def leave(patience: float) -> list[str]:
-    """Close every file under way, in whatever thread; return a sentence for each that is kept."""
+    """Close every file under way, in whatever thread; return what is to be said of each."""
     return [kept for file in list(_open) if (kept := file.leave(patience))]
 
 

@@ -226,6 +226,21 @@ def _sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a folder to be filled, which gets its name at the end of the block, in one step; or goes
+    away.
+
+    Raises OSError, also where something is in the way that is not an empty folder.
+    """
+    target = Path(path)
+    with _temporary(target, os.mkdir) as (temporary, _):
+        yield temporary
+        with _beginning:
+            os.rename(temporary, target)
+    _sync_directory(target.parent)
+
+
 def write_folder(
     path: str | os.PathLike[str], files: Mapping[str, Chunk], *, overwrite: bool = False
 ) -> None:
