@@ -59,6 +59,7 @@ class Predictor:
             pretrained=spec.weights is None,
             weights=spec.weights,
             wrapper=spec.wrapper,
+            prefix=spec.prefix,
             dtype=spec.dtype,
             engine=spec.engine,
             threads=threads,

@@ -39,6 +39,7 @@ class Spec:
                      weights tell, or, without them, the network that ships
     weights          a file or folder of weights
     wrapper          which weights of a training checkpoint
+    prefix           only tensors whose names begin so
     dtype            float32 or float64, of weights and arithmetic
     engine           auto, or the name of an engine
     labels           a file with the names of the classes
@@ -53,6 +54,7 @@ class Spec:
     model: str | None = None
     weights: str | None = None
     wrapper: str | None = None
+    prefix: str | None = None
     dtype: str = "float32"
     engine: str = "auto"
     labels: str | None = None

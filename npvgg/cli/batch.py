@@ -32,7 +32,8 @@ OK, SOME_FAILED, ABORTED = 0, 1, 2
 SHARD_SIZE = 5000
 
 SPEC = (
-    "model", "weights", "wrapper", "dtype", "labels", "want", "topk", "embedding_dtype", *OPENING,
+    "model", "weights", "wrapper", "prefix", "dtype", "labels", "want", "topk", "embedding_dtype",
+    *OPENING,
 )  # fmt: skip
 """Options of the command line that are fields of a Spec."""
 
