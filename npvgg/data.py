@@ -31,6 +31,8 @@ __all__ = [
 IMAGENET_DEFAULT_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEFAULT_STD = (0.229, 0.224, 0.225)
 DEFAULT_CROP_PCT = 0.875
+MAX_RESIZED = 2**16
+"""Longest side to which a photo is resized before it is cropped; 1e-320 of a photo is no crop."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 RECIPES = ("totensor", "prefetcher")
@@ -155,7 +157,8 @@ def create_transform(
             f"such; got {input_size!r}"
         )
     crop_pct = DEFAULT_CROP_PCT if crop_pct is None or crop_pct == 0 else crop_pct
-    if not (isinstance(crop_pct, int | float) and 0 < crop_pct <= min(height, width)):
+    possible = isinstance(crop_pct, int | float) and 0 < crop_pct <= min(height, width)
+    if not possible or max(height, width) / crop_pct > MAX_RESIZED:
         raise ArgumentError(
             f"crop_pct: expected a number above 0, at most the input size, got {crop_pct!r}"
         )

@@ -15,7 +15,7 @@ import safetensors.numpy
 import npvgg
 from npvgg.cli.main import main
 from npvgg.errors import ArgumentError, WeightsError
-from npvgg.formats import files
+from npvgg.formats import checkpoint, files
 from npvgg.rounding import U
 from npvgg.testing import Pack, compare, conformance_pack, seeded
 from npvgg.testing.tiny import TINY
@@ -446,6 +446,8 @@ def drop_a_tensor(data):
         ("tensors.safetensors", setting("pool", lambda a: a * np.nan), "expected finite values"),
         ("tensors.safetensors", setting("pool", lambda a: a[:, :-1]), "expected shapes that agree"),
         ("tensors.safetensors", setting("pool", np.float64), "expected float32 numbers"),
+        ("manifest.json", in_manifest(model="\x1b[31m"), "model: expected a text"),
+        ("manifest.json", in_manifest(model="x" * 10**4), "model: expected a text"),
         ("bounds.safetensors", setting("chain.pool", np.negative), "no bound below 0"),
         ("bounds.safetensors", setting("local.pool", lambda a: a * np.inf), "expected finite"),
         ("bounds.safetensors", arrays(lambda names: names.pop("local.pool")), "bounds: expected"),
@@ -585,3 +587,34 @@ def test_what_holds_many_numbers_is_printed_in_a_line(tiny):
     pack = Pack.read(tiny)
     for value in (pack, pack.network()):
         assert len(repr(value)) < 100
+
+
+def reshaped(folder, name, shape):
+    """Give one tensor of a pack another shape everywhere: in the tensors, bounds and manifest."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    for entry in manifest["tensors"]:
+        if entry["name"] == name:
+            entry["shape"] = list(shape)
+    for file, names in (("tensors", [name]), ("bounds", [f"local.{name}", f"chain.{name}"])):
+        path = folder / f"{file}.safetensors"
+        held = checkpoint.load(path) | {n: np.zeros(shape, np.float32) for n in names}
+        checkpoint.save_safetensors(path, held, overwrite=True)
+        manifest["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", ["input", "stem", "stages.1.0", "pool", "logits"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 6), (1, 1, 1, 1), (2, 3, 7, 9), (0, 3, 5, 5)])
+def test_tensors_have_the_shapes_that_their_network_gives_them(tiny, name, shape):
+    """One cause for seventeen tracebacks: whoever holds a pack may rely on its shapes."""
+    reshaped(tiny, name, shape)
+    with pytest.raises(WeightsError, match=r"expected (the shape|\(N, C, H, W\)|another number)"):
+        Pack.read(tiny)
+
+
+def test_a_stranger_s_name_is_no_markdown(tmp_path):
+    model = npvgg.create_model("repvgg_nano", engine="reference")
+    model.name = "<img src=x>[a](b)"
+    Pack.of(model, np.zeros((1, 3, 8, 8), np.float32)).write(tmp_path / "pack")
+    first = (tmp_path / "pack" / "README.md").read_text().split("\n")[0]
+    assert first.startswith(r"# A conformance pack: \<img src\=x\>\[a\]\(b\), ")

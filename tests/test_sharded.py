@@ -73,8 +73,8 @@ def test_pytorch_s_files_are_joined_as_well(tmp_path):
             "lacks the tensor 'd'",
         ),
         ('{"weight_map": {"a": "x"', "expected JSON"),
-        ("{" * 100_000, "expected JSON"),
-        ('{"weight_map": ' + "[" * 100_000, "expected JSON"),
+        ("{" * 100_000, "a nesting of at most 32"),
+        ('{"weight_map": ' + "[" * 100_000, "a nesting of at most 32"),
         ('{"weight_map": "' + "x" * sharded.MAX_INDEX + '"}', "at most"),
         (json.dumps({"weight_map": {str(i): str(i) for i in range(200)}}), "at most"),
         ('{"number": ' + "9" * 100_000 + "}", "19 digits"),
@@ -85,3 +85,19 @@ def test_a_wrong_index_is_refused(index, text, match):
     index.write_text(text)
     with pytest.raises(WeightsError, match=rf"index\.json: (?s:.*){match}"):
         checkpoint.load(index)
+
+
+def test_a_shard_is_a_file_and_no_index(tmp_path):
+    """Folders in folders, 250 deep, overflowed the stack; a folder counted as 4,096 bytes."""
+    path = tmp_path / "i.json"
+    path.write_text('{"weight_map": {"a": "inside"}}')
+    (tmp_path / "inside").mkdir()
+    with pytest.raises(WeightsError, match="inside: Is a directory"):
+        checkpoint.load(path)
+    (tmp_path / "inside").rmdir()
+    (tmp_path / "inside").write_text('{"weight_map": {"a": "inside"}}')
+    with pytest.raises(WeightsError, match="inside: "):
+        checkpoint.load(path)
+    (tmp_path / "inside").unlink()
+    with pytest.raises(WeightsError, match="inside: No such file"):
+        checkpoint.load(path)

@@ -139,6 +139,8 @@ REFUSED = {
     "an infinite mean": ({"pretrained_cfg": {"mean": [1e300] * 3}}, "mean: expected numbers f"),
     "no deviation": ({"pretrained_cfg": {"std": [0, 1, 1]}}, "std: expected numbers finite and"),
     "a crop above one pixel": ({"pretrained_cfg": {"crop_pct": 1000}}, "crop_pct: expected"),
+    "a crop of next to nothing": ({"pretrained_cfg": {"crop_pct": 1e-320}}, "crop_pct: expected"),
+    "a crop of little": ({"pretrained_cfg": {"crop_pct": 0.004}}, "resized to at most 67108864"),
     "a crop of text": ({"pretrained_cfg": {"crop_pct": "x\n\x1b"}}, r"crop_pct: .* got 'x\\\\n"),
     "an unknown filter": ({"pretrained_cfg": {"interpolation": "best"}}, "interpolation: expected"),
     "no filter": ({"pretrained_cfg": {"interpolation": {}}}, "interpolation: expected a word"),

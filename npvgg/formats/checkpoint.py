@@ -121,7 +121,8 @@ def _below(found: Checkpoint, prefix: str) -> Checkpoint:
     )
 
 
-def _loaded(path: str | os.PathLike[str], wrapper: str | None) -> Checkpoint:
+def _loaded(path: str | os.PathLike[str], wrapper: str | None, *, alone: bool = True) -> Checkpoint:
+    """Read one file; one that is not alone is named by an index, and cannot be another index."""
     with blaming(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(HEAD)
@@ -130,7 +131,7 @@ def _loaded(path: str | os.PathLike[str], wrapper: str | None) -> Checkpoint:
             raise WeightsError(f"expected weights, got {found}")
         if reader.recognised(head):
             return Checkpoint(Path(path), *reader.read(file, size, wrapper))
-        if sharded.recognised(head):
+        if alone and sharded.recognised(head):
             return _joined(Path(path), file.read(sharded.MAX_INDEX + 1), wrapper)
         if wrapper:
             raise WeightsError(f"expected a PyTorch file with weights under {shown(wrapper)}")
@@ -145,7 +146,7 @@ def _loaded(path: str | os.PathLike[str], wrapper: str | None) -> Checkpoint:
 def _joined(path: Path, index: bytes, wrapper: str | None) -> Checkpoint:
     """The tensors of all the files that an index names, in the order of the index."""
     places = sharded.parse(index)
-    files = {name: load_with_metadata(path.parent / name, wrapper=wrapper)
+    files = {name: _loaded(path.parent / name, wrapper, alone=False)
              for name in _small_together(path.parent, sorted(set(places.values())))}  # fmt: skip
     for name, part in files.items():
         sharded.check(places, name, part.tensors)
@@ -161,7 +162,10 @@ def _joined(path: Path, index: bytes, wrapper: str | None) -> Checkpoint:
 
 
 def _small_together(folder: Path, names: list[str]) -> list[str]:
-    total = sum(os.stat(folder / name).st_size for name in names)
+    total = 0
+    for name in names:
+        with blaming(folder / name), open_regular(folder / name) as file:
+            total += os.fstat(file.fileno()).st_size
     if total > MAX_BYTES:
         raise WeightsError(f"expected files of at most {MAX_BYTES} bytes together, got {total}")
     return names

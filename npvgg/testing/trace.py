@@ -178,7 +178,7 @@ def _activation(block: Block, name: str, source: str) -> Operation:
 def _attention(block: Block, name: str, source: str) -> Operation:
     spec, layer = block.spec, str(block.spec.attn_layer)
     names = {n: f"{spec.name}.attn.{n}" for n in block.attention}
-    parameters = {"layer": layer, **spec.attn_kwargs, "weights": names}
+    parameters = {**spec.attn_kwargs, "layer": layer, "weights": names}
     equation = attention.LAYERS[layer].equation
     return Operation(name, spec.name, "attention", (source,), equation, parameters, block.attention)
 

@@ -27,6 +27,7 @@ from npvgg.hub.pretrained import is_network, pretrained_cfg, split_tag
 from npvgg.variants import VARIANTS
 from npvgg.weights import build, metadata, timmconfig
 from npvgg.weights.build import Tensors
+from npvgg.weights.cost import check_cost
 
 _size = attrgetter("depths", "widths", "stem_chs", "groups")
 
@@ -72,7 +73,11 @@ def identify(
         found = _from_config(architecture, tag, timmconfig.read(file.config, *ends))
     else:
         found = _from_metadata(architecture, tag, tensors, file.metadata if file else {}, ends)
-    return _fitted(found)
+    found = _fitted(found)
+    for key in ("input_size", "test_input_size") if file is not None else ():
+        if key in found.pretrained_cfg:
+            check_cost(found.config, *found.pretrained_cfg[key][1:])
+    return found
 
 
 def _from_config(

@@ -175,9 +175,17 @@ def _check_preparation(cfg: Mapping[str, Any]) -> None:
         return  # no photo is prepared for such a network
     for use_test_size in (False, True):
         try:
-            create_transform(**resolve_data_config({}, cfg, use_test_size=use_test_size))
+            transform = create_transform(
+                **resolve_data_config({}, cfg, use_test_size=use_test_size)
+            )
         except DOUBTS as error:
             raise WeightsError(_quoted(error)) from None
+        _, height, width = transform.input_size
+        if height * width > 4 * MAX_PIXELS * transform.crop_pct**2:
+            raise WeightsError(
+                f"crop_pct: expected photos resized to at most {4 * MAX_PIXELS} pixels, "
+                f"got {height}×{width} of {transform.crop_pct:.3g}"
+            )
 
 
 # --- Its classes ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from npvgg.formats.jsontext import parse_object
 from npvgg.formats.untrusted import shown
 from npvgg.testing.bounds.rounding import LAMBDA
 from npvgg.testing.trace import LEVELS, Operation, Probe
+from npvgg.weights.metadata import MAX_MODEL
 
 FORMAT, VERSION = "npvgg-conformance", 1
 
@@ -102,8 +103,9 @@ def parse(text: bytes) -> dict[str, Any]:
     for key, known in (("form", ("train", "deploy")), ("level", LEVELS)):
         if manifest.get(key) not in list(known):
             raise WeightsError(f"{key}: expected one of {known}, got {shown(manifest.get(key))}")
-    if not isinstance(manifest.get("model"), str):
-        raise WeightsError(f"model: expected a text, got {shown(manifest.get('model'))}")
+    model = manifest.get("model")
+    if not isinstance(model, str) or not model.isprintable() or len(model) > MAX_MODEL:
+        raise WeightsError(f"model: expected a text, a name, got {shown(model)}")
     files, tensors = manifest.get("files"), manifest.get("tensors")
     if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
         raise WeightsError("files: expected an object of SHA-256 sums")

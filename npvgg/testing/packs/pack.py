@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as resources
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from npvgg.config import RepVGGConfig
+from npvgg.config import RepVGGConfig, output_size
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import checkpoint, safetensorsfile
 from npvgg.formats.files import open_regular, sha256, write_folder
@@ -37,7 +38,7 @@ from npvgg.testing.bounds.shares import within
 from npvgg.testing.bounds.tiles import check_tile
 from npvgg.testing.bounds.walk import normalisation_error, walk
 from npvgg.testing.packs import manifest as manifests
-from npvgg.testing.trace import Probe, at_level, checked_images, operations, probe
+from npvgg.testing.trace import Operation, Probe, at_level, checked_images, operations, probe
 from npvgg.weights import build, metadata
 
 Named = TypeVar("Named")
@@ -144,8 +145,10 @@ class Pack:
         }
         with blaming(folder):
             network = build.build_network(arrays[manifest["form"]], config, np.float32)
-            kept = at_level(operations(network), manifest["level"])
+            spelled = operations(network)
+            kept = at_level(spelled, manifest["level"])
             _check_arrays(manifest, list(kept), tensors, bounds)
+            _check_shapes(spelled, tensors)
         probes = tuple(probe(o, tensors[name].shape) for name, o in kept.items())
         local, chain = (
             {name: bounds[f"{kind}.{name}"] for name in kept} for kind in ("local", "chain")
@@ -187,8 +190,9 @@ class Pack:
         bounds |= {f"chain.{name}": bound for name, bound in self._chain.items()}
         contents[BOUNDS] = _safetensors(bounds, {})
         text = (resources("npvgg.testing.packs") / "conformance.md").read_text("utf-8")
-        for key in ("model", "form", "level"):
-            text = text.replace("{" + key + "}", self.manifest[key])
+        for key in ("model", "form", "level"):  # a model's name may be a stranger's: no Markdown
+            plain = re.sub(r"[^\w .-]", r"\\\g<0>", self.manifest[key])
+            text = text.replace("{" + key + "}", plain)
         contents[README] = text.encode()
         return contents
 
@@ -292,3 +296,34 @@ def _check_arrays(
             raise WeightsError(f"{name}: expected shapes that agree, got {bound.shape}")
         if truth.dtype != np.float32 or bound.dtype != np.float32 or (bound < 0).any():
             raise WeightsError(f"{name}: expected float32 numbers, and no bound below 0")
+
+
+def _check_shapes(spelled: Sequence[Operation], tensors: Mapping[str, Array]) -> None:
+    """Every tensor has the shape that the network gives it, from the input's on."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for o in spelled:
+        source = shapes[o.inputs[0]] if o.inputs else tensors[o.name].shape
+        if not o.inputs and (len(source) != 4 or 0 in source[2:]):
+            raise WeightsError(f"{o.name}: expected (N, C, H, W), got {source}")
+        shapes[o.name] = _shape(o, source)
+        if o.name in tensors and tensors[o.name].shape != shapes[o.name]:
+            raise WeightsError(
+                f"{o.name}: expected the shape {shapes[o.name]} that its inputs give, "
+                f"got {tensors[o.name].shape}"
+            )
+
+
+def _shape(o: Operation, source: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an operation's tensor from that of the first that it reads."""
+    match o.op:
+        case "conv":
+            weight, stride = o.weights["weight"], o.parameters["stride"]
+            if source[1] != weight.shape[1] * o.parameters["groups"]:
+                raise WeightsError(f"{o.name}: expected another number of channels, got {source}")
+            return (source[0], len(weight), *(output_size(side, stride) for side in source[2:]))
+        case "pool":
+            return source[0], source[1] * (2 if o.parameters["kind"] == "catavgmax" else 1)
+        case "linear":
+            return source[0], len(o.weights["weight"])
+        case _:
+            return source
