@@ -396,6 +396,34 @@ def test_ten_questions_are_answered_by_numbers(nano):
     assert lesson.unfolded_apart < 1e-12
 
 
+# --- any network ----------------------------------------------------------------------------------
+
+REFUSED = {
+    "se": {"pixel"}, "se-after-the-activation": {"pixel"}, "ese-hard-swish": {"pixel"},
+    "eca": {"pixel"}, "cbam": {"pixel"},
+    "pool-max": {"photo"}, "pool-catavgmax": {"photo"},
+    "embedding": {"photo", "quantize", "mistakes", "questions"},
+    "no-pool": {"photo", "quantize", "mistakes", "questions"},
+    "identities-everywhere": {"pixel", "photo", "quantize", "mistakes", "questions"},
+}  # fmt: skip
+"""Attention; pooling; no classes; four channels, which are no photo: what cannot be shown of it."""
+
+
+@pytest.mark.parametrize("name", tiny.NETWORKS)
+def test_every_network_is_shown_or_refused_by_one_clear_error(name):
+    model = tiny.model(name, reparameterize=False)
+    model.pretrained_cfg["input_size"] = (model.config.in_chans, 12, 10)
+    lessons = ("network", "fold", "pixel", "im2col", "photo", "quantize", "mistakes", "questions")
+    for lesson in lessons:
+        if lesson in REFUSED.get(name, ()):
+            with pytest.raises(ArgumentError, match="can be shown"):
+                getattr(explain, lesson)(model)
+        else:
+            shown = getattr(explain, lesson)(model)
+            assert shown.as_text()
+            json.dumps(shown.as_json(), allow_nan=False)
+
+
 # --- in Python and from the shell -----------------------------------------------------------------
 
 

@@ -155,6 +155,20 @@ def test_the_command_writes_it_once(tmp_path, capfd):
 # --- In a browser ---------------------------------------------------------------------------------
 
 
+def drop(tab, content):
+    """Drop a file on the page, as a person does."""
+    tab.evaluate(
+        """(data) => {
+          const transfer = new DataTransfer();
+          const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+          transfer.items.add(new File([bytes], "photo.png"));
+          document.body.dispatchEvent(
+            new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        base64.b64encode(content).decode(),
+    )
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Playwright's event loop
 def test_the_live_page_in_a_browser(chromium, page, nano, tmp_path):  # noqa: F811
     (tmp_path / "live.html").write_text(page, "utf-8")
@@ -177,6 +191,10 @@ def test_the_live_page_in_a_browser(chromium, page, nano, tmp_path):  # noqa: F8
     assert channel == "5"
     shown = float(re.search(r"ReLU makes it (\S+)\.$", words)[1])
     assert shown == pytest.approx(lesson.output, rel=1e-4, abs=1e-5)
+    drop(tab, b"no photo")
+    tab.wait_for_function("document.getElementById('answer').textContent.startsWith('this file')")
+    drop(tab, PHOTO.read_bytes())
+    tab.wait_for_function(f"document.getElementById('answer').textContent === '{answer}'")
     tab.uncheck("#branches input[value=identity]")
     assert tab.text_content("#answer") != answer
     tab.check("#branches input[value=identity]")

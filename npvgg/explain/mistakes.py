@@ -134,8 +134,7 @@ def mistakes(
     Raises ArgumentError, which names those that can be made; ImageError.
     """
     net = subject.network_of(model)
-    if net.head.weight is None or not net.head.global_pool:
-        raise ArgumentError("model: expected a classifier; network, fold and pixel can be shown")
+    subject.check_classifier(net)
     chosen = subject.named(net, block)
     x, title = subject.image(model, photo)
     bench = _Bench(model, net, chosen, x)
@@ -286,12 +285,13 @@ class _Bench:
 
     def _of_ending(self, wrong: Any) -> Outcome | None:
         with np.errstate(all="ignore"):
+            pooled, right = (end("pool", {"x": self.last}) for end in (wrong, self.ending))
+            if pooled.shape != right.shape:
+                return None  # the classifier would refuse it
             logits = self._end(self.last, wrong)
-            same = np.array_equal(wrong("pool", {"x": self.last}),
-                                  self.ending("pool", {"x": self.last}))  # fmt: skip
         if logits.shape == self.logits.shape and np.array_equal(logits, self.logits):
             return None
-        tensor = "logits" if same else "pool"
+        tensor = "logits" if np.array_equal(pooled, right) else "pool"
         return tensor, self.operations[tensor].equation, None, logits
 
     def _end(self, x: Array, end: Any = None) -> Array:

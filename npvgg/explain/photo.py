@@ -205,11 +205,7 @@ def photo(model: RepVGG, photo: Any = None, class_: int | None = None) -> PhotoL
     """
     net = subject.network_of(model).reparameterized()
     head = net.head
-    if head.weight is None or head.bias is None:
-        raise ArgumentError(
-            "model: expected a classifier, got an embedding (num_classes=0); network, fold, pixel "
-            "and quantize can be shown"
-        )
+    subject.check_classifier(net)
     if head.global_pool != "avg":
         raise ArgumentError(
             f"model: expected average pooling, got {head.global_pool!r}: behind any maximum a "
@@ -224,12 +220,13 @@ def photo(model: RepVGG, photo: Any = None, class_: int | None = None) -> PhotoL
     count = min(TOP, len(logits))
     order = topk(probabilities, count)[1].tolist()
     index = subject.index_below("class", class_, len(logits), order[0])
-    evidence = _class_map(head.weight[index], last)
-    bias = float(head.bias[index])
+    weight, biases = np.asarray(head.weight), np.asarray(head.bias)
+    evidence = _class_map(weight[index], last)
+    bias = float(biases[index])
     rival = order[1] if count > 1 else None
     between = None
     if rival is not None:
-        between = _class_map(head.weight[order[0]] - head.weight[rival], last)
+        between = _class_map(weight[order[0]] - weight[rival], last)
     coarse = min(last.shape[1:]) <= COARSE
     occlusion = _occlusion(net, x, index, float(logits[index])) if coarse else None
     taps = {entry["block"] for entry in model.feature_info}

@@ -158,6 +158,7 @@ def quantize(model: RepVGG, block: str | None = None, photo: Any = None) -> Quan
     """
     net = subject.network_of(model)
     subject.named(net, block, branches=True)
+    subject.check_classifier(net)
     deploy = net.reparameterized()
     outliers = {b.spec.name: _outlier(subject.fused_of(b).weight) for b in deploy.blocks}
     worst = max(outliers, key=lambda key: outliers[key])

@@ -46,7 +46,7 @@ def named(network: Network, name: str | None, *, branches: bool = False) -> Bloc
     if branches and network.form != "train":
         raise ArgumentError(
             "model: expected the branches, in train form, got a network that is folded already; "
-            "of that, network, pixel, photo, winograd and im2col can be shown "
+            "of that, network, pixel, photo, mistakes, winograd and im2col can be shown "
             "(a model of create_model keeps its branches with reparameterize=False)"
         )
     if name is None:
@@ -74,6 +74,15 @@ def fused_of(block: Block) -> FusedConv:
     if isinstance(form, Branches):
         raise ArgumentError(f"block: expected a convolution, got the branches of {block.spec.name}")
     return form
+
+
+def check_classifier(network: Network) -> None:
+    """Raise ArgumentError for an embedding, which names no class."""
+    if network.head.weight is None or network.head.bias is None:
+        raise ArgumentError(
+            "model: expected a classifier, got an embedding (num_classes=0); network, fold, pixel, "
+            "im2col and winograd can be shown"
+        )
 
 
 def index_below(name: str, value: int | None, count: int, default: int) -> int:
