@@ -229,7 +229,7 @@ def create_model(
     tensors, origin = _read(weights, wrapper, prefix)
     path = origin.path if origin else None
     with blaming(path):
-        source = identify(name, tensors, origin)
+        source = identify(name, tensors, origin, headless=changes.get("num_classes") == 0)
     found = _described(source, said, isinstance(pretrained_cfg, Mapping), tensors is None)
     found = found.with_changes(**changes)
     caveats: tuple[str, ...] = ()

@@ -270,6 +270,16 @@ def softmax(x: Array, axis: int | None = None, *, dim: int | None = None) -> Arr
     return y
 
 
+def probabilities(logits: Array) -> Array:
+    """Turn a classifier's logits into probabilities: (N, K) → (N, K).
+
+        K > 1: softmax over the classes          K = 1: 1 / (1 + e^−x), of the one class
+
+    One logit tells "yes" from "no", as binary cross-entropy trains it; its softmax is always 1.
+    """
+    return sigmoid(logits) if logits.shape[-1] == 1 else softmax(logits, axis=-1)
+
+
 def topk(x: Array, k: int, axis: int | None = None, *, dim: int | None = None) -> TopK:
     """Find the k largest values along an axis, largest first, and where they are.
 

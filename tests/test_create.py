@@ -457,3 +457,11 @@ def test_every_tool_has_the_same_answer(tmp_path, nano):
         assert subject(file, name).config == model.config
         done = convert(path, tmp_path / "out.pth", model=name, form="deploy", overwrite=True)
         assert metadata.config_of(done.metadata) == model.config
+
+
+def test_wrong_labels_never_stop_what_has_no_classes(nano_folder):
+    folder = nano_folder(num_classes=3, label_names=["a", "b"])
+    for options in ({"num_classes": 0}, {"features_only": True}):
+        create_model(weights=folder, engine="reference", **options)
+    with pytest.raises(WeightsError, match="label_names"):
+        create_model(weights=folder)

@@ -263,6 +263,18 @@ def test_weights_have_the_names_and_values_of_the_state_dict(name, tmp_path):
 
 
 @needs_onnx
+def test_one_class_ends_in_a_sigmoid(tmp_path, rng):
+    from onnx.reference import ReferenceEvaluator
+
+    model = tiny.model(changes={"num_classes": 1}, dtype="float64")
+    export_onnx(model, tmp_path / "a.onnx", dynamic_size=True, softmax=True)
+    x = tiny.photos(model, rng, dtype=np.float64)
+    (got,) = ReferenceEvaluator(str(tmp_path / "a.onnx")).run(["probabilities"], {"x": x})
+    np.testing.assert_allclose(got, ops.probabilities(model(x)), rtol=1e-12)
+    assert (got < 0.99).all()
+
+
+@needs_onnx
 def test_every_map_of_every_block_can_be_read_by_its_name(tmp_path, rng):
     from onnx.reference import ReferenceEvaluator
 

@@ -229,3 +229,13 @@ def test_softmax_takes_lists_and_refuses_an_axis_that_is_not_there():
     np.testing.assert_allclose(ops.softmax([1.0, 1.0]), [0.5, 0.5])
     with pytest.raises(ArgumentError, match=r"^axis: expected an axis of x, whose shape is \(2,\)"):
         ops.softmax(np.ones(2), axis=1)
+
+
+def test_one_logit_is_a_yes_or_no(rng):
+    """Its softmax would be 1 for every photo."""
+    logits = np.array([[-2.0], [0.0], [np.log(3.0)]])
+    np.testing.assert_allclose(
+        ops.probabilities(logits), [[1 / (1 + np.exp(2.0))], [0.5], [0.75]], rtol=1e-15
+    )
+    many = rng.standard_normal((3, 4))
+    np.testing.assert_array_equal(ops.probabilities(many), ops.softmax(many, axis=1))

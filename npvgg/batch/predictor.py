@@ -22,7 +22,7 @@ from npvgg.data import create_transform, resolve_model_data_config
 from npvgg.errors import ArgumentError, ImageError
 from npvgg.images import labels, opening
 from npvgg.images.opening import Source
-from npvgg.ops import Array, softmax, topk
+from npvgg.ops import Array, probabilities, topk
 
 Columns = dict[str, NDArray[Any]]
 
@@ -148,7 +148,7 @@ class Predictor:
         logits, pooled = self._run(x)
         answers: Columns = {}
         if "topk" in self.spec.want:
-            prob, index = topk(softmax(logits, axis=1), self.classes, axis=1)
+            prob, index = topk(probabilities(logits), self.classes, axis=1)
             names = np.array(self.names or [str(n) for n in range(self.model.num_classes)])
             answers["top_index"] = index.astype(np.int32)
             answers["top_label"] = names[index]

@@ -30,7 +30,7 @@ from npvgg.formats.untrusted import path_text, printable
 from npvgg.hub.pretrained import BUNDLED
 from npvgg.images import labels
 from npvgg.model import FeatureNet, RepVGG
-from npvgg.ops import Array, softmax, topk
+from npvgg.ops import Array, probabilities, topk
 
 SOME_FAILED = 1
 """Exit status: done, and some photo could not be read."""
@@ -279,7 +279,7 @@ def _top(logits: Array | None, k: int, names: Any) -> list[dict[str, Any]]:
     """Return the k likeliest classes, none for a photo that could not be read."""
     if logits is None:
         return []
-    prob, index = topk(softmax(logits[None], axis=1), k, axis=1)
+    prob, index = topk(probabilities(logits[None]), k, axis=1)
     pairs = zip(index[0].tolist(), prob[0].tolist(), strict=True)
     return [_class_entry(names, i, p) for i, p in pairs]
 

@@ -15,7 +15,7 @@ from npvgg.explain import subject
 from npvgg.explain.lesson import UNLISTED, Lesson
 from npvgg.model import RepVGG
 from npvgg.network import Network
-from npvgg.ops import Array, softmax, topk
+from npvgg.ops import Array, probabilities, topk
 from npvgg.pages.parts import (
     Document,
     Exercise,
@@ -216,9 +216,9 @@ def photo(model: RepVGG, photo: Any = None, class_: int | None = None) -> PhotoL
     maps = list(forward_blocks(net.blocks, x))
     last = maps[-1][0].astype(np.float64)
     logits = forward_head(head, maps[-1])[1][0]
-    probabilities = softmax(logits)
+    shares = probabilities(logits)
     count = min(TOP, len(logits))
-    order = topk(probabilities, count)[1].tolist()
+    order = topk(shares, count)[1].tolist()
     index = subject.index_below("class", class_, len(logits), order[0])
     weight, biases = np.asarray(head.weight), np.asarray(head.bias)
     evidence = _class_map(weight[index], last)
@@ -236,7 +236,7 @@ def photo(model: RepVGG, photo: Any = None, class_: int | None = None) -> PhotoL
         photo=name,
         transform=_transform(model),
         topk=tuple(
-            ClassEntry(k, subject.class_name(model, k), float(probabilities[k]), float(logits[k]))
+            ClassEntry(k, subject.class_name(model, k), float(shares[k]), float(logits[k]))
             for k in order
         ),
         class_=index,

@@ -94,7 +94,7 @@ def export_onnx(
 
     dynamic_size: leave height and width open; otherwise they are the model's own,
         `model.pretrained_cfg["input_size"]`. The number of images is always open
-    softmax: end with `probabilities` instead of `logits`
+    softmax: end with `probabilities` instead of `logits`; of a single class, its sigmoid
     preprocess: begin with `pixels` of 0 … 255, resized and cropped already, in one of
         `PREPROCESSINGS`, and normalise them as the model's transform does; otherwise the network
         begins with `x` (N, C, H, W), normalised
@@ -196,7 +196,8 @@ def _end(
         x = graph.rename(x, "logits")
         if softmax:
             m = graph.module("softmax")
-            x = graph.rename(m.ends(m("Softmax", x, axis=1)), "probabilities")
+            y = m("Softmax", x, axis=1) if config.num_classes > 1 else m("Sigmoid", x)
+            x = graph.rename(m.ends(y), "probabilities")
         return x, shape
     if config.global_pool:
         return graph.rename(x, "embedding"), ("N", config.num_pooled_features)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats.files import open_regular
 from npvgg.formats.jsontext import parse
-from npvgg.formats.untrusted import shown
+from npvgg.formats.untrusted import path_text, shown
 
 _IMAGENET_1K = Path(__file__).parent.parent / "assets" / "imagenet_1k.tsv"
 _SYNSET = re.compile(r"[nvars]\d{8}")
@@ -60,15 +61,17 @@ def imagenet_1k() -> tuple[Label, ...]:
 def load_labels(path: str | PathLike[str]) -> list[Label]:
     """Read a list of classes.
 
-    A text file has one class per line, in order: a name, or columns separated by tabs, where a
-    first column of numbers is the index and a column of WordNet ids the synset. A JSON file has a
-    list of names, or an object of index → name; in place of a name there may be [synset, name].
+    A text file has one class per line, in order: a name, or a WordNet id and a name. Where every
+    line begins with a number and a tab, comma, colon or blank, that is the index. A JSON file has a
+    list of names; an object of index → name or of name → index; or an object that holds one of
+    these under `id2label`, `label2id`, `label_names`, `labels` or `class_to_idx`. In place of a
+    name there may be [WordNet id, name]. Python's {0: 'cat', 1: 'dog'} is read as well.
 
     Raises ArgumentError where it cannot be read, is empty, or an index is missing or there twice.
     """
-    where = f"labels: {fspath(path)}"
+    where = f"labels: {path_text(path)}"
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -78,17 +81,53 @@ def load_labels(path: str | PathLike[str]) -> list[Label]:
         raise ArgumentError(f"{where}: cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
         raise ArgumentError(f"{where}: expected at most {MAX_BYTES:,} bytes, got more")
+    if entries := _from_python(text):
+        return _in_order(entries, where)
     entries = _from_json(text, where) if text.lstrip()[:1] in ("[", "{") else _from_lines(text)
     return _in_order(entries, where)
 
 
 _Entry = tuple[int | None, Label]
 
+_NUMBERED = re.compile(r"\s*([0-9]{1,9})(?:\s*[\t,;:]\s*|\s+)(?=\S)(.*)", re.DOTALL)
+_ITEM = re.compile(
+    r"\s*([0-9]{1,9})\s*:\s*"
+    r"""(?:'((?:[^'\\\n]|\\.)*)'|"((?:[^"\\\n]|\\.)*)")\s*(?:,|\Z)"""
+)
+_ESCAPE = re.compile(r"\\(.)")
+
+TABLES = ("id2label", "label2id", "label_names", "labels", "class_to_idx")
+"""Under which keys the files of transformers, timm and torchvision hold their classes."""
+
 
 def _from_lines(text: str) -> list[_Entry]:
-    rows = [line.split("\t") for line in text.splitlines() if line.strip()]
-    numbered = all(len(row) > 1 and row[0].strip().isdecimal() for row in rows)
-    return [(int(row.pop(0)) if numbered else None, _label(row)) for row in rows]
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+    numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    if all(numbered):
+        return [(int(m[1]), _label(_columns(m[2]))) for m in numbered if m]
+    return [(None, _label(_columns(line))) for line in lines]
+
+
+def _columns(text: str) -> list[str]:
+    """Split a line at tabs, or a WordNet id off its front."""
+    first, _, rest = text.partition(" ")
+    return [first, rest] if _SYNSET.fullmatch(first) and "\t" not in text else text.split("\t")
+
+
+def _from_python(text: str) -> list[_Entry]:
+    """Read a Python dict of index → text, as people pass ImageNet's classes round; [] for others.
+
+    It is matched item by item, not run.
+    """
+    body = text.strip()
+    if body[:1] != "{" or body[-1:] != "}":
+        return []
+    body, position, entries = body[1:-1].strip(), 0, list[_Entry]()
+    while item := _ITEM.match(body, position):
+        name = item[2] if item[2] is not None else item[3]
+        entries.append((int(item[1]), _label([_ESCAPE.sub(r"\1", name)])))
+        position = item.end()
+    return entries if position == len(body) else []
 
 
 def _from_json(text: str, where: str) -> list[_Entry]:
@@ -96,13 +135,20 @@ def _from_json(text: str, where: str) -> list[_Entry]:
         value = parse(text, "", MAX_BYTES)
     except WeightsError as error:
         raise ArgumentError(f"{where}: {error}") from None
-    items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+    if isinstance(value, dict):
+        tables = (value[key] for key in TABLES if isinstance(value.get(key), dict | list))
+        value = next(tables, value)
+    items: list[tuple[str | None, Any]] = [(None, item) for item in value]
+    if isinstance(value, dict):
+        items = list(value.items())
+        if all(type(index) is int for index in value.values()):  # name → index
+            items = [(str(index), name) for name, index in value.items()]
     entries: list[_Entry] = []
     for key, item in items:
         columns = item if isinstance(item, list) else [item]
         if not columns or not all(isinstance(column, str) for column in columns):
             raise ArgumentError(f"{where}: expected names as text, got {shown(item)}")
-        if key is not None and not (key.isdecimal() and len(key) < 10):
+        if key is not None and not re.fullmatch("[0-9]{1,9}", key):
             raise ArgumentError(f"{where}: expected an index as key, got {shown(key)}")
         entries.append((None if key is None else int(key), _label(columns)))
     return entries

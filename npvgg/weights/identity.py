@@ -56,19 +56,26 @@ class Identity:
 
 
 def identify(
-    name: str | None = None, tensors: Tensors | None = None, file: Checkpoint | None = None
+    name: str | None = None,
+    tensors: Tensors | None = None,
+    file: Checkpoint | None = None,
+    *,
+    headless: bool = False,
 ) -> Identity:
     """Return which network it is: by the caller's word, by its tensors, by what its file says.
 
     name: a network of the table, with a pretrained tag or without; None where the file tells
     tensors: in either naming and form; None for a network without weights
     file: what the tensors were read from: its metadata and the config.json beside it count
+    headless: without a classifier, whatever the tensors have; labels, right or wrong, do not matter
 
     Raises ArgumentError for an unknown or contradicted name, and with neither name nor tensors;
     WeightsError where the file describes no network, or its tensors are of none in the table.
     """
     architecture, tag = split_tag(name) if name is not None else (None, None)
     ends = build.ends(tensors) if tensors is not None else build.Ends(None, None)
+    if headless:
+        ends = ends._replace(classes=0)
     if file is not None and file.config is not None:
         found = _from_config(architecture, tag, timmconfig.read(file.config, *ends))
     else:
