@@ -88,6 +88,22 @@ def test_numbers_that_differ_are_printed_with_digits_that_differ():
     assert said in str(quick(theirs, PACK))
 
 
+def test_what_winograds_tiles_may_do_is_right_if_no_mistake_does_it(rng):
+    theirs = tensors()
+    for name in ("stages.0.0.conv_kxk.bn", "stages.0.0.sum"):
+        sign = rng.choice([-1.0, 1.0], theirs[name].shape)
+        theirs[name] = theirs[name] + sign * 1.2 * PACK.bound(name).astype(np.float64)
+    report = compare(theirs, PACK)
+    assert report.ok, str(report)
+    assert "2 tensors are beyond the bound of plain sums, 1.20 times at most" in str(report)
+    assert "--winograd 6" in str(report)
+    short = quick(theirs, PACK)
+    assert not short.ok
+    assert "it may be right: 2 tensors are beyond the bound of plain sums" in str(short)
+    theirs["stages.0.0.sum"] = PACK.tensor("stages.0.0.sum") + 5 * PACK.bound("stages.0.0.sum")
+    assert not compare(theirs, PACK).ok
+
+
 def test_alone_the_bound_is_the_local_one():
     theirs, name = tensors(), "logits"
     local = PACK.local_bound(name).astype(np.float64)
