@@ -35,9 +35,16 @@ RAW = (".f32", ".bin", ".raw")
 SHAPES = "shapes.json"
 
 MAX_JSON = 2**28
-"""Largest JSON, in bytes: text of some twelve million numbers, which take a gigabyte to parse."""
+"""Largest JSON, in bytes: text of some twelve million numbers."""
 
-MAX_FILES = 10_000
+MAX_JSON_MEMORY = 2**30
+"""What JSON may take in memory while it is parsed, in bytes, by a count of its signs before:
+
+    32 for every comma (a number, 24, and its place in a list, 8), 64 for every list, 512 for every
+    object, and for a colon, which follows a name, 128
+"""
+
+MAX_ARRAYS = MAX_FILES = 10_000
 
 
 def read(path: str | os.PathLike[str]) -> Arrays:
@@ -48,10 +55,27 @@ def read(path: str | os.PathLike[str]) -> Arrays:
         arrays = _folder(Path(path)) if os.path.isdir(path) else _file(Path(path))
         if arrays == {}:
             raise WeightsError("expected at least one array, got none")
-    if arrays is not None:
-        return arrays
-    tensors = checkpoint.load(path)
-    return {name: tensors[name] for name in sorted(tensors, key=natural)}
+        kind = _ARRAYS.get(Path(path).suffix.lower())
+        if arrays is None and kind:
+            raise WeightsError(f"expected {kind}, got a file of another kind, or a damaged one")
+        if arrays is None:
+            tensors = checkpoint.load(path)
+            arrays = {name: tensors[name] for name in sorted(tensors, key=natural)}
+        if len(arrays) > MAX_ARRAYS:
+            raise WeightsError(f"expected at most {MAX_ARRAYS} arrays, got {len(arrays)}")
+        for name in arrays:
+            if len(name) > MAX_NAME:
+                raise WeightsError(
+                    f"expected names of up to {MAX_NAME} characters, got {shown(name)}"
+                )
+    return arrays
+
+
+_ARRAYS = {
+    ".npz": "an archive of NumPy's (.npz)", ".npy": "an array of NumPy's (.npy)",
+    ".json": "a JSON object of arrays",
+}  # fmt: skip
+"""What these suffixes say that a file is; the others may be weights."""
 
 
 def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -113,10 +137,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _name(folder: Path, file: Path) -> str:
-    name = file.relative_to(folder).with_suffix("").as_posix()
-    if len(name) > MAX_NAME:
-        raise WeightsError(f"expected names of up to {MAX_NAME} characters, got {shown(name)}")
-    return name
+    return file.relative_to(folder).with_suffix("").as_posix()
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -162,7 +183,16 @@ def _json(file: BinaryIO, size: int) -> dict[str, Any]:
         raise WeightsError(f"expected JSON of at most {MAX_JSON} bytes, got {size}")
     data = bytearray(size)
     read_into(file, memoryview(data))
+    needed = sum(_MEMORY[sign] * data.count(sign) for sign in _MEMORY)
+    if needed > MAX_JSON_MEMORY:
+        raise WeightsError(
+            f"expected JSON that takes at most {MAX_JSON_MEMORY} bytes of memory, got one of some "
+            f"{needed}: hand arrays over as .npz or .safetensors"
+        )
     return parse_object(data, "", MAX_JSON, numbers="real")
+
+
+_MEMORY = {b",": 32, b"[": 64, b"{": 512, b":": 128}
 
 
 def _from_json(table: dict[str, Any]) -> Iterator[tuple[str, Array]]:

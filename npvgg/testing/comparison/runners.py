@@ -24,7 +24,7 @@ import numpy as np
 
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import open_regular
-from npvgg.formats.untrusted import path_text, shown
+from npvgg.formats.untrusted import MAX_NAME, path_text, shown
 from npvgg.model import RepVGG
 from npvgg.ops import Array
 
@@ -66,6 +66,11 @@ def as_array(value: Any, what: str) -> Array:
 
 def as_arrays(values: Mapping[Any, Any]) -> Arrays:
     """A dict of arrays, under texts as names."""
+    for name in values:
+        if len(str(name)) > MAX_NAME:
+            raise ArgumentError(
+                f"candidate: expected names of up to {MAX_NAME} characters, got {shown(str(name))}"
+            )
     return {str(name): as_array(value, shown(str(name))) for name, value in values.items()}
 
 

@@ -119,6 +119,10 @@ def diagnose(
     got = np.asarray(theirs[name], np.float64)
     if pack.accepts(name, got, alone=alone):
         return []
+    if not got.size:
+        return [Finding(UNKNOWN, f"it has no numbers: its shape is {got.shape}", np.inf, EMPTY)]
+    if np.asarray(theirs[name]).dtype == np.float16 and is_stored_short(pack, name, got):
+        return [STORED_SHORT]
     exact = {p.name: pack.tensor(p.name) for p in pack.probes if p.name != name}
     way = way_to(pack, probe, exact if alone else theirs)
     truth = pack.tensor(name).astype(np.float64)
@@ -364,6 +368,24 @@ def on_a_grid(got: Array) -> bool:
     return bool(whole.all() and np.abs(counts).max() < 2048)
 
 
+STORED_SHORT = Finding(
+    "tensor-rounded",
+    "the array is in float16, and right but for that rounding",
+    0.0,
+    "write tensors as float32; whether the computation is right cannot be seen behind it",
+    0.0,
+)
+
+
+def is_stored_short(pack: Pack, name: str, got: Array) -> bool:
+    """Whether a rounding to float16 more makes the tensor right: |theirs − y| ≤ bound + ½ ulp."""
+    truth = pack.tensor(name).astype(np.float64)
+    if got.shape != truth.shape:
+        return False
+    half = np.maximum(2.0**-11 * np.abs(truth), 2.0**-25)
+    return bool((np.abs(got - truth) <= 1.001 * (pack.bound(name) + half)).all())
+
+
 def unknown(verdicts: list[Verdict], got: Array, pack: Pack, probe: Probe, way: Way) -> Finding:
     """No mistake of the catalogue explains the numbers; or the likely ones were not tried."""
     error = min((v.largest for v in verdicts), default=np.inf)
@@ -399,12 +421,14 @@ def next_step(got: Array, pack: Pack, probe: Probe, way: Way) -> str:
     if pack.manifest["level"] != "op" and probe.block:
         finer = "op" if pack.manifest["level"] == "branch" else "branch, or op"
         return (
-            "give more tensors of this block, and compare with a pack that has them, made by "
-            f"`npvgg conformance --level {finer}`"
+            "give more tensors of this block, of a folded one what its convolution gives, and "
+            f"compare with a pack that has them, made by `npvgg conformance --level {finer}"
+            f"{' --form deploy' * (pack.manifest['form'] == 'deploy')}`"
         )
     return "compute one wrong number by hand, by its equation: its inputs are right"
 
 
+EMPTY = "look for a slice that selects nothing, and for a batch of no images"
 NOTHING = (
     "every number is 0, which no known mistake makes",
     "look for a buffer that was never written, or is read before it is, and for weights of zeros",

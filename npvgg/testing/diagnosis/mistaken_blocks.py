@@ -258,10 +258,15 @@ def attention_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 )
 def attention_activations(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Another hidden activation, or another gate."""
+    layer = recipe.spec.attn_layer
+    if layer is None:
+        return
     for option, what in (("act_layer", "the hidden activation"), ("gate_layer", "the gate")):
-        if option == "act_layer" and recipe.spec.attn_layer != "se":
+        if option == "act_layer" and layer != "se":
             continue
-        for name in ops.ACTIVATIONS:
+        usual = {"act_layer": "relu", "gate_layer": "hard_sigmoid" if layer == "ese" else "sigmoid"}
+        right = recipe.spec.attn_kwargs.get(option, usual[option])
+        for name in [name for name in ops.ACTIVATIONS if name != right]:
             said = "missing" if name == "identity" else name.replace("_", " ")
             yield (
                 f"{what} is {said}",

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from npvgg import ops
-from npvgg.ops import Array
+from npvgg.ops import BN_EPS, Array
 from npvgg.reparam import BatchNorm
 from npvgg.testing.diagnosis.mistake import (
     BRANCHES,
@@ -47,7 +47,7 @@ def batch_norm_eps(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Another eps, or none."""
     for eps in dict.fromkeys((*USUAL_EPS, *OTHER_EPS)):
         for where, wrong in in_norms(recipe, lambda bn, eps=eps: replace(bn, eps=eps)):  # type: ignore[misc]
-            if eps in USUAL_EPS or where == EVERY:
+            if eps != BN_EPS and (eps in USUAL_EPS or where == EVERY):
                 yield f"{eps:g} in {where}" if eps else f"missing in {where}", wrong
 
 
