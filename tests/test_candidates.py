@@ -206,6 +206,45 @@ def test_what_is_not_named_arrays_of_numbers_is_one_error(tmp_path, name):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.npz", "an archive of NumPy's"), ("a.npy", "an array of NumPy's"), ("a.json", "a JSON")],
+)
+def test_a_file_that_is_not_what_its_name_says_is_no_weights_file(tmp_path, name, kind):
+    (tmp_path / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(WeightsError, match=f"{name}: expected {kind}"):
+        candidates.read(tmp_path / name)
+
+
+def test_names_and_their_number_have_limits(tmp_path, monkeypatch):
+    long = "a" * 1001
+    (tmp_path / "a.json").write_text(json.dumps({long: [1.0]}))
+    with pytest.raises(WeightsError, match="names of up to 1000 characters"):
+        candidates.read(tmp_path / "a.json")
+    monkeypatch.setattr(candidates, "MAX_ARRAYS", 3)
+    np.savez(tmp_path / "a.npz", *[np.zeros(1)] * 4)
+    with pytest.raises(WeightsError, match="at most 3 arrays, got 4"):
+        candidates.read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": [' + "1," * 999 + "1]}", '{"a": [' + "[]," * 400 + "[]]}",
+             "{" + ",".join(f'"{i}": {{}}' for i in range(60)) + "}"],
+)  # fmt: skip
+def test_json_is_refused_by_what_it_would_take_in_memory(tmp_path, text, monkeypatch):
+    import tracemalloc
+
+    (tmp_path / "a.json").write_text(text)
+    tracemalloc.start()
+    parsed = json.loads(text, parse_int=float)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert parsed
+    monkeypatch.setattr(candidates, "MAX_JSON_MEMORY", taken)
+    with pytest.raises(WeightsError, match="bytes of memory"):
+        candidates.read(tmp_path / "a.json")
+
+
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(candidates.npyfile, "MAX_UNPACKED", 10_000)
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros(5000))

@@ -95,6 +95,21 @@ def test_whole_numbers_are_no_sign_of_a_short_type(tensor):
     assert names(one, tensor, {**answers(one), tensor: rounded}) == {UNKNOWN}
 
 
+def test_an_array_without_numbers_is_called_what_it_is():
+    one = pack("tiny")
+    (found,) = diagnose(one, "logits", {"logits": np.zeros((0, 5))})
+    assert found.sentence == "it has no numbers: its shape is (0, 5)"
+
+
+@pytest.mark.parametrize("tensor", ["input", "stem", "logits"])
+def test_an_array_in_float16_is_said_to_be_that(tensor):
+    one = pack("tiny")
+    theirs = {n: y.astype(np.float16) for n, y in answers(one).items()}
+    (found,) = diagnose(one, tensor, theirs)
+    assert found.sentence == "the array is in float16, and right but for that rounding"
+    assert names(one, tensor, {tensor: (theirs[tensor] * np.float16(1.5))}) != {found.mistake}
+
+
 def test_a_tensor_must_be_there():
     one = pack("tiny")
     with pytest.raises(ArgumentError, match="name"):

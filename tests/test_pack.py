@@ -524,6 +524,7 @@ def test_the_old_pack_comes_back_where_the_new_cannot_take_its_place(tmp_path, m
     pack = conformance_pack("tiny")
     pack.write(tmp_path / "pack")
     real = os.rename
+    monkeypatch.setattr(files, "_exchanged", lambda a, b: False)
 
     def fail(source, target):
         if target == tmp_path / "pack" and (source / "new").exists():
@@ -535,6 +536,35 @@ def test_the_old_pack_comes_back_where_the_new_cannot_take_its_place(tmp_path, m
         files.write_folder(tmp_path / "pack", {"new": b""}, overwrite=True)
     assert os.listdir(tmp_path) == ["pack"]
     Pack.read(tmp_path / "pack")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges two names in one step")
+def test_a_pack_is_replaced_in_one_step(tmp_path, monkeypatch):
+    conformance_pack("tiny").write(tmp_path / "pack")
+    (tmp_path / "link").symlink_to("pack")
+    monkeypatch.setattr(os, "rename", None)  # nothing is moved aside
+    conformance_pack("tiny_se").write(tmp_path / "pack", overwrite=True)
+    assert Pack.read(tmp_path / "pack").manifest["model"] == "tiny_se"
+    conformance_pack("tiny_g2").write(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert Pack.read(tmp_path / "pack").manifest["model"] == "tiny_g2"
+    assert sorted(os.listdir(tmp_path)) == ["link", "pack"]
+
+
+def test_a_tensor_of_another_shape_than_the_network_makes_is_refused(tiny):
+    def narrower(names):
+        for key in [key for key in names if key.endswith("stages.0.1")]:
+            names[key] = names[key][:, :-1]
+
+    damage(tiny, "bounds.safetensors", arrays(narrower))
+    damage(tiny, "tensors.safetensors", arrays(narrower))
+    manifest = json.loads((tiny / "manifest.json").read_bytes())
+    for entry in manifest["tensors"]:
+        if entry["name"] == "stages.0.1":
+            entry["shape"][1] -= 1
+    damage(tiny, "manifest.json", in_manifest(tensors=manifest["tensors"]))
+    with pytest.raises(WeightsError, match=r"stages\.0\.1: expected \(1, 8, 9, 9\), got \(1, 7"):
+        Pack.read(tiny)
 
 
 # --- The command ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Nothing is memory-mapped: a file that is truncated under a map kills the process
 that is rewritten under a map changes the weights of a running model.
 """
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -246,11 +247,12 @@ def write_folder(
 ) -> None:
     """The files become a new folder at `path` in one step, or nothing does.
 
-    overwrite: replace a folder that is there, with all that is in it; it is moved aside first, and
-    comes back where the new one cannot take its place
+    overwrite: replace a folder that is there, with all that is in it; the two change places in one
+    step, or, where the system cannot do that, the old one is moved aside first, and comes back
+    where the new one cannot take its place. A symbolic link is followed.
     Raises OSError.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path)) if overwrite else Path(path)
     if os.path.lexists(target) and not overwrite:
         raise _in_the_way()
     old = target.parent / f".{secrets.token_hex(8)}.tmp"
@@ -258,13 +260,29 @@ def write_folder(
         for name, chunk in files.items():
             atomic_write(temporary / name, chunk)
         with _beginning:
-            if os.path.lexists(target):
-                os.rename(target, old)
-            try:
-                os.rename(temporary, target)
-            except BaseException:
-                if os.path.lexists(old):
-                    os.rename(old, target)
-                raise
+            if not _exchanged(temporary, target):
+                if os.path.lexists(target):
+                    os.rename(target, old)
+                try:
+                    os.rename(temporary, target)
+                except BaseException:
+                    if os.path.lexists(old):
+                        os.rename(old, target)
+                    raise
     shutil.rmtree(old, ignore_errors=True)
     _sync_directory(target.parent)
+
+
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Let two folders change their names in one step; False where the system cannot (`renameat2` is
+    Linux's), or one of them is not there.
+    """
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return int(rename(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE)) == 0

@@ -40,8 +40,8 @@ MAX_JSON = 2**28
 MAX_JSON_MEMORY = 2**30
 """What JSON may take in memory while it is parsed, in bytes, by a count of its signs before:
 
-    32 for every comma (a number, 24, and its place in a list, 8), 64 for every list, 512 for every
-    object, and for a colon, which follows a name, 128
+    40 for every comma (a number, 24, and its place in a growing list), 64 for a list, 512 for an
+    object, and 128 for a colon, which follows a name
 """
 
 MAX_ARRAYS = MAX_FILES = 10_000
@@ -192,7 +192,7 @@ def _json(file: BinaryIO, size: int) -> dict[str, Any]:
     return parse_object(data, "", MAX_JSON, numbers="real")
 
 
-_MEMORY = {b",": 32, b"[": 64, b"{": 512, b":": 128}
+_MEMORY = {b",": 40, b"[": 64, b"{": 512, b":": 128}
 
 
 def _from_json(table: dict[str, Any]) -> Iterator[tuple[str, Array]]:
