@@ -9,7 +9,7 @@ import tiny
 import npvgg
 from npvgg.errors import ArgumentError
 from npvgg.testing import layer_by_layer, steady
-from npvgg.testing.trace import LEVELS, at_level, compute, operations, run, shapes
+from npvgg.testing.trace import LEVELS, at_level, compute, operations, run
 from tests.oracles import naive
 
 TRAIN_OP = [
@@ -53,10 +53,6 @@ def test_every_tensor_is_what_the_network_makes(name, deploy, level, rng):
         assert (step.probe.name, step.probe.shape) == (place, step.array.shape)
         assert step.array.dtype == np.float32
         assert set(step.probe.inputs) <= set(list(steps)[: list(steps).index(place)])
-    expected = shapes(operations(model.network), x.shape)
-    assert {place: expected[place] for place in steps} == {
-        place: step.array.shape for place, step in steps.items()
-    }
     kept = [step.array for step in steps.values()]
     assert not any(np.array_equal(a, b) for a, b in pairwise(kept))
 

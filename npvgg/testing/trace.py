@@ -15,7 +15,7 @@ what follows it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -197,25 +197,6 @@ def _of_head(head: Head, source: str) -> Iterator[Operation]:
         arrays = {"weight": head.weight, "bias": head.bias}
         equation = "y[n,k] = b[k] + Σ_c x[n,c] · w[k,c]"
         yield Operation("logits", "", "linear", ("pool",), equation, names, arrays)
-
-
-def shapes(operations: Sequence[Operation], image: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor, from that of the images (N, C, H, W)."""
-    found: dict[str, tuple[int, ...]] = {}
-    for o in operations:
-        n, c, *size = found[o.inputs[0]] if o.inputs else image
-        match o.op:
-            case "conv":
-                weight, p = o.weights["weight"], o.parameters
-                span = p["dilation"] * (weight.shape[2] - 1) + 1
-                size = [(side + 2 * p["padding"] - span) // p["stride"] + 1 for side in size]
-                c = weight.shape[0]
-            case "pool":
-                size, c = [], c * (2 if o.parameters["kind"] == "catavgmax" else 1)
-            case "linear":
-                c = o.weights["weight"].shape[0]
-        found[o.name] = (n, c, *size)
-    return found
 
 
 # --- Running them ---------------------------------------------------------------------------------
