@@ -245,7 +245,9 @@ def _in_order(data: bytes, length: int) -> bytes:
 def stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
     """The dtype under which an array goes into a file. Raises WeightsError where there is none."""
     if not isinstance(name, str) or name in ("", "__metadata__") or len(name) > MAX_NAME:
-        raise WeightsError(f"expected tensors with names, got the name {shown(name)}")
+        raise WeightsError(
+            f"expected tensors with names of 1 to {MAX_NAME} characters, got the name {shown(name)}"
+        )
     check_text(name, "tensors")
     if not isinstance(array, np.ndarray):
         raise WeightsError(f"tensor {shown(name)}: expected an array, got {type(array).__name__}")
