@@ -347,7 +347,7 @@ def test_without_names_the_report_says_which_of_theirs_is_which():
             line = next(line for line in lines if line[2:].split(" ")[0] == row.name)
             assert line[at:].split(" ")[0] == row.theirs
             name = row.theirs.replace("<", "&lt;")
-            assert f">{row.name}</td><td class='left'>{name}</td>" in page(report)
+            assert f'{row.name}</code></th><td class="words">{name}</td>' in page(report)
     named = quick(tensors(pack), pack)
     assert "theirs" not in str(named)
     assert "theirs</th>" not in page(named)

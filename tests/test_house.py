@@ -47,7 +47,7 @@ below its own, only. (`npvgg` is the front door, `npvgg/__init__.py`.)"""
 GUESTS = {
     "numpy": "everywhere",
     "scipy": "ops",  # erf and expit, for the networks that need them
-    "PIL": "images.opening images.transform testing.comparison.pictures batch.spec",
+    "PIL": "images.opening images.transform batch.spec",
     "jinja2": "pages.html",
     "markupsafe": "pages.html",  # Jinja2's own: what is not to be escaped
     "numba": "engines.",

@@ -18,6 +18,7 @@ from npvgg.cli.weightfiles import FOUND
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write
 from npvgg.formats.untrusted import path_text
+from npvgg.pages import html
 from npvgg.testing.comparison import candidates, factories
 from npvgg.testing.comparison.compare import compare as hold_against
 from npvgg.testing.comparison.report import DIM, PLAIN, RED, Report
@@ -99,6 +100,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def _check_page(path: str, force: bool) -> None:
     """Refuse at once what could not be written after a long comparison."""
+    html.require()
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path):
         why = "is a folder"

@@ -16,6 +16,7 @@ from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write, write_folder
 from npvgg.hub.pretrained import BUNDLED
 from npvgg.model import RepVGG
+from npvgg.pages import html
 
 OK = 0
 
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Make one lesson and show it."""
     for option in ("html", "svg"):
         _check_vacant(f"--{option}", getattr(args, option), args.force)
+    if args.html:
+        html.require()
     lesson = LESSONS[args.lesson][2](args)
     if getattr(args, "csv", False):
         sys.stdout.write(lesson.as_csv())
@@ -85,6 +88,7 @@ def course(args: argparse.Namespace) -> int:
     from npvgg.explain.course import course as pages
 
     _check_vacant("--output", args.output, args.force)
+    html.require()
     helps = {name: parser.format_help() for name, parser in args.commands.items()}
     made = pages(_model(args), args.photo, commands=helps, reference=args.reference)
     files = {name: text.encode() for name, text in made}
@@ -109,6 +113,7 @@ def live(args: argparse.Namespace) -> int:
     from npvgg.explain.live import live as page
 
     _check_vacant("--output", args.output, args.force)
+    html.require()
     made = page(_model(args)).encode()
     with _saying("--output", args.output):
         atomic_write(args.output, made, overwrite=args.force)

@@ -58,17 +58,13 @@ def live(model: RepVGG) -> str:
         "labels": names,
         "example": base64.b64encode(subject.PHOTO.read_bytes()).decode("ascii"),
     }  # fmt: skip
-    scripts = [(_file("repvgg.js")), _file("page.js")]
-    style = html.STYLE + _file("live.css")
     return html.render(
         _file("live.html"),
+        style=_file("live.css"),
+        scripts=(_file("repvgg.js"), _file("page.js")),
         name=model.name,
         settings=settings,
         weights=base64.b64encode(_weights(model)).decode("ascii"),
-        network_script=html.safe(scripts[0]),
-        page_script=html.safe(scripts[1]),
-        style=html.safe(style),
-        policy=html.policy(style, *scripts),
     )
 
 

@@ -37,29 +37,39 @@ def page(document: p.Document, *, links: Links = (), here: str = "") -> str:
 
     Raises ArgumentError without Jinja2.
     """
-    made: str = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            document=document, policy=policy(STYLE, STEPS), style=safe(STYLE), script=safe(STEPS),
-            links=links, here=here,
-        )
-    )  # fmt: skip
-    return made
+    return render(
+        '{% extends "page.html" %}', scripts=(STEPS,), document=document, links=links, here=here
+    )
 
 
-def render(template: str, **values: Any) -> str:
+def render(
+    template: str, *, style: str = "", scripts: Sequence[str] = (), links: Links = (),
+    **values: Any,
+) -> str:  # fmt: skip
     """A template of somebody else's, filled; what is not `safe` is escaped.
+
+    style: rules that are added to those of every page      scripts: what may run on it
+    It may extend "page.html", whose blocks are title and main.
 
     Raises ArgumentError without Jinja2.
     """
-    made: str = _environment().from_string(template).render(values)
+    made: str = (
+        _environment()
+        .from_string(template)
+        .render(
+            values,
+            style=safe(STYLE + style),
+            scripts=[safe(script) for script in scripts],
+            policy=policy(STYLE + style, *scripts),
+            links=links,
+        )
+    )
     return made
 
 
 def policy(style: str, *scripts: str) -> str:
     """The Content-Security-Policy of a page: this style, these scripts, and nothing else."""
-    allowed = " ".join(f"'{_hash(script)}'" for script in scripts)
+    allowed = " ".join(f"'{_hash(script)}'" for script in scripts) or "'none'"
     return (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src {allowed}; "
         "base-uri 'none'; form-action 'none'"
@@ -74,6 +84,11 @@ def fragment(document: p.Document) -> str | None:
         return None
     shown = environment.get_template("parts.html").module.show(document.parts)  # type: ignore[attr-defined]
     return f"<div>{shown}</div>"
+
+
+def require() -> None:
+    """Raise ArgumentError without Jinja2: before long work, rather than after it."""
+    _environment()
 
 
 @cache

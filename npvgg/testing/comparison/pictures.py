@@ -4,14 +4,11 @@
                           red to black; both by the logarithm, five decades each
     values                blue below zero, white, red above; one scale for theirs and ours
 
-A picture is a PNG in a "data:" address, so a page needs no other file. Large maps are reduced by
-the maximum of each square: no wrong pixel is lost.
+Large maps are reduced by the maximum of each square: no wrong pixel is lost.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from math import ceil, sqrt
 
 import numpy as np
@@ -87,12 +84,3 @@ def mosaic(share: Array, limit: int = 512) -> Array:
     k, p, q = maps.shape
     tiles = maps.reshape(k // columns, columns, p, q).transpose(0, 2, 1, 3)
     return tiles.reshape(k // columns * p, columns * q)
-
-
-def png(colours: Array) -> str:
-    """The address of a picture (P, Q, 3) uint8."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(colours)).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
