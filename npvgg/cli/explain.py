@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from npvgg.cli.output import say
 from npvgg.cli.progress import log
 from npvgg.create import create_model
 from npvgg.errors import ArgumentError
@@ -50,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
         html.require()
     lesson = LESSONS[args.lesson][2](args)
     if getattr(args, "csv", False):
-        sys.stdout.write(lesson.as_csv())
+        say(lesson.as_csv())
     elif getattr(args, "latex", False):
-        sys.stdout.write(lesson.as_latex())
+        say(lesson.as_latex())
     elif args.json:
-        print(json.dumps(lesson.as_json()))
+        say(json.dumps(lesson.as_json()) + "\n")
     elif not args.html and not args.svg:
-        sys.stdout.write(lesson.as_text())
+        say(lesson.as_text())
     if args.html:
         page = lesson.as_html().encode()
         with _saying("--html", args.html):
