@@ -1,8 +1,8 @@
 """A thousand interrupts, by hand: `python tests/stress_interrupts.py [COUNT] [SECONDS]`.
 
 Commands are started again and again, and interrupted after a random time of at most SECONDS (2).
-Every one must end within LIMIT seconds, with the status of the signal or its own, without a traceback
-but the interpreter's own at its start, leaving a whole file, a partial one or none, and no other.
+Every one must end within LIMIT seconds, with the status of the signal or its own, without a
+traceback but the interpreter's own at its start, leaving a whole file, a partial one or none.
 """
 
 import os

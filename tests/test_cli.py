@@ -414,6 +414,22 @@ def test_the_weights_of_a_checkpoint_are_chosen_and_named(run, tmp_path):
     assert run("info", *more)[0] == 0
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 GiB"),
+        ImportError("lib.so: failed to map segment from sha"),
+    ],
+)
+def test_without_memory_that_is_what_it_says(run, monkeypatch, error):
+    def classify(args):
+        raise error
+
+    monkeypatch.setattr(verbs_of_photos, "classify", classify)
+    status, _, err = run("classify", CAT)
+    assert (status, err[:27]) == (2, "npvgg: error: out of memory")
+
+
 def test_quiet_is_quiet(run):
     assert run("classify", CAT, "--quiet")[2] == ""
 

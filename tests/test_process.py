@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import npvgg
+from npvgg.cli import process
 
 ROOT = Path(npvgg.__file__).parents[1]
 CAT = ROOT / "tests" / "photos" / "chelsea.png"
@@ -70,9 +71,9 @@ def start(tmp_path, *arguments, code=SCENE, **options):
 
 
 def npvgg_command(tmp_path, *arguments, **options):
-    process = start(tmp_path, *arguments, code="import npvgg.__main__", **options)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    child = start(tmp_path, *arguments, code="import npvgg.__main__", **options)
+    out, err = child.communicate(timeout=60)
+    return child.returncode, out, err
 
 
 @pytest.mark.parametrize(
@@ -81,11 +82,11 @@ def npvgg_command(tmp_path, *arguments, **options):
      ("SIGHUP", "sleep")],
 )  # fmt: skip
 def test_one_signal_ends_it_whatever_it_does_and_keeps_what_was_finished(tmp_path, name, deed):
-    with start(tmp_path, deed) as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(getattr(signal, name))
-        _, err = process.communicate(timeout=20)
-    assert process.returncode == 128 + getattr(signal, name)
+    with start(tmp_path, deed) as child:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(getattr(signal, name))
+        _, err = child.communicate(timeout=20)
+    assert child.returncode == 128 + getattr(signal, name)
     kept = "what was finished is kept in rows.partial.jsonl"
     assert err == f"npvgg: {WORDS[name]}; {kept}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["rows.partial.jsonl"]
@@ -94,23 +95,23 @@ def test_one_signal_ends_it_whatever_it_does_and_keeps_what_was_finished(tmp_pat
 
 def test_it_ends_although_nobody_reads_what_it_says(tmp_path):
     """The command stands in a write to standard error, and holds its lock."""
-    with start(tmp_path, "wait_for_standard_error") as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+    with start(tmp_path, "wait_for_standard_error") as child:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 130
     assert (tmp_path / "rows.partial.jsonl").read_text() == "row\n"
 
 
 def test_what_its_parent_ignores_it_ignores(tmp_path):
     """As below nohup."""
     ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    with start(tmp_path, "sleep", code=ignoring + SCENE) as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGHUP)
+    with start(tmp_path, "sleep", code=ignoring + SCENE) as child:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.3)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM
+            child.wait(0.3)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(
@@ -125,9 +126,9 @@ def test_the_status_is_the_command_s_and_a_crash_s_is_never_1(tmp_path, code, st
     code = (
         f"import sys\nfrom npvgg.cli import process\ndef f():\n    {code}\nsys.exit(process.run(f))"
     )
-    with start(tmp_path, code=code) as process:
-        _, err = process.communicate(timeout=20)
-    assert process.returncode == status
+    with start(tmp_path, code=code) as child:
+        _, err = child.communicate(timeout=20)
+    assert child.returncode == status
     assert err.endswith(said)
     assert bool(err) == bool(said)
 
@@ -167,12 +168,24 @@ sys.exit(main.main(sys.argv[1:]))
 
 
 def test_kernels_go_into_a_folder_of_choice_for_an_image(tmp_path):
-    with start(tmp_path, "warmup", "--into", "image", code=WARMUP) as process:
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 0
+    with start(tmp_path, "warmup", "--into", "image", code=WARMUP) as child:
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 0
     (kernels,) = (tmp_path / "image" / "npvgg").iterdir()
     assert f"kept in {kernels}; NUMBA_CACHE_DIR={tmp_path / 'image'} finds them\n" in err
     (tmp_path / "file").touch()
-    with start(tmp_path, "warmup", "--into", "file/x", code=WARMUP) as process:
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (2, "npvgg: error: --into: file/x cannot be written\n")
+    with start(tmp_path, "warmup", "--into", "file/x", code=WARMUP) as child:
+        _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (2, "npvgg: error: --into: file/x cannot be written\n")
+
+
+@pytest.mark.parametrize(("limit", "threads"), [(2**34, "1"), (-1, None)])
+def test_where_memory_is_limited_scipy_s_blas_starts_no_threads(monkeypatch, limit, threads):
+    import resource
+
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "")  # what is set below goes away afterwards
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    monkeypatch.setattr(resource, "RLIM_INFINITY", -1)
+    process._spare_memory()
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == threads

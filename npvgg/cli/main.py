@@ -35,6 +35,9 @@ from npvgg.version import __version__
 
 ABORTED, INTERRUPTED = 2, 130
 
+NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory")
+"""What the system's loader says of a library for which there is no memory."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit status."""
@@ -85,6 +88,11 @@ def _run(args: argparse.Namespace) -> int:
         return ABORTED
     except MemoryError:
         log.error("error: out of memory")
+        return ABORTED
+    except ImportError as error:
+        if not any(words in str(error) for words in NO_MEMORY):
+            raise
+        log.error(f"error: out of memory: {error}")
         return ABORTED
     except (NpvggError, OSError) as error:
         log.error(f"error: {error}")

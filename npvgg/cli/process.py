@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import NoReturn
@@ -39,6 +39,7 @@ PATIENCE = 5.0
 def main() -> NoReturn:
     """Run the command line with the process's arguments; end the process."""
     _fill_missing_streams()
+    _spare_memory()
     sys.exit(run(run_command))
 
 
@@ -61,15 +62,15 @@ def run(command: Callable[[], int]) -> int:
     before = threading.stack_size(STACK_BYTES)
     try:
         threading.Thread(target=work, name="npvgg-command", daemon=True).start()
-    except RuntimeError:  # no memory for a thread: without one it runs nearly as well
+    except RuntimeError:  # no memory for a thread: a signal ends it as any program
+        _let_go(signals)
         work()
     finally:
         threading.stack_size(before)
     number = events.get()  # the only place where a signal finds the main thread
     if number is not None:
         _end(number, signals[number])
-    for number in signals:  # the interpreter goes down; nothing needs settling
-        signal.signal(number, signal.SIG_DFL)
+    _let_go(signals)  # the interpreter goes down; nothing needs settling
     status = statuses[0] if statuses else ABORTED
     return status if isinstance(status, int) else ABORTED if status else 0
 
@@ -93,6 +94,11 @@ def _listen(events: SimpleQueue[int | None]) -> dict[int, str]:
     return words
 
 
+def _let_go(signals: Iterable[int]) -> None:
+    for number in signals:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _end(number: int, word: str) -> NoReturn:
     """Settle the files under way, say so, and end the process; each may take a while, not for ever.
 
@@ -111,6 +117,18 @@ def _end(number: int, word: str) -> NoReturn:
         thread.start()
         thread.join(PATIENCE)
     os._exit(128 + number)
+
+
+def _spare_memory() -> None:
+    """Where memory is limited (ulimit -v), let SciPy's BLAS, of which nothing is used, start no
+    threads: without memory for them its import never ends, nor lets a signal be handled.
+    """
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's has started already
 
 
 def _fill_missing_streams() -> None:
