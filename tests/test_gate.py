@@ -169,6 +169,19 @@ def test_packs_and_candidates(clean, tmp_path):
         clean("compare", pack, tmp_path / "theirs.npz")
 
 
+def test_runs(clean, tmp_path):
+    folder = tmp_path / NAME
+    clean("batch", folder, "--output", tmp_path / "run")
+    clean("batch", "--output", folder)
+    clean("batch", f"s3://{NAME}", "--output", folder)
+    clean("search", folder, CAT)
+    folder.mkdir()
+    for name in ("plan.json", "summary.json"):
+        (folder / name).write_text(json.dumps({POISON: POISON}))
+    clean("batch", "--output", folder)
+    clean("search", folder, CAT)
+
+
 def test_every_command_is_walked():
     """A new command has to be poisoned, too."""
     (verbs,) = (a for a in entrance._parser()._actions if a.dest == "command")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +19,7 @@ from npvgg.batch.shards import BATCH_SIZE, Done
 from npvgg.batch.sources import listed
 from npvgg.batch.spec import OPENING, Spec, refuse_another
 from npvgg.cli import progress
-from npvgg.cli.output import Parting
+from npvgg.cli.output import Parting, say
 from npvgg.cli.progress import log
 from npvgg.cli.text import noun
 from npvgg.engines.threads import available
@@ -216,7 +215,7 @@ class _Watch:
                 **done._asdict(), "shards_left": self.shards, "photos_done": self.rows,
                 "photos": self.photos, **self.rates(), "seconds_left": self.seconds_left(),
             }  # fmt: skip
-            print(json.dumps(line), file=sys.stderr, flush=True)
+            progress.write(json.dumps(line) + "\n")
         self._say()
 
     def rates(self) -> dict[str, float]:
@@ -268,9 +267,9 @@ def _status(args: argparse.Namespace, run: Run) -> int:
         "want": ", ".join(run.spec.want),
     }
     if args.progress == "json":
-        print(json.dumps(state))
+        say(json.dumps(state) + "\n")
     else:
         for name, value in state.items():
             text = f"{value:,}" if isinstance(value, int) else printable(str(value))
-            print(f"{name.replace('_', ' '):12} {text}")
+            say(f"{name.replace('_', ' '):12} {text}\n")
     return ABORTED if len(done) < run.shards else SOME_FAILED if failed else OK

@@ -122,14 +122,18 @@ class WholeFile(Place):
         self.compressor = zlib.compressobj(6, wbits=31) if compressed else None
 
     def __enter__(self) -> Self:
-        with _blamed(self.path):
+        with self.lock, _blamed(self.path):  # a signal that comes now waits until it is claimed
             if os.path.isdir(self.target):
                 name = _shown(self.path)
                 raise ArgumentError(f"--output: expected a file, got the folder {name}")
             if os.path.lexists(self.target) and not self.overwrite:
                 raise ArgumentError(f"--output: {_shown(self.path)} exists; --force replaces it")
-            self.file = _claimed(self.partial, self.overwrite)
-        _open.add(self)
+            _open.add(self)
+            try:
+                self.file = _claimed(self.partial, self.overwrite)
+            except BaseException:
+                _open.discard(self)
+                raise
         return self
 
     def write(self, piece: bytes) -> None:

@@ -38,14 +38,22 @@ class _StandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message; a passing one without text only removes the one before."""
-        if sys.stderr is None or sys.stderr.closed:
-            return
         stay = not (hasattr(record, "passing") and on_terminal())
         message = escaped(record.getMessage())
         text = ("\r\x1b[K" if self.pending else "") + (f"npvgg: {message}" if message else "")
         self.pending = bool(message) and not stay
-        sys.stderr.write(text + ("\n" if stay and message else ""))
+        _write(text + ("\n" if stay and message else ""))
+
+
+def _write(text: str) -> None:
+    if sys.stderr is not None and not sys.stderr.closed:
+        sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def write(text: str) -> None:
+    """Write lines for programs to standard error, as they are but for the gate."""
+    _write(escaped(text))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from npvgg.batch.run import Run
 from npvgg.batch.search import Hit, embedded, nearest
 from npvgg.batch.sources import is_url
+from npvgg.cli.output import say
 from npvgg.cli.progress import log
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write
@@ -32,10 +33,10 @@ def search(args: argparse.Namespace) -> int:
         log.info(f"the run is not done: {left:,} of {run.shards:,} shards are not looked at")
     hits = nearest(run, embedded(run, args.photo), args.k)
     if args.format == "json":
-        print(json.dumps([hit._asdict() for hit in hits]))
+        say(json.dumps([hit._asdict() for hit in hits]) + "\n")
     else:
         for hit in hits:
-            print(f"{hit.score:9.6f}  {printable(hit.path)}")
+            say(f"{hit.score:9.6f}  {printable(hit.path)}\n")
     if args.html:
         _write(args.html, "".join(_page(args.photo, hits, run.plan["base"])), args.force)
     return 0

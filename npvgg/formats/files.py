@@ -82,7 +82,8 @@ def atomic_write(
             for chunk in (chunks,) if isinstance(chunks, Chunk) else chunks:
                 write_all(file, memoryview(chunk).cast("B"))
             sync(file.fileno())
-        publish(temporary, target, overwrite=overwrite)
+        with _beginning:
+            publish(temporary, target, overwrite=overwrite)
 
 
 # --- Temporary files ------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ T = TypeVar("T")
 
 _unfinished: set[Path] = set()
 _beginning = threading.Lock()
-"""Held while a temporary file or folder is made, and while a folder takes the place of another."""
+"""Held while a temporary file or folder is made, and while one gets its name."""
 
 
 def _renew_lock() -> None:
