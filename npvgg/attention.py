@@ -143,17 +143,61 @@ def eca_shapes(
     kernel_size: int = 3,
     gamma: float = 2,
     beta: float = 1,
+    act_layer: str | None = None,
     gate_layer: str = "sigmoid",
+    rd_ratio: float = 1 / 8,
+    rd_channels: int | None = None,
+    rd_divisor: int = 8,
+    use_mlp: bool = False,
 ) -> Shapes:
     """Weights of efficient channel attention: one 1-D kernel, its length from the channel count.
 
     length = the odd number at or above ⌊|log₂ channels + beta| / gamma⌋, at least 3
     (arXiv:1910.03151, eq. 12). kernel_size is accepted and unused, as in timm, which always knows
-    the channels.
+    the channels. use_mlp, timm's own: each mean becomes `hidden` numbers first, and the kernel
+    reads those; act_layer (None is relu) and rd_… are for them alone.
     """
-    _known_activations(gate_layer)
+    _known_activations(gate_layer, act_layer or "relu")
     length = int(abs(log(channels, 2) + beta) / gamma)
-    return {"conv.weight": (1, 1, max(length if length % 2 else length + 1, 3))}
+    length = max(length if length % 2 else length + 1, 3)
+    if not use_mlp:
+        return {"conv.weight": (1, 1, length)}
+    hidden = make_divisible(channels * rd_ratio, rd_divisor, 0.9)
+    hidden = hidden if rd_channels is None else rd_channels
+    return {
+        "conv.weight": (hidden, 1, 1), "conv.bias": (hidden,),
+        "conv2.weight": (1, hidden, length), "conv2.bias": (1,),
+    }  # fmt: skip
+
+
+def ecam_shapes(
+    channels: int,
+    kernel_size: int = 3,
+    gamma: float = 2,
+    beta: float = 1,
+    act_layer: str | None = None,
+    gate_layer: str = "sigmoid",
+    rd_ratio: float = 1 / 8,
+    rd_channels: int | None = None,
+    rd_divisor: int = 8,
+    use_mlp: bool = True,
+) -> Shapes:
+    """Weights of `eca` with use_mlp."""
+    return eca_shapes(
+        channels, kernel_size, gamma, beta, act_layer, gate_layer, rd_ratio, rd_channels,
+        rd_divisor, use_mlp,
+    )  # fmt: skip
+
+
+def ceca_shapes(
+    channels: int,
+    kernel_size: int = 3,
+    gamma: float = 2,
+    beta: float = 1,
+    gate_layer: str = "sigmoid",
+) -> Shapes:
+    """Weights of `ceca`: those of `eca`, whose use_mlp it lacks."""
+    return eca_shapes(channels, kernel_size, gamma, beta, gate_layer=gate_layer)
 
 
 def eca(x: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
@@ -173,12 +217,30 @@ def _channel_conv(x: Array, weights: Weights, options: Mapping[str, Any], mode: 
 
 
 def _channel_gate(means: Array, weights: Weights, options: Mapping[str, Any], mode: Any) -> Array:
-    kernel = weights["conv.weight"][0, 0]
-    margin = len(kernel) // 2
-    padded = np.pad(means[:, :, 0, 0], ((0, 0), (margin, margin)), mode=mode)
-    mixed = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=1) @ kernel
+    rows = means[:, :, 0, 0]
+    mixed = (
+        _mlp(rows, weights, options)
+        if "conv2.weight" in weights
+        else (_windows(rows, weights["conv.weight"].shape[2], mode) @ weights["conv.weight"][0, 0])
+    )
     gate: Array = activation(options.get("gate_layer", "sigmoid"))(mixed)
     return gate[:, :, None, None]
+
+
+def _windows(rows: Array, length: int, mode: Any) -> Array:
+    """View the neighbours of every entry along the last axis: (…, C) → (…, C, length)."""
+    margins = [(0, 0)] * (rows.ndim - 1) + [(length // 2, length // 2)]
+    return np.lib.stride_tricks.sliding_window_view(np.pad(rows, margins, mode=mode), length, -1)
+
+
+def _mlp(rows: Array, weights: Weights, options: Mapping[str, Any]) -> Array:
+    """Make `hidden` numbers of each mean, and correlate neighbouring channels' in all: (N, C)."""
+    act = activation(options.get("act_layer") or "relu")
+    first, kernel = weights["conv.weight"][:, 0], weights["conv2.weight"][0]  # (hidden, 1), (…, L)
+    hidden = act(first * rows[:, None] + weights["conv.bias"][:, None])  # (N, hidden, C)
+    windows = _windows(hidden, kernel.shape[1], "constant")
+    y: Array = np.einsum("nhcl,hl->nc", windows, kernel) + weights["conv2.bias"]
+    return y
 
 
 # --- Convolutional block attention ----------------------------------------------------------------
@@ -330,8 +392,15 @@ LAYERS: Mapping[str, Layer] = MappingProxyType({
         gate=lambda means, weights, options: _channel_gate(means, weights, options, "constant"),
         evaluated=lambda name, channels, pixels: channels,
     ),
+    "ecam": Layer(
+        ecam_shapes, eca,
+        "y[n,k] = x[n,k] · gate(b2 + Σ_{h,j} w2[h,j] · act(w[h] · mean x[n,k + j − L//2] + b[h]))",
+        gate=lambda means, weights, options: _channel_gate(means, weights, options, "constant"),
+        opened_by="conv2.bias",
+        evaluated=lambda name, channels, pixels: channels,
+    ),
     "ceca": Layer(
-        eca_shapes, ceca, "y[n,k] = x[n,k] · gate(Σ_j w[j] · mean x[n,(k + j − L//2) mod K])",
+        ceca_shapes, ceca, "y[n,k] = x[n,k] · gate(Σ_j w[j] · mean x[n,(k + j − L//2) mod K])",
         gate=lambda means, weights, options: _channel_gate(means, weights, options, "wrap"),
         evaluated=lambda name, channels, pixels: channels,
     ),

@@ -15,16 +15,15 @@ from dataclasses import dataclass, field, fields, replace
 from math import ceil
 from typing import Any, TypedDict, Unpack
 
-from npvgg import attention, ops
+from npvgg import attention, from_timm, ops
 from npvgg.errors import ArgumentError, refuse_keyword
 
 ACT_LAYERS = tuple(ops.ACTIVATIONS)
-"""Every activation's name; the names are timm's. (PReLU, whose slope is a weight, is left out.)"""
+"""Every activation's name; the names are timm's. (`from_timm.LAYERS` says why others are not here.)
+"""
 
 ATTN_LAYERS = tuple(attention.LAYERS)
-"""Every attention layer's name; the names are timm's. (The others that timm can build into a
-RepVGG, ecam and gca, are left out, as is eca's use_mlp.)
-"""
+"""Every attention layer's name; the names are timm's."""
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 """How the last map becomes one vector; the empty name leaves it a map."""
@@ -53,6 +52,7 @@ class RepVGGConfig:
     act_layer:     one of `ACT_LAYERS`
     attn_layer:    one of `ATTN_LAYERS` in every block, or None
     attn_kwargs:   the attention layer's options, named as in timm
+    bn_eps:        the eps of the batch norms of every block (not of an attention layer's own)
     attn_after_act: False: act(attn(conv(x))), RepVGG-D2se and timm; True: attn(act(conv(x))),
     RepVGGplus
 
@@ -73,6 +73,7 @@ class RepVGGConfig:
     attn_layer: str | None = None
     attn_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     attn_after_act: bool = False
+    bn_eps: float = ops.BN_EPS
 
     def __post_init__(self) -> None:
         for name in ("depths", "widths", "strides"):
@@ -95,13 +96,18 @@ class RepVGGConfig:
         _one_of("output_stride", self.output_stride, (8, 16, 32))
         act = {"hardswish": "hard_swish", "hardsigmoid": "hard_sigmoid"}.get(str(self.act_layer))
         object.__setattr__(self, "act_layer", act or self.act_layer)
-        _one_of("act_layer", self.act_layer, ACT_LAYERS)
-        _one_of("attn_layer", self.attn_layer, (None, *ATTN_LAYERS))
+        for name, known in (("act_layer", ACT_LAYERS), ("attn_layer", (None, *ATTN_LAYERS))):
+            from_timm.refuse_layer(name, getattr(self, name))
+            _one_of(name, getattr(self, name), known)
         _one_of("global_pool", self.global_pool, GLOBAL_POOLS)
         if not self.global_pool and self.num_classes:
             raise ArgumentError(
                 f"global_pool: '' needs num_classes=0 (a classifier reads a pooled vector), "
                 f"got num_classes={self.num_classes}"
+            )
+        if not isinstance(self.bn_eps, float) or not 0 < self.bn_eps <= 1:
+            raise ArgumentError(
+                f"bn_eps: expected a number above 0, at most 1, got {self.bn_eps!r}"
             )
         if not isinstance(self.attn_after_act, bool):
             raise ArgumentError(
@@ -193,6 +199,7 @@ class ConfigFields(TypedDict, total=False):
     attn_layer: str | None
     attn_kwargs: Mapping[str, Any]
     attn_after_act: bool
+    bn_eps: float
 
 
 class ConfigKeywords(ConfigFields, total=False):
@@ -220,6 +227,7 @@ class BlockSpec:
     attn_layer: str | None
     attn_kwargs: Mapping[str, Any] = field(hash=False)
     attn_after_act: bool
+    bn_eps: float = ops.BN_EPS
 
 
 def expand(config: RepVGGConfig) -> tuple[BlockSpec, ...]:
@@ -234,10 +242,13 @@ def expand(config: RepVGGConfig) -> tuple[BlockSpec, ...]:
     and 2 where it is more; where that is not the stage's, the block has no identity branch (timm
     `create_byob_stages`, `RepVggBlock.use_ident`).
     """
-    common = (config.act_layer, config.attn_layer, config.attn_kwargs, config.attn_after_act)
+    common = {
+        name: getattr(config, name)
+        for name in ("act_layer", "attn_layer", "attn_kwargs", "attn_after_act", "bn_eps")
+    }
     in_chs, out_chs = config.in_chans, config.stem_chs
     identity = in_chs == out_chs and config.stem_stride == 1
-    blocks = [BlockSpec("stem", in_chs, out_chs, config.stem_stride, 1, 1, identity, *common)]
+    blocks = [BlockSpec("stem", in_chs, out_chs, config.stem_stride, 1, 1, identity, **common)]
     net_stride, dilation, in_chs = config.stem_stride, 1, out_chs
     for stage, (depth, out_chs, stage_stride) in enumerate(
         zip(config.depths, config.widths, config.strides, strict=True)
@@ -260,10 +271,7 @@ def expand(config: RepVGGConfig) -> tuple[BlockSpec, ...]:
                     dilation=block_dilation,
                     groups=config.groups if index % 2 else 1,
                     identity=in_chs == out_chs and block_stride == 1 and block_dilation == dilation,
-                    act_layer=config.act_layer,
-                    attn_layer=config.attn_layer,
-                    attn_kwargs=config.attn_kwargs,
-                    attn_after_act=config.attn_after_act,
+                    **common,
                 )
             )
             in_chs = out_chs

@@ -363,6 +363,8 @@ def _checked_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name in TimmKeywords.__annotations__:
             if name in ONLY and value is not None and value not in ONLY[name]:
+                if name in from_timm.LAYERS:
+                    from_timm.refuse_layer(name, value)
                 from_timm.refuse("create_model", name)
         elif name in ConfigKeywords.__annotations__:
             if value is not None:

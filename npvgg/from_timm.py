@@ -148,6 +148,35 @@ _MODULE_NOTHING = {
     "to": "to('cpu') is the state of every model; " + _DEVICE + "; " + _DTYPE,
 }
 
+LAYERS: Mapping[str, Table] = MappingProxyType({
+    "act_layer": _table(
+        same="celu elu gelu gelu_tanh hard_mish hard_sigmoid hard_swish hardsigmoid hardswish "
+        "identity leaky_relu mish quick_gelu relu relu6 selu sigmoid silu swish tanh",
+        refused={"prelu": "its slope is a weight, and activations have none here"},
+    ),
+    "attn_layer": _table(
+        same="se ese eca ecam ceca cbam lcbam",
+        refused={
+            "gc gca": "its softmax over all pixels and its layer norm have no derived bounds here",
+            "ge coord scoord ela strip": "it looks at parts of the map, and no engine has it",
+            "sk splat lambda bottleneck halo nl bat":
+                "it is made to stand for a convolution, not behind the branches of a RepVGG",
+        },
+    ),
+    "norm_layer": _table(
+        same="batchnorm batchnorm2d",
+        refused={
+            "groupnorm groupnorm1 layernorm layernorm2d layernormfp32 layernorm2dfp32 rmsnorm "
+            "rmsnorm2d rmsnormfp32 rmsnorm2dfp32":
+                "it computes its statistics from the image, so it does not fold",
+            "evonormb0 evonormb1 evonormb2 evonorms0 evonorms0a evonorms1 evonorms1a evonorms2 "
+            "evonorms2a frn frntlu": "it is no affine map, so it does not fold",
+            "inplaceabn iabn": "it is a batch norm with an activation of its own in it",
+        },
+    ),
+})  # fmt: skip
+"""The layers that timm knows by name, for the keyword that takes them."""
+
 CALLS: Mapping[str, Table] = MappingProxyType({
     "create_model": _table(
         same="model_name pretrained pretrained_cfg pretrained_cfg_overlay checkpoint_path "
@@ -169,8 +198,9 @@ CALLS: Mapping[str, Table] = MappingProxyType({
             "num_features": "expected 0: the convolution that it adds is not in a RepVGG",
             "head_type head_hidden_size":
                 "expected 'classifier' and None: the other heads are not a RepVGG's",
-            "norm_layer": "expected 'batchnorm': no other of timm's norms by name is an affine "
-                "map per channel at inference, so none folds into a convolution",
+            "norm_layer": "expected 'batchnorm', and its eps as bn_eps=: no other norm that "
+                "timm builds into a RepVGG by name is an affine map per channel at inference, so "
+                "none folds into a convolution",
             "aa_layer": "expected '': timm blurs behind the batch norm of each branch of a stride "
                 "of 2, and its own folding loses both the blur and the stride",
             "pruned": "expected False: there are no pruned RepVGGs",
@@ -279,6 +309,13 @@ def refused(call: str, name: str) -> bool:
     return answer is not None and answer.kind == "refused"
 
 
+def refuse_layer(keyword: str, name: object) -> None:
+    """Raise ArgumentError, with the reason, for a layer of timm's that is not here."""
+    answer = LAYERS[keyword].get(name) if isinstance(name, str) else None
+    if answer is not None and answer.kind == "refused":
+        raise ArgumentError(f"{keyword}: {name!r} is refused: {answer.note}")
+
+
 def refuse(call: str, name: str) -> NoReturn:
     """Raise ArgumentError for a parameter, or a value of it, with the note of its table."""
     raise ArgumentError(f"{name}: {CALLS[call][name].note}")
@@ -294,7 +331,7 @@ def absent(call: str, owner: str, name: str) -> NoReturn:
 def _page() -> str:
     """Write the tables as Markdown."""
     lines = []
-    for call, table in CALLS.items():
+    for call, table in {**CALLS, **LAYERS}.items():
         lines += [f"\n### timm's `{call}`\n", "| name | here | |", "|---|---|---|"]
         lines += [f"| `{name}` | {kind} | {note} |" for name, (kind, note) in table.items()]
     return "\n".join(lines)

@@ -28,6 +28,15 @@ CASES = {
     "eca-128": ("eca", 128, {}, {"conv.weight": (1, 1, 5)}),  # (7 + 1) / 2 = 4, made odd
     "eca-gamma": ("eca", 128, {"gamma": 1, "beta": 0, "gate_layer": "hard_sigmoid"},
                   {"conv.weight": (1, 1, 7)}),
+    "eca-mlp": ("eca", 24, {"use_mlp": True, "rd_channels": 3, "act_layer": "silu"},
+                {"conv.weight": (3, 1, 1), "conv.bias": (3,),
+                 "conv2.weight": (1, 3, 3), "conv2.bias": (1,)}),
+    "ecam-128": ("ecam", 128, {}, {"conv.weight": (16, 1, 1), "conv.bias": (16,),
+                                   "conv2.weight": (1, 16, 5), "conv2.bias": (1,)}),
+    "ecam-20": ("ecam", 20, {"gate_layer": "hard_sigmoid"},  # 2.5 rounds to 8
+                {"conv.weight": (8, 1, 1), "conv.bias": (8,),
+                 "conv2.weight": (1, 8, 3), "conv2.bias": (1,)}),
+    "ecam-without": ("ecam", 8, {"use_mlp": False}, {"conv.weight": (1, 1, 3)}),
     "ceca-128": ("ceca", 128, {}, {"conv.weight": (1, 1, 5)}),
     "cbam": ("cbam", 32, {}, {"channel.fc1.weight": (2, 32, 1, 1),
                               "channel.fc2.weight": (32, 2, 1, 1),

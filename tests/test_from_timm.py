@@ -13,7 +13,7 @@ from PIL import Image
 
 import npvgg
 from npvgg import AbsentError, ArgumentError, WeightsError, create_model, from_timm
-from npvgg.from_timm import CALLS
+from npvgg.from_timm import CALLS, LAYERS
 from npvgg.weights.adapt import adapt, first_kernel
 from npvgg.weights.build import flatten
 
@@ -28,7 +28,7 @@ def names(call, kind):
 
 
 def test_every_answer_is_one_of_three_and_says_why():
-    for call, table in CALLS.items():
+    for call, table in {**CALLS, **LAYERS}.items():
         for name, (kind, note) in table.items():
             assert kind in ("same", "nothing", "refused"), (call, name)
             assert note or kind == "same", (call, name)
@@ -122,6 +122,18 @@ def test_a_keyword_that_is_refused_says_what_to_do(name):
     with pytest.raises(ArgumentError) as caught:
         create_model("repvgg_a0", **{name: "other"})
     assert str(caught.value) == f"{name}: {CALLS['create_model'][name].note}"
+
+
+@pytest.mark.parametrize("keyword", LAYERS)
+def test_a_layer_that_is_not_here_says_why(keyword):
+    kinds = LAYERS[keyword]
+    for name, (kind, note) in kinds.items():
+        if kind == "refused":
+            with pytest.raises(ArgumentError) as caught:
+                create_model("repvgg_a0", **{keyword: name})
+            assert str(caught.value) == f"{keyword}: {name!r} is refused: {note}"
+        elif keyword == "norm_layer":
+            create_model("repvgg_a0", width_factor=0.1, norm_layer=name)
 
 
 def test_timm_s_positions_and_words_are_known():

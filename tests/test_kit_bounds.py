@@ -384,7 +384,8 @@ def test_an_activation_multiplies_errors_by_no_more_than_its_slope(name):
 
 ATTENTION = [
     ("se", {}), ("se", {"add_maxpool": True, "gate_layer": "hard_sigmoid"}), ("ese", {}),
-    ("eca", {}), ("ceca", {}), ("cbam", {"spatial_kernel_size": 3}), ("lcbam", {}),
+    ("eca", {}), ("ecam", {}), ("eca", {"use_mlp": True, "act_layer": "silu"}),
+    ("ceca", {}), ("cbam", {"spatial_kernel_size": 3}), ("lcbam", {}),
 ]  # fmt: skip
 
 

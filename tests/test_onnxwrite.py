@@ -123,6 +123,7 @@ OPTIONS = {
     "se-without-bias": ("se", {"bias": False, "gate_layer": "tanh", "rd_channels": 3}),
     "ese-maximum": ("ese", {"add_maxpool": True, "gate_layer": "sigmoid"}),
     "eca-long": ("eca", {"gamma": 0.6, "beta": 2}),
+    "eca-mlp": ("eca", {"use_mlp": True, "rd_channels": 3, "act_layer": "silu"}),
     "ceca-long": ("ceca", {"gamma": 0.6, "beta": 2, "gate_layer": "tanh"}),
     "cbam-bias": ("cbam", {"mlp_bias": True, "spatial_kernel_size": 5, "gate_layer": "tanh"}),
     "lcbam-bias": ("lcbam", {"mlp_bias": True, "rd_channels": 3}),

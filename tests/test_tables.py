@@ -10,6 +10,7 @@ import test_attention
 import test_golden
 import test_kit_bounds
 
+from npvgg import from_timm
 from npvgg.attention import LAYERS
 from npvgg.export import layers
 from npvgg.ops import ACTIVATIONS
@@ -25,11 +26,18 @@ def with_goldens(key):
     return {c["keywords"][key] for c in test_golden.CASES.values() if key in c["keywords"]}
 
 
+def the_same(keyword):
+    """The layers that the page promises, by the names of the table."""
+    names = [n for n, answer in from_timm.LAYERS[keyword].items() if answer.kind == "same"]
+    return {{"hardswish": "hard_swish", "hardsigmoid": "hard_sigmoid"}.get(n, n) for n in names}
+
+
 PLACES = {
     "Add an activation": (ACTIVATIONS, {
         "npvgg/export/layers.py `ACTIVATIONS`": layers.ACTIVATIONS,
         "tests/oracles/naive.py `ACTIVATIONS`": naive.ACTIVATIONS,
         "weights_tools/make_goldens.py `ACTS`": with_goldens("act_layer"),
+        "npvgg/from_timm.py `LAYERS`": the_same("act_layer"),
     }),
     "Add an attention layer": (LAYERS, {
         "npvgg/export/layers.py `ATTENTION`": layers.ATTENTION,
@@ -38,6 +46,7 @@ PLACES = {
         "tests/test_attention.py `CASES`": {case[0] for case in test_attention.CASES.values()},
         "tests/test_kit_bounds.py `ATTENTION`": {case[0] for case in test_kit_bounds.ATTENTION},
         "weights_tools/make_goldens.py `ATTENTIONS`": with_goldens("attn_layer"),
+        "npvgg/from_timm.py `LAYERS`": the_same("attn_layer"),
     }),
     "Add a variant": (VARIANTS, {
         "weights_tools/make_goldens.py `timm_cases`": {

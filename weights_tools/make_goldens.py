@@ -42,6 +42,7 @@ ATTENTIONS = {
     ],
     "ese": [{}, {"add_maxpool": True, "gate_layer": "sigmoid"}],
     "eca": [{}, {"gamma": 1, "beta": 2, "gate_layer": "hard_sigmoid"}],
+    "ecam": [{}, {"rd_channels": 3, "act_layer": "silu", "gate_layer": "hard_sigmoid"}],
     "ceca": [{}, {"gamma": 1, "beta": 2, "gate_layer": "hard_sigmoid"}],
     "cbam": [
         {},
@@ -50,7 +51,16 @@ ATTENTIONS = {
     ],
     "lcbam": [{}, {"rd_ratio": 0.25, "spatial_kernel_size": 5, "mlp_bias": True}],
 }
-GAINS = {"sigmoid": 20, "hard_sigmoid": 20, "eca": 3, "ceca": 3, "cbam": 3, "lcbam": 3, "se": 1.5}
+GAINS = {
+    "sigmoid": 20,
+    "hard_sigmoid": 20,
+    "eca": 3,
+    "ecam": 1.5,
+    "ceca": 3,
+    "cbam": 3,
+    "lcbam": 3,
+    "se": 1.5,
+}
 """By which factor the weights of what damps are larger; see formula.tensor."""
 
 
@@ -89,6 +99,8 @@ def timm_cases():
     yield small("widths-same", widths=(16, 16, 16, 16), strides=(1, 2, 1, 2))
     for factor in (0.3, 0.5, 1.7):
         yield small(f"width_factor-{factor}", width_factor=factor)
+    for eps in (1e-3, 0.05):
+        yield small(f"bn_eps-{eps:g}", bn_eps=eps)
     for pool in ("avg", "max", "avgmax", "catavgmax"):
         yield small(f"global_pool-{pool}", global_pool=pool)
     yield small("global_pool-none", global_pool="", num_classes=0)

@@ -120,19 +120,23 @@ def ese(m: Module, x: str, block: Block) -> str:
 
 def eca(m: Module, x: str, block: Block, *, circular: bool = False) -> str:
     """Correlate neighbouring channels' means, with zeros beyond the ends or on a circle:  x ·
-    gate(conv1d(mean x)).
+    gate(conv1d(mean x)); with use_mlp, what a first convolution makes of each mean.
     """
-    weights, channels = block.attention, block.spec.out_chs
-    margin = weights["conv.weight"].shape[2] // 2
+    weights, channels, options = block.attention, block.spec.out_chs, block.spec.attn_kwargs
     means = m("Reshape", m("GlobalAveragePool", x), m.integers("row", [0, 1, channels]))
+    last = "conv"
+    if "conv2.weight" in weights:
+        act = options.get("act_layer") or "relu"
+        means, last = activate(m["act"], act, conv(m, means, weights, "conv")), "conv2"
+    margin = weights[f"{last}.weight"].shape[2] // 2
     if circular:  # the row several times over, cut to the margins: runtimes have no padding for it
         times = -(-margin // channels)
         start, stop = times * channels - margin, (times + 1) * channels + margin
         rows = m("Concat", *[means] * (2 * times + 1), axis=2)
         cut = [m.integers(n, [i]) for n, i in (("start", start), ("stop", stop), ("axis", 2))]
         means, margin = m("Slice", rows, *cut), 0
-    mixed = conv(m, means, weights, "conv", pads=[margin, margin])
-    gates = activate(m["gate"], block.spec.attn_kwargs.get("gate_layer", "sigmoid"), mixed)
+    mixed = conv(m, means, weights, last, pads=[margin, margin])
+    gates = activate(m["gate"], options.get("gate_layer", "sigmoid"), mixed)
     return m("Mul", x, m("Reshape", gates, m.integers("column", [0, channels, 1, 1])))
 
 
@@ -188,7 +192,7 @@ def _spatial(m: Module, maps: str, weights: Weights) -> str:
 
 
 ATTENTION: dict[str, Callable[[Module, str, Block], str]] = {
-    "se": se, "ese": ese, "eca": eca, "ceca": ceca, "cbam": cbam, "lcbam": lcbam,
+    "se": se, "ese": ese, "eca": eca, "ecam": eca, "ceca": ceca, "cbam": cbam, "lcbam": lcbam,
 }  # fmt: skip
 """Attention by timm's name."""
 

@@ -21,7 +21,7 @@ import numpy as np
 from npvgg.config import RepVGGConfig
 from npvgg.engines.reference import ReferenceNetwork
 from npvgg.network import Block, Network
-from npvgg.ops import BN_EPS, Array
+from npvgg.ops import Array
 from npvgg.reparam import BatchNorm, Branches, ConvBN, FusedConv, reparameterized_terms
 from npvgg.rounding import FLOAT16_SMALLEST_NORMAL, UNITS, U, check_finite
 from npvgg.tools.certificate import Subject, logits_row
@@ -40,7 +40,7 @@ class Mistake:
     """A wrong way to fold: what people say of it, and what it does."""
 
     says: str
-    eps: float = BN_EPS
+    eps: float | None = None  # the network's own
     pointwise: bool = True
     identity: bool = True
 
@@ -127,7 +127,7 @@ def _mistaken(branches: Branches, mistake: Mistake) -> Branches:
         zero = np.zeros_like(bn.beta)
         if not keep:
             bn = replace(bn, gamma=zero, beta=zero)
-        return replace(bn, eps=mistake.eps)
+        return bn if mistake.eps is None else replace(bn, eps=mistake.eps)
 
     kxk, pointwise, identity = branches.conv_kxk, branches.conv_1x1, branches.identity
     return Branches(

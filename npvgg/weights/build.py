@@ -269,16 +269,16 @@ def _block(arrays: Mapping[str, Array], spec: BlockSpec, form: str) -> Block:
     if form == "deploy":
         return Block(spec, FusedConv(own["reparam_conv.weight"], own["reparam_conv.bias"]), attn)
     branches = Branches(
-        ConvBN(own["conv_kxk.conv.weight"], _batch_norm(own, "conv_kxk.bn.")),
-        ConvBN(own["conv_1x1.conv.weight"], _batch_norm(own, "conv_1x1.bn.")),
-        _batch_norm(own, "identity.") if spec.identity else None,
+        ConvBN(own["conv_kxk.conv.weight"], _batch_norm(own, "conv_kxk.bn.", spec.bn_eps)),
+        ConvBN(own["conv_1x1.conv.weight"], _batch_norm(own, "conv_1x1.bn.", spec.bn_eps)),
+        _batch_norm(own, "identity.", spec.bn_eps) if spec.identity else None,
     )
     return Block(spec, branches, attn)
 
 
-def _batch_norm(own: Mapping[str, Array], prefix: str) -> BatchNorm:
+def _batch_norm(own: Mapping[str, Array], prefix: str, eps: float) -> BatchNorm:
     gamma, beta, mean, var = (own[prefix + name] for name in _BN)
-    return BatchNorm(gamma, beta, mean, var)
+    return BatchNorm(gamma, beta, mean, var, eps)
 
 
 # --- Writing --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -11,13 +12,14 @@ import test_from_timm
 import npvgg
 from npvgg.create import CFG_KEYS
 from npvgg.data import TransformKeywords
-from npvgg.from_timm import CALLS
+from npvgg.from_timm import CALLS, LAYERS
 from npvgg.variants import VARIANTS
 from tests.oracles import formula, judge
 
 timm = pytest.importorskip("timm", reason="timm is not installed: nothing to compare with")
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
 
+from timm.layers import create_act, create_norm_act, get_attn  # noqa: E402
 from timm.models import byobnet  # noqa: E402
 from timm.models._builder import build_model_with_cfg  # noqa: E402
 from timm.models._manipulate import group_parameters  # noqa: E402
@@ -110,6 +112,13 @@ def test_every_name_of_a_model_has_an_answer():
     assert set(CALLS["FeatureInfo"]) == public(features.feature_info)
     info = small_pair()[0].feature_info
     assert all(hasattr(info, name) for name in CALLS["FeatureInfo"])
+
+
+def test_every_layer_that_timm_knows_by_name_has_an_answer():
+    assert set(LAYERS["act_layer"]) == set(create_act._ACT_LAYER_DEFAULT)
+    assert set(LAYERS["norm_layer"]) == set(create_norm_act._NORM_ACT_MAP)
+    source = inspect.getsource(get_attn)
+    assert set(LAYERS["attn_layer"]) == set(re.findall(r"attn_type == '(\w+)'", source))
 
 
 @pytest.mark.parametrize(

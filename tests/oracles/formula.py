@@ -23,7 +23,9 @@ RANGES = {
     "running_mean": (-0.4, 0.6),
     "running_var": (0.3, 1.7),
 }
-GATES = ("attn.fc2.bias", "attn.fc.bias", "se.up.bias", "attn.spatial.conv.bn.bias")
+GATES = (
+    "attn.fc2.bias", "attn.fc.bias", "se.up.bias", "attn.spatial.conv.bn.bias", "attn.conv2.bias",
+)  # fmt: skip
 """These open the gates of attention layers: 48 half-shut gates would leave nothing of the image."""
 
 WHOLE = 1000

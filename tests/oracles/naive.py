@@ -209,17 +209,30 @@ def ese(x, weights, gate_layer="hard_sigmoid", add_maxpool=False, **_):
     return scaled(x, each(ACTIVATIONS[gate_layer], gates))
 
 
-def eca(x, weights, gate_layer="sigmoid", circular=False, **_):
-    """X · gate(Σ_j kernel[j] · mean[k + j − L // 2]), arXiv:1910.03151; zero beyond the ends."""
-    x = lists(x)
-    (kernel,), gates = lists(weights["conv.weight"])[0], []
+def eca(x, weights, gate_layer="sigmoid", circular=False, act_layer=None, **_):
+    """X · gate(Σ_j kernel[j] · mean[k + j − L // 2]), arXiv:1910.03151; zero beyond the ends.
+
+    With a second kernel (timm's use_mlp), it reads act(w[h] · mean + b[h]) of every h instead.
+    """
+    x, gates = lists(x), []
+    kernels, bias = lists(weights["conv.weight"])[0], 0
+    if "conv2.weight" in weights:
+        first = [(w, b) for ((w,),), b in zip(*(lists(weights[f"conv.{n}"]) for n in
+                 ("weight", "bias")), strict=True)]  # fmt: skip
+        act = ACTIVATIONS[act_layer or "relu"]
+        kernels, (bias,) = lists(weights["conv2.weight"])[0], lists(weights["conv2.bias"])
     for means in global_pool(x, "avg"):
-        K = len(means)
+        K, rows = len(means), [means]
+        if "conv2.weight" in weights:
+            rows = [[act(w * m + b) for m in means] for w, b in first]
         gates.append([])
         for k in range(K):
-            places = [(k + j - len(kernel) // 2, w) for j, w in enumerate(kernel)]
-            inside = [(i % K, w) for i, w in places if circular or 0 <= i < K]
-            gates[-1].append(total(means[i] * w for i, w in inside))
+            terms = [bias]
+            for row, kernel in zip(rows, kernels, strict=True):
+                places = [(k + j - len(kernel) // 2, w) for j, w in enumerate(kernel)]
+                inside = [(i % K, w) for i, w in places if circular or 0 <= i < K]
+                terms += [row[i] * w for i, w in inside]
+            gates[-1].append(total(terms))
     return scaled(x, each(ACTIVATIONS[gate_layer], gates))
 
 
@@ -262,7 +275,15 @@ def lcbam(x, weights, gate_layer="sigmoid", **_):
     return cbam(x, weights, light=True)
 
 
-ATTENTION = {"se": se, "ese": ese, "eca": eca, "ceca": ceca, "cbam": cbam, "lcbam": lcbam}
+ATTENTION = {
+    "se": se,
+    "ese": ese,
+    "eca": eca,
+    "ecam": eca,
+    "ceca": ceca,
+    "cbam": cbam,
+    "lcbam": lcbam,
+}
 
 
 # --- The network ----------------------------------------------------------------------------------

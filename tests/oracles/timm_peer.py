@@ -7,10 +7,12 @@ them and no others.
 
 import re
 from contextlib import nullcontext
+from functools import partial
 from unittest.mock import patch
 
 import timm
 import torch
+from timm.layers import BatchNormAct2d
 from timm.models import byobnet
 from timm.utils.model import reparameterize_model
 
@@ -32,6 +34,8 @@ def network(name, *, features=False, **keywords):
     if name in OWN:
         name, keywords = "repvgg_a0", {**OWN[name], **keywords}
     stem_stride = keywords.pop("stem_stride", 2)
+    if "bn_eps" in keywords:
+        keywords["norm_layer"] = partial(BatchNormAct2d, eps=keywords.pop("bn_eps"))
     shape = {key: keywords.pop(key, None) for key in ("depths", "widths", "strides", "groups")}
     if any(value is not None for value in shape.values()):
         keywords["blocks"] = _blocks(byobnet.model_cfgs[name].blocks, **shape)

@@ -125,11 +125,14 @@ def _ese(x: Ball, w: Mapping[str, Array], options: Mapping[str, Any], rule: Rule
 def _eca(
     x: Ball, w: Mapping[str, Array], options: Mapping[str, Any], rule: Rule, mode: Any = "constant"
 ) -> Ball:
-    means = average(x, (2, 3), rule)
-    kernel = w["conv.weight"][:, :, None]  # (1, 1, 1, L)
-    margin = kernel.shape[-1] // 2
-    rows = (np.pad(a[:, None, :, 0, 0], ((0, 0), (0, 0), (margin, margin)), mode) for a in means)
-    mixed = convolve(Ball(*(row[:, :, None] for row in rows)), kernel, None, rule)
+    rows = Ball(*(a[:, None, None, :, 0, 0] for a in average(x, (2, 3), rule)))  # (N, 1, 1, C)
+    kernel, bias = w["conv.weight"][:, :, None], None  # (1, 1, 1, L)
+    if "conv2.weight" in w:
+        rows = convolve(rows, kernel, w["conv.bias"], rule)
+        rows = activate(rows, options.get("act_layer") or "relu", rule)  # (N, hidden, 1, C)
+        kernel, bias = w["conv2.weight"][:, :, None], w["conv2.bias"]
+    margins = ((0, 0), (0, 0), (0, 0), (kernel.shape[-1] // 2,) * 2)
+    mixed = convolve(Ball(*(np.pad(a, margins, mode) for a in rows)), kernel, bias, rule)
     gate = Ball(*(a[:, 0, 0, :, None, None] for a in mixed))
     return multiply(x, activate(gate, options.get("gate_layer", "sigmoid"), rule), rule)
 
@@ -191,5 +194,6 @@ def normalize(
 
 
 LAYERS: dict[str, Callable[[Ball, Mapping[str, Array], Mapping[str, Any], Rule], Ball]] = {
-    "se": _se, "ese": _ese, "eca": _eca, "ceca": _ceca, "cbam": _cbam, "lcbam": _lcbam,
+    "se": _se, "ese": _ese, "eca": _eca, "ecam": _eca, "ceca": _ceca, "cbam": _cbam,
+    "lcbam": _lcbam,
 }  # fmt: skip
