@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fuzz_blind
+import fuzz_targets
 import fuzz_torchfile
 import pytest
 
@@ -18,6 +20,15 @@ def test_the_blind_search_runs():
     assert counts["read"] > 0
     assert counts["refused"] > 0
     assert counts["read"] + counts["refused"] == 200
+
+
+@pytest.mark.parametrize("target", fuzz_targets.TARGETS)
+def test_the_blind_search_of_every_target_runs(target):
+    """Forty inputs; hours of them are for the command line."""
+    cases = iter(range(40))
+    counts = fuzz_blind.search(target, lambda: next(cases, None) is not None, seed=1)
+    assert counts["read"] + counts["refused"] == 40
+    assert counts["refused"] > 0
 
 
 @pytest.mark.parametrize("target", ["pickle", "config"])
