@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -205,6 +206,19 @@ def test_a_suffix_of_another_commands_format_is_refused_unless_a_format_is_given
     assert run(command, CAT, "--output", tmp_path / name, "--format", "jsonl")[0] == 0
     data = (tmp_path / name).read_bytes()
     assert (gzip.decompress(data) if name.endswith(".gz") else data).startswith(b'{"path"')
+
+
+def test_pillow_s_warnings_are_notes_of_their_rows(run, tmp_path):
+    """They name no file, and come once for many photos, whatever --quiet says."""
+    directory = struct.pack("<HHHLLL", 1, 0x110, 7, 20, 20, 0)  # its 20 bytes are not all there
+    for name in "ab":
+        exif = b"Exif\0\0II*\0" + struct.pack("<L", 8) + directory
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.jpg", exif=exif)
+    status, out, err = run("classify", tmp_path, "--format", "jsonl", "--quiet")
+    notes = [json.loads(line)["notes"] for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert len(notes) == 2
+    assert notes[0] == notes[1] != []
 
 
 def test_quiet_is_for_what_is_said_deep_inside_as_well(run, monkeypatch):
