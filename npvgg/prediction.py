@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -19,11 +18,10 @@ import numpy as np
 from npvgg.data import Transform, create_transform, resolve_model_data_config
 from npvgg.engines.threads import resolve
 from npvgg.errors import ArgumentError, ImageError
+from npvgg.images.ahead import MOST_DECODERS, ahead
 from npvgg.images.labels import labels_for
 from npvgg.images.opening import Source
 from npvgg.ops import Array, softmax, topk
-
-MOST_DECODERS = 4
 
 
 class Class(NamedTuple):
@@ -121,17 +119,16 @@ def _outcomes(
             return None, str(error), ()
         return x, "", notes
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="npvgg-decode") as pool:
-        while batch := list(islice(photos, batch_size)):
-            decoded = list(pool.map(decode, batch))
-            inputs = [x for x, _, _ in decoded if x is not None]
-            logits: Iterator[Array] = iter(model(np.stack(inputs)) if inputs else ())
-            for photo, (x, error, notes) in zip(batch, decoded, strict=True):
-                if x is None:
-                    yield Outcome(photo, error=error)
-                else:
-                    answer = next(logits)
-                    yield Outcome(photo, best(answer, model.pretrained_cfg, k), answer, "", notes)
+    while batch := list(islice(photos, batch_size)):
+        decoded = list(ahead(decode, batch, threads=min(workers, len(batch)), limit=len(batch)))
+        inputs = [x for x, _, _ in decoded if x is not None]
+        logits: Iterator[Array] = iter(model(np.stack(inputs)) if inputs else ())
+        for photo, (x, error, notes) in zip(batch, decoded, strict=True):
+            if x is None:
+                yield Outcome(photo, error=error)
+            else:
+                answer = next(logits)
+                yield Outcome(photo, best(answer, model.pretrained_cfg, k), answer, "", notes)
 
 
 def best(logits: Array, pretrained_cfg: Mapping[str, Any], k: int) -> tuple[Class, ...]:

@@ -105,8 +105,8 @@ EXCUSED_ERRORS = {
     ("engines.kernelcache", "catches Exception"),  # so may a damaged file of compiled kernels
     ("engines.kernelcache", "raises PermissionError"),  # as the system's own, all caught there
     ("engines.jit", "catches Exception"),  # so may private parts of another Numba
-    ("cli.predict", "catches BaseException"),  # a decoder's, handed to the thread that waits
-    ("cli.predict", "raises result"),
+    ("images.ahead", "catches BaseException"),  # handed to the thread that waits for the result
+    ("images.ahead", "raises error"),
     ("cli.process", "catches BaseException"),  # a crash has a status of its own
     ("testing.comparison.compare", "raises AssertionError"),  # what test frameworks ask
     ("batch.worker", "catches Exception"),  # a fault of ours must end the run, not blame a photo

@@ -9,6 +9,7 @@ import pytest
 from npvgg.cli.inputs import Photo
 from npvgg.cli.predict import predict
 from npvgg.errors import ImageError
+from npvgg.images.ahead import ahead
 
 
 class Numbers:
@@ -64,14 +65,12 @@ def test_an_error_of_the_network_ends_the_run_and_its_threads():
     def forward(x):
         raise RuntimeError("broken network")
 
-    before = threading.active_count()
     with pytest.raises(RuntimeError, match="broken network"):
         list(predict([photo(v) for v in range(20)], Numbers(), forward, 4))
-    for _ in range(100):
-        if threading.active_count() == before:
-            break
-        time.sleep(0.05)  # a decoder ends when its photo is decoded
-    assert threading.active_count() == before
+    for thread in threading.enumerate():
+        if thread.name == "npvgg-decode":
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(("given", "allowed", "decoders"), [(None, 1, 1), (1, 8, 1), (3, 1, 3)])
@@ -94,3 +93,29 @@ def test_no_more_decoders_than_threads_were_given_or_the_process_may_use(
 
     list(predict([photo(v) for v in range(12)], Slow(), forward, 12, threads=given))
     assert 1 <= most <= decoders
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_results_come_in_order_and_errors_in_their_turn(threads):
+    """Also where no thread can be had."""
+    taken = []
+
+    def items():
+        for number in range(8):
+            taken.append(number)
+            yield number
+
+    results = ahead(lambda number: 6 // (5 - number), items(), threads=threads, limit=2)
+    assert [next(results), len(taken) <= 3] == [1, True]
+    assert [next(results) for _ in range(4)] == [1, 2, 3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_without_memory_for_threads_photos_are_decoded_all_the_same(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    photos = [photo(value) for value in range(1, 6)]
+    assert [o.answer for o in predict(photos, Numbers(), forward, 2)] == [1, 2, 3, 4, 5]

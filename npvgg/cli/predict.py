@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,9 @@ from npvgg.cli.progress import log
 from npvgg.data import Transform
 from npvgg.engines.threads import resolve
 from npvgg.errors import ImageError
+from npvgg.images.ahead import MOST_DECODERS, ahead
 from npvgg.ops import Array
 
-MOST_DECODERS = 4
 MOST_WARNINGS = 10
 
 Answer = Array | tuple[Array, ...]
@@ -72,7 +71,8 @@ def predict(
     while it decodes), so memory does not grow with the number of photos.
     """
     decoders = min(MOST_DECODERS, resolve(threads))
-    decoded = _decode_ahead(photos, transform, decoders, ahead=2 * batch_size)
+    decode = partial(_decode, transform=transform)
+    decoded = ahead(decode, photos, threads=decoders, limit=2 * batch_size)
     while batch := list(islice(decoded, batch_size)):
         yield from _answered(batch, forward)
 
@@ -93,63 +93,6 @@ def _answered(
 
 
 # --- Decoding -------------------------------------------------------------------------------------
-
-
-def _decode_ahead(
-    photos: Iterable[Photo], transform: Transform, decoders: int, ahead: int
-) -> Iterator[_Decoded]:
-    """Decode in threads of our own, which the end of the process does not wait for; they take their
-    work from a queue that an interrupt cannot leave locked.
-    """
-    todo: SimpleQueue[tuple[Photo, SimpleQueue[Any]] | None] = SimpleQueue()
-    over = threading.Event()
-
-    def work() -> None:
-        while (item := todo.get()) is not None and not over.is_set():
-            photo, result = item
-            try:
-                result.put(_decode(photo, transform))
-            except BaseException as error:
-                result.put(error)
-
-    crew = [
-        threading.Thread(target=work, name="npvgg-decode", daemon=True) for _ in range(decoders)
-    ]
-    pending: deque[SimpleQueue[Any]] = deque()
-    try:
-        started = _started(crew)
-        for photo in photos:
-            if not started:
-                yield _decode(photo, transform)
-                continue
-            pending.append(SimpleQueue())
-            todo.put((photo, pending[-1]))
-            if len(pending) > ahead:
-                yield _result(pending.popleft())
-        while pending:
-            yield _result(pending.popleft())
-    finally:
-        over.set()
-        for _ in crew:
-            todo.put(None)
-
-
-def _started(crew: list[threading.Thread]) -> int:
-    """Start as many threads as can be had; return how many."""
-    for count, thread in enumerate(crew):
-        try:
-            thread.start()
-        except RuntimeError:  # no memory for its stack, or a limit on processes
-            return count
-    return len(crew)
-
-
-def _result(queue: SimpleQueue[Any]) -> _Decoded:
-    result = queue.get()
-    if isinstance(result, BaseException):
-        raise result
-    decoded: _Decoded = result
-    return decoded
 
 
 def _decode(photo: Photo, transform: Transform) -> _Decoded:
