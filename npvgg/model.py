@@ -76,17 +76,32 @@ class FeatureInfo(list[dict[str, Any]]):
             return {key: self[idx][key] for key in keys or self[idx]}
         return [self.get_dicts(keys, i) for i in (self.out_indices if idx is None else idx)]
 
-    def channels(self, idx: int | Sequence[int] | None = None) -> Any:
+    @overload
+    def channels(self, idx: Sequence[int] | None = None) -> list[int]: ...
+    @overload
+    def channels(self, idx: int) -> int: ...
+    def channels(self, idx: Selection = None) -> list[int] | int:
         """Channels of each map."""
-        return self.get("num_chs", idx)
+        found: list[int] | int = self.get("num_chs", idx)
+        return found
 
-    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
+    @overload
+    def reduction(self, idx: Sequence[int] | None = None) -> list[int]: ...
+    @overload
+    def reduction(self, idx: int) -> int: ...
+    def reduction(self, idx: Selection = None) -> list[int] | int:
         """Input pixels per map pixel, along a side."""
-        return self.get("reduction", idx)
+        found: list[int] | int = self.get("reduction", idx)
+        return found
 
-    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
+    @overload
+    def module_name(self, idx: Sequence[int] | None = None) -> list[str]: ...
+    @overload
+    def module_name(self, idx: int) -> str: ...
+    def module_name(self, idx: Selection = None) -> list[str] | str:
         """timm's path of the module that each map comes from."""
-        return self.get("module", idx)
+        found: list[str] | str = self.get("module", idx)
+        return found
 
 
 class _Evaluating:

@@ -55,6 +55,19 @@ def download_file(cache, repository, tensors=None, commit=COMMIT, reference="mai
     return link
 
 
+def test_another_cache_and_another_repository_may_be_named(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    other, x = tmp_path / "other", np.ones((1, 3, 9, 9), np.float32)
+    download_file(other, "me/net", tiny.tensors(seed=1))
+    want = create_model("repvgg_a0", weights=tiny.tensors(seed=1), **tiny.keywords())(x)
+    options = {"pretrained": True, "pretrained_cfg_overlay": {"hf_hub_id": "me/net"}}
+    got = create_model("repvgg_a0", cache_dir=other, **options, **tiny.keywords())
+    np.testing.assert_array_equal(got(x), want)
+    assert got.name == "repvgg_a0"  # whatever these weights are, they are not the tag's
+    with pytest.raises(WeightsError, match=f"not in the Hugging Face cache \\({cache}\\)"):
+        create_model("repvgg_a0", **options, **tiny.keywords())
+
+
 # --- Where the cache is ---------------------------------------------------------------------------
 
 
