@@ -94,8 +94,8 @@ class RepVGGConfig:
             if not set(values) <= {1, 2}:
                 raise ArgumentError(f"{name}: expected 1 or 2, got {getattr(self, name)!r}")
         _one_of("output_stride", self.output_stride, (8, 16, 32))
-        act = {"hardswish": "hard_swish", "hardsigmoid": "hard_sigmoid"}.get(str(self.act_layer))
-        object.__setattr__(self, "act_layer", act or self.act_layer)
+        for name in ("act_layer", "global_pool"):
+            object.__setattr__(self, name, _spelled(getattr(self, name)))
         for name, known in (("act_layer", ACT_LAYERS), ("attn_layer", (None, *ATTN_LAYERS))):
             from_timm.refuse_layer(name, getattr(self, name))
             _one_of(name, getattr(self, name), known)
@@ -121,7 +121,11 @@ class RepVGGConfig:
             raise ArgumentError(
                 f"attn_kwargs: expected an attn_layer with them, got {self.attn_kwargs!r} alone"
             )
-        object.__setattr__(self, "attn_kwargs", dict(self.attn_kwargs))
+        options = {
+            key: _spelled(value) if key in ("act_layer", "gate_layer") else value
+            for key, value in self.attn_kwargs.items()
+        }
+        object.__setattr__(self, "attn_kwargs", options)
         for block in expand(self):
             if block.in_chs % block.groups or block.out_chs % block.groups:
                 raise ArgumentError(
@@ -313,6 +317,17 @@ def feature_info(config: RepVGGConfig) -> list[dict[str, Any]]:
 
 
 # --- Rules and checks -----------------------------------------------------------------------------
+
+
+_SPELLINGS = {
+    "hardswish": "hard_swish", "hardsigmoid": "hard_sigmoid", "fast": "avg", "fastavg": "avg",
+    "fastmax": "max", "fastavgmax": "avgmax", "fastcatavgmax": "catavgmax",
+}  # fmt: skip
+"""timm's other words for the same activations, and the same poolings."""
+
+
+def _spelled(value: Any) -> Any:
+    return _SPELLINGS.get(value, value) if isinstance(value, str) else value
 
 
 def output_size(size: int, stride: int) -> int:

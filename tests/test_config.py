@@ -121,6 +121,17 @@ def test_another_attention_layer_starts_without_the_old_one_s_options():
 @pytest.mark.parametrize("alias", ["hardswish", "hardsigmoid"])
 def test_timm_s_other_spellings_are_known(alias):
     assert tiny.config(act_layer=alias).act_layer == alias.replace("hard", "hard_")
+    config = tiny.config("se", attn_kwargs={"gate_layer": alias})
+    assert config.attn_kwargs == {"gate_layer": alias.replace("hard", "hard_")}
+
+
+@pytest.mark.parametrize(
+    ("alias", "pool"),
+    [("fast", "avg"), ("fastavg", "avg"), ("fastmax", "max"), ("fastavgmax", "avgmax"),
+     ("fastcatavgmax", "catavgmax")],
+)  # fmt: skip
+def test_timm_s_fast_poolings_are_the_same(alias, pool):
+    assert tiny.config(global_pool=alias).global_pool == pool
 
 
 def test_a_configuration_is_a_value():

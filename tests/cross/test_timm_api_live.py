@@ -137,6 +137,22 @@ def test_what_changes_nothing_changes_nothing_in_timm(name):
     judge.assert_float64({"": ours(x)}, {"": timm_peer.answers(other, x)["logits"]})
 
 
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        *({"global_pool": pool} for pool in
+          ("fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")),
+        {"attn_layer": "se", "attn_kwargs": {"gate_layer": "hardsigmoid", "act_layer": "swish"}},
+        {"act_layer": "hardswish"}, {"bn_eps": 0.01}, {"attn_layer": "ecam"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_timm_s_words_are_known(keywords):
+    ours, theirs = small_pair(**keywords)
+    x = formula.images((2, 3, 45, 37))
+    judge.assert_float64({"": ours(x)}, {"": timm_peer.answers(theirs, x)["logits"]})
+
+
 def test_an_anti_aliased_repvgg_is_another_network_once_timm_has_folded_it():
     """Why aa_layer is refused: the strides of the folded convolutions are gone."""
     theirs = timm.create_model("repvgg_a0", aa_layer="blur", width_factor=0.25).eval()
