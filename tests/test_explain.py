@@ -1,8 +1,6 @@
 """The lessons: their numbers, held against what was computed in another way; their words."""
 
 import json
-import subprocess
-import sys
 from importlib import import_module
 from xml.etree import ElementTree
 
@@ -176,6 +174,14 @@ def test_the_six_identities_hold_in_integers_and_fail_without_their_condition():
         np.testing.assert_array_equal(one.apart, one.folded, err_msg=one.name)
         np.testing.assert_array_equal(one.apart, np.round(one.apart), err_msg=one.name)
         assert one.wrong_numbers == np.count_nonzero(one.wrong != one.apart) > 0, one.name
+
+
+def test_branches_of_another_stride_cannot_be_added():
+    table = explain.identities().strides
+    assert [(row.branch, row.stride, row.shape) for row in table] == [
+        ("3×3", 1, (5, 5)), ("3×3 average", 1, (5, 5)), ("3×3 average", 2, (3, 3)),
+    ]  # fmt: skip
+    assert [row.fits for row in table] == [True, True, False]
 
 
 def test_only_the_ring_is_wrong_where_zeros_are_put_around_too_late():
@@ -439,9 +445,3 @@ def test_every_lesson_comes_from_the_shell_in_every_form(lesson, told, tmp_path)
     for drawing in folder.iterdir():
         ElementTree.parse(drawing)  # well-formed
     assert "exists; --force replaces it" in told(*arguments, *forms, status=2)
-
-
-def test_importing_npvgg_does_not_load_the_lessons():
-    code = "import npvgg, npvgg.cli.main, sys; print('npvgg.explain' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert done.stdout.strip() == "False"

@@ -452,7 +452,7 @@ npvgg.info("repvgg_a2"), npvgg.list_models()
 """
 HEAVY = {
     "numba", "llvmlite", "scipy", "PIL", "torch", "timm", "safetensors", "huggingface_hub", "onnx",
-    "jinja2", "pyarrow", "fsspec", "npvgg.batch",
+    "jinja2", "pyarrow", "fsspec", "npvgg.batch", "npvgg.explain",
 }  # fmt: skip
 
 

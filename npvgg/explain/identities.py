@@ -48,6 +48,16 @@ class Identity:
     function: Callable[..., Array] = field(metadata=UNLISTED)
 
 
+@dataclass(frozen=True)
+class Stride:
+    """The map of one branch over 5×5 pixels, and whether it can be added to the first."""
+
+    branch: str
+    stride: int
+    shape: tuple[int, ...]
+    fits: bool
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class IdentitiesLesson(Lesson):
     """The six identities, their conditions, and two more counterexamples.
@@ -62,6 +72,7 @@ class IdentitiesLesson(Lesson):
     ring_inside: int
     resnet: Array
     folded_resnet: Array
+    strides: tuple[Stride, ...]
 
     def document(self) -> Document:
         """One after the other."""
@@ -116,6 +127,22 @@ class IdentitiesLesson(Lesson):
                         ("ReLU(−x + x)", *(str(v) for v in self.folded_resnet)),
                     ),
                     "With w = −1 the branch and its input cancel only where nothing was cut off.",
+                ),
+                Heading("Why strides must agree"),
+                Table(
+                    ("branch", "stride", "its map", "can be added to the first"),
+                    tuple(
+                        (
+                            s.branch,
+                            str(s.stride),
+                            "×".join(map(str, s.shape)),
+                            "yes" if s.fits else "no",
+                        )
+                        for s in self.strides
+                    ),
+                    "Branches are added number by number. Pooling with stride 1 keeps the map; one "
+                    "that shrinks it has no number for every place, and no kernel of the other "
+                    "branch's stride makes it.",
                 ),
                 Exercise(
                     "An average pooling branch with stride 2 beside a 3×3 convolution with stride "
@@ -228,6 +255,18 @@ def identities() -> IdentitiesLesson:
         ring_inside=int((ring[1:-1, 1:-1] != 0).sum()),
         resnet=np.stack([line, np.maximum(-line, 0) + line]),
         folded_resnet=np.maximum(-line + line, 0),
+        strides=_strides(x),
+    )
+
+
+def _strides(x: Array) -> tuple[Stride, ...]:
+    """The maps of a convolution and of an average, with both strides."""
+    kernel, mean = np.ones((1, 1, 3, 3)), pooling_kernel(1)
+    ways = (("3×3", kernel, 1), ("3×3 average", mean, 1), ("3×3 average", mean, 2))
+    shapes = [conv2d(x[:, :1], w, stride=s, padding=1).shape[2:] for _, w, s in ways]
+    return tuple(
+        Stride(name, stride, shape, shape == shapes[0])
+        for (name, _, stride), shape in zip(ways, shapes, strict=True)
     )
 
 
