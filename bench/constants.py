@@ -32,16 +32,11 @@ ALTERNATIVES: dict[str, Sequence[Any]] = {
     "plan.NEAR_FLOATS": (0, 2**40),
     "plan.MANY_TASKS": (8, 128),
     "plan.GROUP_TILES": (2 * SIDE_BY_SIDE, 8 * SIDE_BY_SIDE),
-    "compiled.SLICE_PIXELS": tuple(n * 224 * 224 for n in (1, 2, 4, 8, 16)),
-    "winograd.TILES": tuple(
-        {1: ((56, a), (28, b), (14, c), (8, 4)), 2: ((28, d), (14, e))}
-        for a, b, c, d, e in (
-            (4, 4, 3, 4, 3), (4, 4, 4, 4, 3), (4, 4, 5, 4, 3), (4, 5, 3, 4, 3), (4, 6, 3, 4, 3),
-            (5, 4, 3, 4, 3), (6, 4, 3, 4, 3), (4, 4, 3, 3, 3), (4, 4, 3, 4, 2), (4, 4, 3, 4, 4),
-        )
-    ),
-}  # fmt: skip
-"""Constant → other values. Of TILES: m at 56², 28² and 14², then at 28² and 14² with stride 2."""
+    "compiled.SLICE_PIXELS": tuple(n * 224 * 224 for n in (1, 4, 8)),
+    "winograd.IMAGES": (1, 4),
+    "winograd.MAKING_U": (5, 20),
+}
+"""Constant → other values."""
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from npvgg.engines.layout import MapLayout, Table, aligned
 from npvgg.engines.microkernel import LANES, MR, PANEL, SIDE_BY_SIDE
 from npvgg.engines.packing import Filter
 from npvgg.engines.reference import activate
-from npvgg.engines.transforms import FILTERS, INPUT_OF, KERNEL_OF, OUTPUT_OF
+from npvgg.engines.transforms import FILTERS, INDEX
 from npvgg.network import Head
 from npvgg.ops import Array
 from npvgg.reparam import Branches
@@ -354,14 +354,13 @@ class Plan:
         strip = _evenly(count, SIDE_BY_SIDE)
         v_plane = p.apart(_ceil(count, strip) * strip * blocks * LANES)
         depth, group, panels = _fitting(fast.n**2, f.width, count, strip, f.panels)
-        step |= {"n": fast.n, "m": m, "tile_step": fast.step}
+        step |= {"n": fast.n, "m": m, "tile_step": fast.step, "filter": INDEX[m, f.stride]}
         step |= {"tiles": count, "tiles_y": tiles_y, "tiles_x": tiles_x, "tile_group": group}
         step |= {"v_plane": v_plane, "v_blocks": blocks, "v_strip": strip}
-        to_v = step | {"kind": p.TO_V, "bt": INPUT_OF[m, f.stride]}
+        to_v = step | {"kind": p.TO_V}
         to_v |= _reading(x, x.at + (x.margin - f.padding) * (x.row + x.lanes))
         to_v |= _shares(blocks, y.n * tiles_y, local=group < count)
         from_v = step | {"kind": p.FROM_V}
-        from_v |= {"g": KERNEL_OF[m, f.stride], "at": OUTPUT_OF[m, f.stride]}
         from_v |= {"depth": f.width, "slice": depth, "panel_group": panels}
         from_v |= {"u_plane": p.apart(depth * PANEL), "m_plane": p.apart(group * PANEL)}
         from_v |= self._columns(f, lambda c, d: _segments(c, d, strip), f.width)

@@ -51,7 +51,7 @@ from numba.extending import intrinsic
 
 from npvgg.engines.jit import kernel
 from npvgg.engines.microkernel import LANES, MR, PANEL, accumulate, declared, multiply
-from npvgg.engines.transforms import finish, transform
+from npvgg.engines.transforms import finish, transform_input, transform_kernel
 
 DIRECT, TO_V, FROM_V, SQUEEZE, SCALE = range(5)
 
@@ -61,7 +61,7 @@ FIELDS = (
     "x", "x_image", "x_plane", "x_row", "y", "y_image", "y_plane", "y_row",
     "w", "bias", "depth", "slice", "cols", "cols_panel",
     "rows", "outs", "pixels", "pixel_group",
-    "n", "m", "tile_step", "bt", "g", "at",
+    "n", "m", "tile_step", "filter",
     "tiles", "tiles_y", "tiles_x", "tile_group", "panels", "panel_group",
     "v_plane", "v_blocks", "v_strip", "u_plane", "m_plane",
     "height", "width", "images",
@@ -80,7 +80,7 @@ cols, cols_panel: where the table of the input's offsets begins; its entries per
 rows, outs, pixels, pixel_group: DIRECT: tables of the pixels' offsets in x and y; how many pixels
     there are, and in one task
 n, m, tile_step: a tile's input and output pixels per side; input pixels from one to the next
-bt, g, at: which matrices, as indices of `transforms.MATRICES` (Bᵀ, G) and `.OUTPUTS` (Aᵀ)
+filter: which matrices, an index of `transforms.FILTERS`
 tiles, tiles_y, tiles_x, tile_group: of all images, per column, per row, per task
 panels, panel_group: panels of output channels in all, and in one task
 v_plane, v_blocks, v_strip: V: floats per place of a tile, blocks of 16 channels, tiles per strip
@@ -154,7 +154,7 @@ def direct(step, task, tables, weights, data):
 @kernel
 def to_v(step, task, data, v):
     """Transform one row of tiles of 16 channels: V = Bᵀ d B."""
-    n, matrix, plane, strip = step.n, step.bt, step.v_plane, step.v_strip
+    n, filter, plane, strip = step.n, step.filter, step.v_plane, step.v_strip
     tiles_x, tiles_y = step.tiles_x, step.tiles_y
     images = step.tiles // (tiles_x * tiles_y)
     block, row = task // (images * tiles_y), task % (images * tiles_y)
@@ -162,7 +162,7 @@ def to_v(step, task, data, v):
     x = step.x + image * step.x_image + block * step.x_plane + ty * step.tile_step * step.x_row
     for tile in range(row * tiles_x, (row + 1) * tiles_x):
         y = (tile // strip * step.v_blocks + block) * strip + tile % strip
-        transform(matrix, data, x, step.x_row, LANES, v, y * LANES, n * plane, plane)
+        transform_input(filter, data, x, step.x_row, LANES, v, y * LANES, n * plane, plane)
         x += step.tile_step * LANES
 
 
@@ -200,8 +200,8 @@ def expand(step, length, weights, w, mine):
     plane, row = step.u_plane, step.n * step.u_plane
     for c in range(length):
         for lane in range(0, PANEL, LANES):
-            transform(
-                step.g, weights, w + c * TAPS * PANEL + lane, 3 * PANEL, PANEL,
+            transform_kernel(
+                step.filter, weights, w + c * TAPS * PANEL + lane, 3 * PANEL, PANEL,
                 mine, c * PANEL + lane, row, plane,
             )  # fmt: skip
 
@@ -236,16 +236,13 @@ def put(step, block, tile, at, spare, weights, data, mine):
     bias, least = step.bias + block * LANES, np.float32(0.0 if step.relu else -np.inf)
     y = step.y + image * step.y_image + block * step.y_plane
     y += ty * m * step.y_row + tx * m * LANES
-    if rows == m and columns == m:
-        finish(
-            step.at, mine, at, row, plane, data, y, step.y_row, LANES,
-            weights, bias, least,
-        )  # fmt: skip
-        return
+    whole = rows == m and columns == m
+    target, to, to_row = (data, y, step.y_row) if whole else (mine, spare, m * LANES)
     finish(
-        step.at, mine, at, row, plane, mine, spare, m * LANES, LANES,
-        weights, bias, least,
+        step.filter, mine, at, row, plane, target, to, to_row, LANES, weights, bias, least
     )  # fmt: skip
+    if whole:
+        return
     for i in range(rows):
         for j in range(columns * LANES):
             data[y + i * step.y_row + j] = mine[spare + i * m * LANES + j]

@@ -1,20 +1,21 @@
 """Winograd's transforms as straight lines of vector instructions, written from the exact matrices.
 
-One call of `transform` puts a small tile of vectors between a matrix L of `cook_toom` and its
+One call of `transform_input` puts a small tile of vectors between a matrix L of `cook_toom` and its
 transpose, Y = L X Lᵀ:
 
-    y[y_at + i·y_row + j·y_col]  =  Σ_{a,b} L[i, a] · L[j, b] · x[x_at + a·x_row + b·x_col]
+y[y_at + i·y_row + j·y_col]  =  Σ_{a,b} L[i, a] · L[j, b] · x[x_at + a·x_row + b·x_col]
 
-where every element is a vector of 16 lanes, 16 channels at once. L is Bᵀ for the input, G for the
-kernel. `finish` does the same with Aᵀ for the output, then adds a bias and applies the ReLU.
+where every element is a vector of 16 lanes, 16 channels at once. L is Bᵀ of a filter;
+`transform_kernel` does the same with its G. `finish` does it with Aᵀ for the output, then adds a
+bias and applies the ReLU.
 
 A matrix has many zeros and ones, and rows in pairs: those of the points a and −a differ in the
 signs of the odd powers alone. Their common sums E (equal signs) and O (opposite signs) are made
 once,
 
-    row(a) = E + O,        row(−a) = E − O,
+row(a) = E + O,        row(−a) = E − O,
 
-and nothing is multiplied by 0 or 1. `transform_plain` and `finish_plain` say the same in NumPy,
+and nothing is multiplied by 0 or 1. The functions in `_plain` say the same in NumPy,
 from the same matrices, and take their places under NUMBA_DISABLE_JIT=1.
 """
 
@@ -34,44 +35,49 @@ from npvgg.engines.microkernel import LANES, at_least, load, multiply_add, point
 from npvgg.ops import Array
 
 FILTERS: dict[tuple[int, int], CookToom] = {
-    (m, stride): cook_toom(m, stride)
-    for stride, sizes in ((1, (2, 3, 4, 5, 6)), (2, (2, 3, 4)))
-    for m in sizes
+    (m, stride): cook_toom(m, stride) for m, stride in ((3, 1), (4, 1), (5, 1), (2, 2), (4, 2))
 }
-"""(outputs per tile, stride) → matrices: the filters that are compiled."""
+"""(outputs per tile, stride) → matrices: the filters that are compiled, those that `winograd.tile`
+chooses for some size of map. Each takes a tenth of the time of a cold start."""
 
-MATRICES: list[Matrix] = [matrix for f in FILTERS.values() for matrix in (f.bt, f.g)]
-"""What `transform` can take for L, by index."""
+INDEX = {key: index for index, key in enumerate(FILTERS)}
+"""What the functions below call a filter by."""
 
+INPUTS: list[Matrix] = [f.bt for f in FILTERS.values()]
+KERNELS: list[Matrix] = [f.g for f in FILTERS.values()]
 OUTPUTS: list[Matrix] = [f.at for f in FILTERS.values()]
-"""What `finish` can take for L, by index."""
-
-INPUT_OF = {key: 2 * i for i, key in enumerate(FILTERS)}
-KERNEL_OF = {key: 2 * i + 1 for i, key in enumerate(FILTERS)}
-OUTPUT_OF = {key: i for i, key in enumerate(FILTERS)}
 
 
-def transform_plain(
-    matrix: int, x: Array, x_at: int, x_row: int, x_col: int,
+def transform_input_plain(
+    filter: int, x: Array, x_at: int, x_row: int, x_col: int,
     y: Array, y_at: int, y_row: int, y_col: int,
 ) -> None:  # fmt: skip
-    """Compute Y = L X Lᵀ with L = MATRICES[matrix], as above.
+    """Compute Y = L X Lᵀ with L = Bᵀ of a filter, as above.
 
     x, y: float32, flat; offsets and steps in floats, multiples of 16, in memory aligned to 64 bytes
     """
-    tile, where = _between(MATRICES[matrix], x, x_at, x_row, x_col, y_at, y_row, y_col)
+    tile, where = _between(INPUTS[filter], x, x_at, x_row, x_col, y_at, y_row, y_col)
+    y[where] = tile
+
+
+def transform_kernel_plain(
+    filter: int, x: Array, x_at: int, x_row: int, x_col: int,
+    y: Array, y_at: int, y_row: int, y_col: int,
+) -> None:  # fmt: skip
+    """Compute Y = L X Lᵀ with L = G of a filter; the rest as for `transform_input_plain`."""
+    tile, where = _between(KERNELS[filter], x, x_at, x_row, x_col, y_at, y_row, y_col)
     y[where] = tile
 
 
 def finish_plain(
-    matrix: int, x: Array, x_at: int, x_row: int, x_col: int,
+    filter: int, x: Array, x_at: int, x_row: int, x_col: int,
     y: Array, y_at: int, y_row: int, y_col: int, bias: Array, bias_at: int, least: float,
 ) -> None:  # fmt: skip
-    """Compute Y = max(L X Lᵀ + bias, least) with L = OUTPUTS[matrix]; a NaN stays a NaN.
+    """Compute Y = max(L X Lᵀ + bias, least) with L = Aᵀ of a filter; a NaN stays a NaN.
 
-    bias: 16 lanes from bias[bias_at] on; the rest as for `transform_plain`
+    bias: 16 lanes from bias[bias_at] on; the rest as for `transform_input_plain`
     """
-    tile, where = _between(OUTPUTS[matrix], x, x_at, x_row, x_col, y_at, y_row, y_col)
+    tile, where = _between(OUTPUTS[filter], x, x_at, x_row, x_col, y_at, y_row, y_col)
     y[where] = np.maximum(tile + bias[bias_at : bias_at + LANES], np.float32(least))
 
 
@@ -96,23 +102,37 @@ Tail = Callable[[Any], Any]
 
 
 @intrinsic
-def _transform(
-    typing: Any, matrix: Any, x: Any, x_at: Any, x_row: Any, x_col: Any,
+def _transform_input(
+    typing: Any, filter: Any, x: Any, x_at: Any, x_row: Any, x_col: Any,
     y: Any, y_at: Any, y_row: Any, y_col: Any,
 ) -> Any:  # fmt: skip
-    """Emit `transform_plain`: one straight block of instructions per matrix."""
+    """Emit `transform_input_plain`: one straight block of instructions per filter."""
+    kinds = (filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col)
+    return types.void(*kinds), _emitting(INPUTS)
 
+
+@intrinsic
+def _transform_kernel(
+    typing: Any, filter: Any, x: Any, x_at: Any, x_row: Any, x_col: Any,
+    y: Any, y_at: Any, y_row: Any, y_col: Any,
+) -> Any:  # fmt: skip
+    """Emit `transform_kernel_plain`."""
+    kinds = (filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col)
+    return types.void(*kinds), _emitting(KERNELS)
+
+
+def _emitting(matrices: Sequence[Matrix]) -> Callable[..., Any]:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = pointers(context, builder, signature, arguments)
-        _emit_cases(builder, MATRICES, values, lambda value: value)
+        _emit_cases(builder, matrices, values, lambda value: value)
         return context.get_dummy_value()
 
-    return types.void(matrix, x, x_at, x_row, x_col, y, y_at, y_row, y_col), emit
+    return emit
 
 
 @intrinsic
 def _finish(
-    typing: Any, matrix: Any, x: Any, x_at: Any, x_row: Any, x_col: Any,
+    typing: Any, filter: Any, x: Any, x_at: Any, x_row: Any, x_col: Any,
     y: Any, y_at: Any, y_row: Any, y_col: Any, bias: Any, bias_at: Any, least: Any,
 ) -> Any:  # fmt: skip
     """Emit `finish_plain`."""
@@ -126,7 +146,7 @@ def _finish(
         )  # fmt: skip
         return context.get_dummy_value()
 
-    kinds = (matrix, x, x_at, x_row, x_col, y, y_at, y_row, y_col, bias, bias_at, least)
+    kinds = (filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col, bias, bias_at, least)
     return types.void(*kinds), emit
 
 
@@ -221,5 +241,10 @@ def _combination(builder: Any, terms: dict[int, Fraction], column: dict[int, Any
     return total
 
 
-transform: Callable[..., None] = transform_plain if config.DISABLE_JIT else _transform
+transform_input: Callable[..., None] = (
+    transform_input_plain if config.DISABLE_JIT else _transform_input
+)
+transform_kernel: Callable[..., None] = (
+    transform_kernel_plain if config.DISABLE_JIT else _transform_kernel
+)
 finish: Callable[..., None] = finish_plain if config.DISABLE_JIT else _finish

@@ -10,26 +10,50 @@ Every product is a matrix product (tiles × C) · (C × K): the micro-kernel's.
 
 A large m saves more multiplications, and costs more: n² values are made of the 9 of every kernel,
 once per group of tiles, and there are fewer tiles to share them; the last tiles reach over the
-map's edge; rounding errors grow.
+map's edge; rounding errors grow. `cost` reckons that for one size of map, 14² for instance as
+
+    F(3)  25 products per tile  5 × 5 tiles          F(5)  49 products per tile  3 × 3 tiles
+
+What must not be broken here: the choice depends on the map's size and never on the batch; else an
+image's bits would depend on its neighbours.
+
+Measured with other choices (A2 at 224², one thread, processor's time, 2026-11-28): F(3) at 14²
+1.03 of the time for one image and 1.11 for four; F(6) at 56² or 28² 0.99 to 1.02, at a larger
+rounding error, so it isn't compiled.
 """
 
 from __future__ import annotations
 
 from npvgg.engines.compiled import CompiledNetwork
 from npvgg.engines.packing import Filter
+from npvgg.engines.transforms import FILTERS
 from npvgg.network import Network
 
-TILES = {1: ((28, 4), (14, 3), (8, 4)), 2: ((28, 4), (14, 3))}
-"""Stride → (from this height and width of the output on, m), the largest first. What decides:
-products per output, n²/m², counting tiles that reach over the edge (14 = 4·4 − 2 = 3·5 − 1); values
-of U to be made of nine; rounding. `python -m bench constants` times other choices."""
+IMAGES = 2
+"""Images that share U, in the reckoning below: between one alone and the few of a slice."""
+
+MAKING_U = 10
+"""What making a value of U costs, in products of that value: 49 values for 384 × 384 kernels took
+1.2 ms, where as many products of one tile take 0.12 (F(5) at 14² on one thread, 2026-11-28)."""
+
+
+def cost(m: int, stride: int, height: int, width: int) -> int:
+    """Reckon what F(m) costs for a map of this size, in products per pair of channels; 0: direct.
+
+    Each of n² values of U is made once, and multiplied once per tile.
+    """
+    if not m:
+        return 9 * height * width * IMAGES
+    tiles = -(-height // m) * -(-width // m)
+    return FILTERS[m, stride].n ** 2 * (tiles * IMAGES + MAKING_U)
 
 
 def tile(filter: Filter, height: int, width: int) -> int:
     """Choose m for a convolution, or 0: the im2col kernels serve it."""
     if filter.size != 3 or filter.dilation != 1 or filter.shape[1] < 16:
         return 0
-    return next((m for least, m in TILES[filter.stride] if min(height, width) >= least), 0)
+    sizes = [m for m, stride in FILTERS if stride == filter.stride]
+    return min((0, *sizes), key=lambda m: cost(m, filter.stride, height, width))
 
 
 def prepare(network: Network, *, threads: int | None = None) -> CompiledNetwork:
