@@ -95,7 +95,7 @@ class _Sink(io.RawIOBase):
         return len(data)
 
     def taken(self) -> bytes:
-        """Give what has been written since the last time."""
+        """Return what has been written since the last time."""
         data = bytes(self.held)
         self.held.clear()
         return data

@@ -154,7 +154,7 @@ class _Walk:
                 self.listing.others.append(path)
 
     def _files(self, top: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-        """Every file below a folder, sorted; folders below folders on a stack, not by recursion."""
+        """Yield every file below a folder, sorted; folders wait on a stack, without recursion."""
         stack = [top]
         seen.add(_identity(top))
         while stack:

@@ -40,7 +40,7 @@ NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit status."""
+    """Run the command line; return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not a notebook's, nor a closed one
             stream.reconfigure(errors="backslashreplace")  # odd file names
@@ -463,7 +463,7 @@ def _add_compare(verbs: Any) -> None:
 
 
 def _run_options() -> argparse.ArgumentParser:
-    """Give the options that every command over photos has."""
+    """Return the options that every command over photos has."""
     parser = _Parser(add_help=False)
     parser.add_argument(
         "paths",
@@ -505,7 +505,7 @@ def _run_options() -> argparse.ArgumentParser:
 
 
 def _model_options() -> argparse.ArgumentParser:
-    """Give the options that say which network runs."""
+    """Return the options that say which network runs."""
     parser = _Parser(add_help=False)
     parser.add_argument(
         "--model",
@@ -528,7 +528,7 @@ def _model_options() -> argparse.ArgumentParser:
 
 
 def _photo_options() -> argparse.ArgumentParser:
-    """Give the options that say how a photo is opened."""
+    """Return the options that say how a photo is opened."""
     parser = _Parser(add_help=False)
     photo = parser.add_argument_group("what a photo brings")
     photo.add_argument(

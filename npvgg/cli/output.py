@@ -247,7 +247,7 @@ def send(pieces: Iterable[bytes], place: Place) -> None:
 
 
 def _partial_name(target: Path) -> Path:
-    """rows.csv.gz → rows.partial.csv.gz"""
+    """Return rows.partial.csv.gz for rows.csv.gz."""
     hidden = target.name[: len(target.name) - len(target.name.lstrip("."))]
     stem, dot, suffixes = target.name.lstrip(".").partition(".")
     return target.with_name(f"{hidden}{stem}.partial{dot}{suffixes}")

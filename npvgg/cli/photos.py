@@ -91,7 +91,7 @@ def embed(args: argparse.Namespace) -> int:
 
 
 def features(args: argparse.Namespace) -> int:
-    """Give the feature maps of photos: their shapes, or an npz file each."""
+    """Return the feature maps of photos: their shapes, or an npz file each."""
     if args.output is None and (args.skip_existing or args.save_dtype):
         raise ArgumentError("--skip-existing, --save-dtype: expected --output FOLDER with them")
     indices = [i for few in args.out_indices for i in few] if args.out_indices else None
@@ -143,7 +143,7 @@ class Tally:
             yield outcome
 
     def report(self) -> int:
-        """Say how many photos failed, if any; give the exit status."""
+        """Say how many photos failed, if any; return the exit status."""
         if self.failed > self.absent:
             failed, tried = self.failed - self.absent, self.done - self.absent
             log.error(f"{failed:,} of {tried:,} {noun(tried, 'photo')} could not be read")

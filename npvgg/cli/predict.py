@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """Give "ok" or "error", as rows say it."""
+        """Return "ok" or "error", as rows say it."""
         return "error" if self.error else "ok"
 
 
@@ -61,7 +61,7 @@ def predict(
     *,
     threads: int | None = None,
 ) -> Iterator[Outcome]:
-    """Give one outcome per photo, in their order.
+    """Return one outcome per photo, in their order.
 
     forward: takes a batch (N, C, H, W), gives N answers, each an array or several
     threads: the most that may decode, four at the most; None for the processors that this process

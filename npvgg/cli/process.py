@@ -120,8 +120,8 @@ def _end(number: int, word: str) -> NoReturn:
 
 
 def _spare_memory() -> None:
-    """Where memory is limited (ulimit -v), let SciPy's BLAS, of which nothing is used, start no
-    threads: without memory for them its import never ends, nor lets a signal be handled.
+    """Let SciPy's BLAS, of which nothing is used, start no threads where memory is limited (ulimit
+    -v): without memory for them its import never ends, nor lets a signal be handled.
     """
     try:
         import resource

@@ -120,7 +120,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def _certificate(report: dict[str, Any]) -> Iterator[str]:
-    """What people read: the files, the differences, the verdict."""
+    """Write what people read: the files, the differences, the verdict."""
     for file in report.get("files") or [report["file"]]:
         taken = f", under {shown(file['wrapper'])}" if file["wrapper"] else ""
         classes = f"{file['classes']} {noun(file['classes'], 'class')}"

@@ -62,7 +62,7 @@ def _check(file: IO[bytes], pages: int) -> None:
 
 
 def _directories(file: IO[bytes]) -> Iterator[list[tuple[int, int, int, bytes]]]:
-    """Give the directories of a TIFF file in their order: (tag, type, bytes elsewhere, value) per
+    """Return the directories of a TIFF file in their order: (tag, type, bytes elsewhere, value) per
     entry. Raises struct.error where the file ends first; each place is read once.
     """
     file.seek(0)
@@ -93,7 +93,7 @@ def _directories(file: IO[bytes]) -> Iterator[list[tuple[int, int, int, bytes]]]
 
 
 def _jpeg_blobs(file: IO[bytes]) -> Iterator[bytes]:
-    """Give the TIFF structures in a JPEG file's segments before its pixels: EXIF (its segments
+    """Return the TIFF structures in a JPEG file's segments before its pixels: EXIF (its segments
     joined, as Pillow joins them) and MPF.
     """
     file.seek(2)

@@ -32,7 +32,7 @@ class Label(NamedTuple):
 
 
 def labels_for(pretrained_cfg: Mapping[str, Any]) -> Sequence[Label] | None:
-    """Give the names of a model's classes, or None where nothing tells them.
+    """Return the names of a model's classes, or None where nothing tells them.
 
     `label_names` of the configuration goes first; 1000 classes without it are taken to be
     ImageNet-1k's, in the order of ILSVRC 2012, as every RepVGG that was published has them.
@@ -51,7 +51,7 @@ def labels_for(pretrained_cfg: Mapping[str, Any]) -> Sequence[Label] | None:
 
 @cache
 def imagenet_1k() -> tuple[Label, ...]:
-    """Give the 1000 classes of ImageNet-1k (ILSVRC 2012), in the order of their synset ids.
+    """Return the 1000 classes of ImageNet-1k (ILSVRC 2012), in the order of their synset ids.
 
     Source: timm 1.0.31 `imagenet_synsets.txt`, `imagenet_synset_to_lemma.txt`; WordNet 3.0.
     """

@@ -1,4 +1,4 @@
-"""A photo, wherever it comes from, as one 8-bit Pillow image: the only room that opens image files.
+"""A photo, wherever it comes from, as one 8-bit Pillow image: the only module to open image files.
 
 By default it gives what timm's users get from ``Image.open(file).convert("RGB")``: the first
 frame, EXIF rotation ignored, alpha dropped so that hidden colours show, 16-bit grey clipped at 255
@@ -136,7 +136,7 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """The photo as a new 8-bit Pillow image, and notes on what it holds that the image does not.
+    """Return the photo as a new 8-bit Pillow image, and notes on what that leaves out.
 
     source: a path, the bytes of a file, a binary file (left open), a Pillow image (as it stands:
     `frame` is for files), or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). The options
@@ -159,7 +159,7 @@ def open_image(
 
 
 def read(source: Source, opening: Opening) -> tuple[Image.Image, tuple[str, ...]]:
-    """`open_image` with its options already checked."""
+    """Do what `open_image` does, with options that are checked already."""
     notes = []
     with _boundary(name_of(source)), _opened(source, opening) as image:
         _check_size(image, opening.max_pixels)
@@ -174,7 +174,7 @@ def read(source: Source, opening: Opening) -> tuple[Image.Image, tuple[str, ...]
 
 
 def name_of(source: Source) -> str:
-    """What messages call the photo: its path with control characters escaped, or its kind."""
+    """Return what messages call the photo: its path, escaped, or its kind."""
     from PIL import Image
 
     if isinstance(source, str | os.PathLike):
@@ -196,7 +196,7 @@ def name_of(source: Source) -> str:
 
 @contextmanager
 def _boundary(name: str) -> Iterator[None]:
-    """Hostile bytes make Pillow raise nearly anything: all of it leaves as ImageError."""
+    """Turn whatever hostile bytes make Pillow raise into ImageErrors that name the photo."""
     try:
         yield
     except ImageError as error:
@@ -208,7 +208,7 @@ def _boundary(name: str) -> Iterator[None]:
 
 @contextmanager
 def _opened(source: Source, opening: Opening) -> Iterator[Image.Image]:
-    """The photo with its header read and, from a file, its pixels not yet decoded."""
+    """Open the photo: its header is read and, of a file, no pixel decoded yet."""
     from PIL import Image
 
     if isinstance(source, Image.Image):
@@ -226,7 +226,7 @@ def _opened(source: Source, opening: Opening) -> Iterator[Image.Image]:
 
 @contextmanager
 def _stream(source: Any) -> Iterator[IO[bytes]]:
-    """The bytes of a photo as a file that can be sought; a caller's own is not closed.
+    """Open the bytes of a photo as a file that can be sought; a caller's own is not closed.
 
     No pipe is waited for and no device read, whenever one takes the place of a file.
     """
@@ -245,7 +245,7 @@ def _stream(source: Any) -> Iterator[IO[bytes]]:
 
 
 def _identified(file: IO[bytes], opening: Opening) -> Image.Image:
-    """The image whose plugin knows the first bytes: ``Image.open`` less its own check of the size.
+    """Open with the plugin that knows the first bytes: ``Image.open`` less its check of the size.
 
     That check warns through the process-wide filters, which no thread can change for itself alone;
     `_check_size` follows in its place.
@@ -273,7 +273,7 @@ def _identified(file: IO[bytes], opening: Opening) -> Image.Image:
 
 
 def _reads_avif() -> bool:
-    """Whether this Pillow decodes AVIF, and bounds what the EXIF data in it take (since 13)."""
+    """Tell whether this Pillow decodes AVIF and bounds what its EXIF data take (since 13)."""
     import PIL
     from PIL import features
 
@@ -281,7 +281,7 @@ def _reads_avif() -> bool:
 
 
 def _hint(head: bytes) -> str:
-    """What the first bytes say of a file that is not read."""
+    """Return what the first bytes say of a file that is not read."""
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     if brand in (b"avif", b"avis"):
         return ": AVIF needs Pillow 13 or newer, built with libavif"
@@ -291,7 +291,7 @@ def _hint(head: bytes) -> str:
 
 
 def _without_comments(file: IO[bytes]) -> IO[bytes]:
-    """A plain PPM file without its comments: Pillow's time for them grows with their square.
+    """Return a plain PPM file without comments: Pillow's time for them grows with their square.
 
     What Pillow takes for a comment: from # to the end of the line, which goes, too.
     """
@@ -364,7 +364,7 @@ def _upright(image: Image.Image, opening: Opening) -> tuple[Image.Image, str | N
 
 
 def _deep_colour(image: Image.Image, opening: Opening) -> str | None:
-    """A note, if Pillow will cut colours of over 8 bits as it decodes them; or ImageError."""
+    """Return a note if Pillow will cut colours of over 8 bits as it decodes them, or raise."""
     if image.mode.startswith(("I", "F")):  # deep grey: see _to_8bit
         return None
     for decoder, _, _, args in getattr(image, "tile", ()):
@@ -399,7 +399,7 @@ def _to_8bit(image: Image.Image, opening: Opening) -> tuple[Image.Image, str | N
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """Grey 0…65535 as round(v / 257), so that 65535 = 257 · 255 is white."""
+    """Return grey 0…65535 as round(v / 257), so that 65535 = 257 · 255 is white."""
     from PIL import Image
 
     if image.mode == "F":
@@ -447,5 +447,5 @@ def _check_colour(colour: str) -> None:
 
 
 def _printable(text: str, limit: int = 200) -> str:
-    """Pillow quotes bytes of the file in its messages: one line, no control characters, short."""
+    """Return what Pillow says, with bytes of the file in it, in one line, escaped and short."""
     return repr(text[:limit])[1:-1]

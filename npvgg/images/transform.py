@@ -52,7 +52,7 @@ class Transform:
     opening: Opening
 
     def __call__(self, source: Source) -> NDArray[np.float32]:
-        """The photo as the network wants it; one ImageWarning if it holds more than that.
+        """Return the photo as the network wants it; warn (ImageWarning) if it holds more than that.
 
         source: see `images.open_image`. Raises ImageError.
         """
@@ -63,7 +63,7 @@ class Transform:
         return x
 
     def apply(self, source: Source) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-        """Like calling the transform, with the notes returned instead of warned of."""
+        """Return what a call does, with the notes instead of a warning of them."""
         image, notes = opening.read(source, self.opening)
         return self.tensor(image), notes
 
@@ -72,7 +72,7 @@ class Transform:
         return self._normalized(np.asarray(self._fitted(image)))
 
     def plan(self, height: int, width: int) -> Plan:
-        """The size after the resize and where the crop begins, for a photo of height × width.
+        """Return the size after the resize and where the crop begins, for height × width.
 
         Raises ImageError where timm's rule leaves a side of 0 pixels, or where the box around the
         photo and its resized form exceeds max_pixels: 1×10000 would grow to 256×2560000.
@@ -93,7 +93,7 @@ class Transform:
 
     @property
     def steps(self) -> dict[str, dict[str, Any]]:
-        """The steps in order, each with its settings."""
+        """Return the steps in order, each with its settings."""
         height, width = self._scale_size
         target: dict[str, Any] = {
             "squash": {"to": (height, width)},
@@ -137,7 +137,7 @@ class Transform:
         return canvas
 
     def _normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(H, W, C) or (H, W) uint8 → (C, H, W) float32, in torch's order of roundings."""
+        """Normalise (H, W, C) or (H, W) uint8 → (C, H, W) float32, rounding in torch's order."""
         channels, height, width = self.input_size
         pixels = pixels.reshape(height, width, channels).transpose(2, 0, 1)
         x: NDArray[np.float32] = pixels.astype(np.float32, order="C")
@@ -153,7 +153,7 @@ class Transform:
 def resized_size(
     height: int, width: int, scale_size: tuple[int, int], crop_mode: str
 ) -> tuple[int, int]:
-    """The (height, width) to which timm resizes a photo before the crop.
+    """Return the (height, width) to which timm resizes a photo before the crop.
 
     squash               scale_size itself
     center, square of s  the short side to s, the long side to int(s · long / short), truncated
@@ -175,7 +175,7 @@ def resized_size(
 
 
 def crop_offset(side: int, crop: int) -> int:
-    """Where a centred crop begins; negative: so many pixels of padding come first.
+    """Return where a centred crop begins; negative: so many pixels of padding come first.
 
     round, not // 2: torchvision rounds half to even, 33/2 to 16 but 35/2 to 18. An odd padding has
     its larger half at the end. Source: torchvision `center_crop`, timm `center_crop_or_pad`.
