@@ -357,6 +357,8 @@ def test_features_are_written_a_file_per_photo(run, photos, tmp_path):
     row = json.loads(out.splitlines()[0])
     with np.load(row["file"]) as maps:
         (pooled,) = maps.values()
+    status, out, _ = run("features", CAT, CAT, "--output", tmp_path / "2", "--format", "jsonl")
+    assert (status, len({json.loads(line)["file"] for line in out.splitlines()})) == (0, 1)
     assert (pooled.dtype, list(pooled.shape)) == (np.float16, row["maps"]["stages.0"])
     assert len(pooled.shape) == 1
 

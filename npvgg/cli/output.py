@@ -163,6 +163,8 @@ class WholeFile(Place):
             if self.compressor is not None:
                 write_all(self.file, memoryview(self.compressor.flush()))
             sync(self.file.fileno())
+            if os.name == "nt":  # where no open file can be renamed, and none is locked
+                self.file.close()
             publish(self.partial, self.target, overwrite=self.overwrite)
             _open.discard(self)
             self.file.close()

@@ -108,15 +108,19 @@ def features(args: argparse.Namespace) -> int:
     tally = Tally(listing.photos)
     outcomes = tally.counted(_outcomes(args, listing.photos, transform, forward))
 
+    written: set[str] = set()
+
     def rows() -> Iterator[dict[str, Any]]:
         for photo, outcome in zip(listing.photos, outcomes, strict=True):
             maps = dict(zip(names, outcome.answer or (), strict=bool(outcome.answer)))
             row = {**_row(outcome), "maps": {name: list(m.shape) for name, m in maps.items()}}
-            if targets and maps:
+            if targets and maps and photo.path not in written:  # one photo may be named twice
+                written.add(photo.path)
                 if args.save_dtype:
                     maps = {name: _narrowed(m, args.save_dtype) for name, m in maps.items()}
+                save_maps(targets[photo.path], maps, overwrite=args.force)
+            if targets and maps:
                 row["file"] = targets[photo.path]
-                save_maps(row["file"], maps, overwrite=args.force)
             yield row
 
     with Standard() as place:
