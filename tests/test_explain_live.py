@@ -65,6 +65,7 @@ def ported(pack, tmp_path):
         ("tiny", {"level": "op"}),
         ("tiny_g2", {"level": "op"}),
         ("tiny_g2", {"form": "deploy", "level": "op"}),
+        ("tiny", {"level": "op", "bn_eps": 1e-2}),
         ("repvgg_nano.cifar10", {"level": "branch", "size": 32, "image": PHOTO}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),

@@ -41,13 +41,15 @@ const repvgg = (() => {
     for (const [key, plain] of Object.entries({ act_layer: "relu", global_pool: "avg", attn_layer: null })) {
       if (config[key] !== plain) throw new Error(`${key}: expected ${plain}, got ${config[key]}`);
     }
-    const blocks = [{ name: "stem", stride: config.stem_stride, groups: 1 }];
+    const eps = config.bn_eps ?? 1e-5;
+    const blocks = [{ name: "stem", stride: config.stem_stride, groups: 1, eps }];
     config.depths.forEach((depth, stage) => {
       for (let index = 0; index < depth; index++) {
         blocks.push({
           name: `stages.${stage}.${index}`,
           stride: index ? 1 : config.strides[stage],
           groups: index % 2 ? config.groups : 1,
+          eps,
         });
       }
     });
@@ -106,16 +108,14 @@ const repvgg = (() => {
   }
 
   // y = (x − mean) · γ / √(var + eps) + β, channel by channel
-  function batchNorm(x, { mean, variance, gamma, beta }) {
+  function batchNorm(x, { mean, variance, gamma, beta, eps }) {
     const [K, P, Q] = x.shape, y = new Float32Array(x.data.length);
     for (let k = 0, i = 0; k < K; k++) {
-      const t = gamma[k] / Math.sqrt(variance[k] + EPS);
+      const t = gamma[k] / Math.sqrt(variance[k] + eps);
       for (const end = i + P * Q; i < end; i++) y[i] = (x.data[i] - mean[k]) * t + beta[k];
     }
     return { shape: x.shape, data: y };
   }
-
-  const EPS = 1e-5;
 
   const add = (a, b) => ({ shape: a.shape, data: a.data.map((v, i) => v + b.data[i]) });
   const relu = (x) => ({ shape: x.shape, data: x.data.map((v) => (v < 0 ? 0 : v)) });
@@ -142,40 +142,41 @@ const repvgg = (() => {
 
   // --- The network -------------------------------------------------------------------------------
 
-  function norm(tensors, name) {
+  function norm(tensors, name, eps) {
     const of = (what) => tensors[`${name}.${what}`].data;
-    return { gamma: of("weight"), beta: of("bias"), mean: of("running_mean"), variance: of("running_var") };
+    const [mean, variance] = [of("running_mean"), of("running_var")];
+    return { gamma: of("weight"), beta: of("bias"), mean, variance, eps };
   }
 
   const hasIdentity = (tensors, block) => `${block.name}.identity.weight` in tensors;
 
   // A block as it is trained. `keep` is called with every tensor and its name.
   function branches(x, block, tensors, keep = () => {}) {
-    const { name, stride, groups } = block;
+    const { name, stride, groups, eps } = block;
     const kept = (what, y) => { keep(`${name}.${what}`, y); return y; };
     let y = null;
     for (const branch of ["conv_kxk", "conv_1x1"]) {
       const weight = tensors[`${name}.${branch}.conv.weight`];
       const z = kept(`${branch}.conv`, conv2d(x, weight, null, stride, groups));
-      const normed = kept(`${branch}.bn`, batchNorm(z, norm(tensors, `${name}.${branch}.bn`)));
+      const normed = kept(`${branch}.bn`, batchNorm(z, norm(tensors, `${name}.${branch}.bn`, eps)));
       y = y ? add(y, normed) : normed;
     }
     if (hasIdentity(tensors, block)) {
-      y = add(y, kept("identity", batchNorm(x, norm(tensors, `${name}.identity`))));
+      y = add(y, kept("identity", batchNorm(x, norm(tensors, `${name}.identity`, eps))));
     }
     return relu(kept("sum", y));
   }
 
   // The one convolution that a block's branches fold into; `which`: those that are taken.
   function fold(block, tensors, which = ["conv_kxk", "conv_1x1", "identity"]) {
-    const { name } = block, shape = tensors[`${name}.conv_kxk.conv.weight`].shape;
+    const { name, eps } = block, shape = tensors[`${name}.conv_kxk.conv.weight`].shape;
     const [K, C] = shape, w = new Float64Array(K * C * 9), b = new Float64Array(K);
     for (const branch of which) {
       if (branch === "identity" && !hasIdentity(tensors, block)) continue;
-      const n = norm(tensors, branch === "identity" ? `${name}.identity` : `${name}.${branch}.bn`);
+      const n = norm(tensors, `${name}.${branch}${branch === "identity" ? "" : ".bn"}`, eps);
       const kernel = tensors[`${name}.${branch}.conv.weight`]?.data;
       for (let k = 0; k < K; k++) {
-        const t = n.gamma[k] / Math.sqrt(n.variance[k] + EPS);
+        const t = n.gamma[k] / Math.sqrt(n.variance[k] + eps);
         b[k] += n.beta[k] - n.mean[k] * t;
         if (branch === "identity") w[(k * C + (k % C)) * 9 + 4] += t;
         for (let c = 0; kernel && c < C; c++) {
