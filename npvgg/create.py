@@ -23,6 +23,7 @@ from npvgg.formats.untrusted import blaming
 from npvgg.hub import locate
 from npvgg.hub.pretrained import default_tag, is_network, split_tag
 from npvgg.model import FeatureNet, RepVGG
+from npvgg.rounding import whatever_seterr_says
 from npvgg.weights import timmconfig
 from npvgg.weights.adapt import adapt
 from npvgg.weights.build import build_network, random_tensors
@@ -144,6 +145,7 @@ def create_model(
     features_only: bool,
     **options: Unpack[ModelKeywords],
 ) -> RepVGG | FeatureNet: ...
+@whatever_seterr_says
 def create_model(
     model_name: str | None = None,
     pretrained: bool = False,

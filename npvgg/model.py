@@ -30,6 +30,7 @@ from npvgg.images.opening import Source
 from npvgg.network import Head, Network
 from npvgg.ops import Array, as_array, linear
 from npvgg.prediction import Class, best, check_classes
+from npvgg.rounding import whatever_seterr_says
 from npvgg.weights import build, keymap, metadata
 from npvgg.weights.adapt import RANDOM_CLASSIFIER
 
@@ -319,6 +320,7 @@ class RepVGG(_Evaluating):
             f"engine {self.engine}, made for {self.config.in_chans}×{h}×{w}>"
         )
 
+    @whatever_seterr_says
     def __call__(self, x: Array) -> Array:
         """Classify a batch: x (N, C, H, W) → logits (N, num_classes).
 
@@ -327,6 +329,7 @@ class RepVGG(_Evaluating):
         """
         return self._engine.logits(self._checked(x))
 
+    @whatever_seterr_says
     def outputs(self, x: Array, maps: bool | Sequence[str] = False) -> Outputs:
         """Return blocks' maps, the pooled vector and the logits of one run: x (N, C, H, W).
 
@@ -364,10 +367,12 @@ class RepVGG(_Evaluating):
         transform = create_transform(**resolve_model_data_config(self))
         return best(self(transform(photo)[None])[0], self.pretrained_cfg, k)
 
+    @whatever_seterr_says
     def forward_features(self, x: Array) -> Array:
         """Give the last map, unpooled: x (N, C, H, W) → (N, num_features, P, Q)."""
         return self._engine.maps(self._checked(x), [len(self._names) - 1])[0]
 
+    @whatever_seterr_says
     def forward_head(self, x: Array, pre_logits: bool = False) -> Array:
         """Pool the last map and classify it: (N, num_features, P, Q) → (N, num_classes).
 
@@ -403,6 +408,7 @@ class RepVGG(_Evaluating):
         intermediates_only: Literal[True],
         exclude_final_conv: bool = False,
     ) -> list[Array]: ...
+    @whatever_seterr_says
     def forward_intermediates(
         self,
         x: Array,
@@ -533,6 +539,7 @@ class RepVGG(_Evaluating):
         """Copy the weights, under timm's names and in the model's form."""
         return {name: array.copy() for name, array in build.flatten(self.network).items()}
 
+    @whatever_seterr_says
     def save(
         self,
         path: str | PathLike[str],

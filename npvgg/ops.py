@@ -265,8 +265,9 @@ def softmax(x: Array, axis: int | None = None, *, dim: int | None = None) -> Arr
     """
     x = as_array("x", x)
     axis = _checked_axis(x, axis, dim)
-    shifted = np.exp(x - x.max(axis=axis, keepdims=True))
-    y: Array = shifted / shifted.sum(axis=axis, keepdims=True)
+    with np.errstate(under="ignore"):  # a share of next to nothing is 0
+        shifted = np.exp(x - x.max(axis=axis, keepdims=True))
+        y: Array = shifted / shifted.sum(axis=axis, keepdims=True)
     return y
 
 

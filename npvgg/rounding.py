@@ -11,12 +11,17 @@ Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §2.2 a
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npvgg.errors import WeightsError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """The unit roundoff u of each type: half of the distance from 1 to the next number."""
@@ -50,3 +55,20 @@ def check_finite(y: NDArray[Any], where: str) -> None:
             f"{where}: the activations overflow {y.dtype}: these are not the weights of a trained "
             "network, or its batch norms have not seen its images"
         )
+
+
+def whatever_seterr_says(
+    function: Callable[Arguments, Result],
+) -> Callable[Arguments, Result]:
+    """Run a function under NumPy's default reactions to overflow and its like.
+
+    A caller's np.seterr(all="raise") would turn an underflow to 0, which is right, into an error in
+    the middle of a network.
+    """
+
+    @wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+            return function(*args, **kwargs)
+
+    return run

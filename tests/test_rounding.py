@@ -4,8 +4,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import tiny
 
-from npvgg import WeightsError
+import npvgg
+from npvgg import WeightsError, tools
+from npvgg.formats import checkpoint
 from npvgg.rounding import FLOAT16_SMALLEST_NORMAL, UNITS, check_finite, gamma, ulp
 
 
@@ -42,3 +45,32 @@ def test_what_overflows_is_named():
     for bad in (np.nan, np.inf):
         with pytest.raises(WeightsError, match="stem: the activations overflow float32"):
             check_finite(np.array([1, bad], np.float32), "stem")
+
+
+def test_a_caller_s_seterr_changes_no_result_and_no_error(tmp_path):
+    """An underflow to 0 is right, and np.seterr(all="raise") made it an error in mid-network."""
+    arrays = {
+        name: array * np.float32(1e-38) if name.endswith("conv.weight") else array
+        for name, array in tiny.tensors("silu").items()
+    }
+    path = tmp_path / "a.safetensors"
+
+    def run():
+        checkpoint.save_safetensors(path, arrays, overwrite=True)
+        options = {"engine": "reference", **tiny.keywords("silu")}
+        model = npvgg.create_model("repvgg_a0", weights=path, **options)
+        x = tiny.photos(model, np.random.default_rng(0)) * np.float32(1e-6)
+        branches = npvgg.create_model("repvgg_a0", weights=path, reparameterize=False, **options)
+        branches.save(path, dtype="bfloat16")
+        done = tools.convert(path, tmp_path / "b.pth", form="deploy", fold_dtype="float32",
+                             overwrite=True)  # fmt: skip
+        answers = [model(x), branches(x), *model.forward_intermediates(x)[1]]
+        tools.inspect(path)
+        return [*answers, *done.tensors.values(), npvgg.softmax(np.array([[0.0, -800.0]]))]
+
+    want = run()
+    for setting in ("raise", "ignore"):
+        with np.errstate(all=setting):
+            got = run()
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b)

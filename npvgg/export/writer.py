@@ -28,6 +28,7 @@ from npvgg.formats.untrusted import blaming, shown
 from npvgg.images.labels import labels_for
 from npvgg.model import RepVGG
 from npvgg.reparam import FOLDS
+from npvgg.rounding import whatever_seterr_says
 from npvgg.weights import metadata
 
 PREPROCESSINGS = ("uint8-nhwc", "uint8-nchw", "float-nhwc", "float-nchw")
@@ -115,6 +116,7 @@ def export_onnx(
     )  # fmt: skip
 
 
+@whatever_seterr_says
 def _write(
     model: RepVGG,
     target: str | os.PathLike[str],

@@ -26,6 +26,7 @@ from npvgg.formats.checkpoint import Checkpoint
 from npvgg.formats.untrusted import blaming
 from npvgg.ops import Array
 from npvgg.reparam import FOLDS
+from npvgg.rounding import whatever_seterr_says
 from npvgg.weights import build, keymap, metadata
 from npvgg.weights.identity import Identity, identify
 
@@ -49,6 +50,7 @@ class Converted:
     dtype: str | None
 
 
+@whatever_seterr_says
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],

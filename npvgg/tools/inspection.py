@@ -18,6 +18,7 @@ from npvgg.formats.untrusted import shown
 from npvgg.hub.pretrained import split_tag
 from npvgg.network import Block, Network
 from npvgg.reparam import BatchNorm, Branches
+from npvgg.rounding import whatever_seterr_says
 from npvgg.weights import build, keymap
 from npvgg.weights.identity import identify
 
@@ -28,6 +29,7 @@ TINY_VARIANCE = 1e-12
 """A running variance below this belongs to a channel that was constant: eps alone divides it."""
 
 
+@whatever_seterr_says
 def inspect(
     path: str | os.PathLike[str],
     *,

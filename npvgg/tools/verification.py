@@ -12,6 +12,7 @@ from npvgg.formats import checkpoint
 from npvgg.hub.locate import ASSETS
 from npvgg.hub.pretrained import pretrained_cfg
 from npvgg.ops import Array
+from npvgg.rounding import whatever_seterr_says
 from npvgg.tools.certificate import Subject, certify, probes, subject
 from npvgg.tools.sameness import compare
 
@@ -19,6 +20,7 @@ PHOTO = ASSETS / "chelsea.png"
 SIZE = 64
 
 
+@whatever_seterr_says
 def verify(
     path: str | os.PathLike[str],
     other: str | os.PathLike[str] | None = None,
