@@ -157,11 +157,13 @@ REFUSED = {
         rf"1 missing:\n    {VAR} \(nearest: '\S+runing_var'\)\n"
         rf"  1 unexpected:\n    \S+runing_var \(nearest: '{VAR}'\)$",
     ),
-    "unexpected": (change(stem__bias=np.ones(4)), r"1 unexpected:\n    stem\.bias$"),
+    "unexpected": (change(stem__bias=np.ones(4)), r"1 unexpected:\n    stem\.bias\n  what stands"),
     "unexpected, unprintable": (
-        TENSORS | {"\x1b[31mstem\n": np.ones(4)}, r"unexpected:\n    \\x1b\[31mstem\\n$",
+        TENSORS | {"\x1b[31mstem\n": np.ones(4)}, r"unexpected:\n    \\x1b\[31mstem\\n\n  what",
     ),
-    "unexpected, endless": (TENSORS | {"x" * 10**6: np.ones(4)}, r"unexpected:\n    x{120}$"),
+    "unexpected, endless": (
+        TENSORS | {"x" * 10**6: np.ones(4)}, r"unexpected:\n    x{120}\n  what",
+    ),
     "misshapen": (
         TENSORS | {WEIGHT: TENSORS[WEIGHT].reshape(8, 72)},
         rf"1 misshapen:\n    {WEIGHT}: expected \(8, 8, 3, 3\), got \(8, 72\)$",
