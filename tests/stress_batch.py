@@ -40,10 +40,10 @@ def undisturbed(photos):
     return found
 
 
-def start(photos, run, *options, fault=None, full=False):
+def start(photos, run, *options, fault=None, full=False, more=()):
     """Start a batch run as a shell would."""
     search = os.pathsep.join(filter(None, [str(FAULTS), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "npvgg", "batch", photos, "--output", run]
+    command = [sys.executable, "-m", "npvgg", "batch", photos, *more, "--output", run]
     command += ["--shard-size", SIZE, "--workers", 2, "--progress", "json", *options]
     limits = (4096, resource.RLIM_INFINITY)  # bytes, of any file that it writes
     return subprocess.Popen(
@@ -245,8 +245,8 @@ def test_parts(tmp_path, photos, undisturbed):
 def test_an_interrupted_plan_leaves_nothing(tmp_path, photos, undisturbed, number):
     pipe = tmp_path / "more.tar"
     os.mkfifo(pipe)
-    process = start(photos, tmp_path / "run", pipe)
-    while not list(tmp_path.glob(".*.tmp")):
+    process = start(photos, tmp_path / "run", more=[pipe])
+    while process.poll() is None and not list(tmp_path.glob(".*.tmp")):
         time.sleep(0.01)  # then it waits for the rest of the list
     process.send_signal(number)
     status, err = ended(process)
