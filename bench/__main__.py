@@ -7,6 +7,7 @@
     python -m bench memory       peak memory of a process
     python -m bench threads      one thread to all of them
     python -m bench readable     the reference engine and onnx's evaluator, both in NumPy
+    python -m bench batch        a batch run: what it costs beside the network, and its plan
     python -m bench constants    the constants of the fast engines, each beside its neighbours
 
 Every contender's output is checked before it is timed. Rivals that are not installed are left out,
@@ -102,6 +103,13 @@ def memory(args: argparse.Namespace) -> Rows:
     return measure(args.only or installed(), available())
 
 
+def batch(args: argparse.Namespace) -> Rows:
+    """Measure batch runs."""
+    from bench.batch import batch as measure
+
+    return measure(args.photos)
+
+
 def _case(model: str, size: int, batch: int, count: int, args: argparse.Namespace) -> Row:
     names = args.only or installed()
     results = race(
@@ -120,7 +128,7 @@ def _case(model: str, size: int, batch: int, count: int, args: argparse.Namespac
 
 WHAT: dict[str, Callable[[argparse.Namespace], Rows]] = {
     f.__name__: f
-    for f in (headline, variants, layers, startup, memory, threads, readable, constants)
+    for f in (headline, variants, layers, startup, memory, threads, readable, constants, batch)
 }
 
 
@@ -133,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="these contenders")
     parser.add_argument("--turns", type=int, default=7, help="turns of each contender (7)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn (1)")
+    parser.add_argument("--photos", type=int, default=1000, help="of `batch` (1000)")
     parser.add_argument(
         "--out", type=Path, default=Path("bench/results"), help="folder to write to"
     )

@@ -25,6 +25,8 @@ def draw(what: str, rows: Rows, folder: Path) -> None:
         pictures = {what: _threads}
     if what == "layers":
         pictures = {what: _layers, f"{what}-roofline": _roofline}
+    if what == "batch":  # units of all kinds
+        pictures = {}
     for name, picture in pictures.items():
         tall = 1.5 + 0.26 * sum(len(row.get("contenders", [0])) for row in rows)
         level = picture in (_accuracy, _roofline, _threads)

@@ -33,6 +33,8 @@ NOTES = {
     "constants": "One model, each constant changed in turn: least and median of turns taken "
     "alternately (quartiles); ratio to the model as it is, turn by turn. With one thread the time "
     "is the processor's.",
+    "batch": "A0 with random weights, photos of 500 × 375 pixels in JPEG. CPU seconds count all "
+    "processes. What is beside network and decoding holds the start of the processes as well.",
     "startup": "Whole processes, from the shell to the printed classes: median (quartiles).",
     "memory": "Peak resident memory of a process that loads A2 from its file and runs one image; "
     "“before” is the part that was there first: Python, NumPy, npvgg's front door, the image.",

@@ -58,7 +58,7 @@ def start(photos, run, *options, fault=None, full=False, more=()):
 
 def ended(process):
     """Wait for the end: status and what it said."""
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)  # the first one may compile
     return process.returncode, err
 
 

@@ -1,9 +1,11 @@
 """A batch run in this process: its plan, its sources, its rows, its files."""
 
 import http.server
+import inspect
 import io
 import os
 import pickle
+import re
 import tarfile
 import threading
 from pathlib import Path
@@ -19,6 +21,8 @@ from npvgg.batch.run import Run
 from npvgg.batch.shards import KILLER, run_shard
 from npvgg.batch.sources import listed
 from npvgg.batch.spec import refuse_another
+from npvgg.cli import batch_options
+from npvgg.cli import main as entrance
 from npvgg.errors import ArgumentError
 
 why = "not installed: pip install 'npvgg[batch]'"
@@ -487,3 +491,14 @@ def test_a_batch_may_hold_paths_bytes_or_images(photos):
     with pytest.raises(ArgumentError, match="expected a column bytes, image, path, got x"):
         predictor({"x": paths})
     assert {len(column) for column in predictor({"path": paths[:0]}).values()} == {0}
+
+
+def test_the_page_for_operators_shows_what_runs(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    page = Path("npvgg/batch/operating.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "operating.md", "exec"), {})
+    options = set(re.findall(r"--[a-z][a-z-]+", page))
+    known = inspect.getsource(batch_options) + inspect.getsource(entrance)
+    theirs = {"--dependency", "--array", "--cpus-per-task", "--mem", "--requeue"}  # Slurm's
+    assert {option for option in options - theirs if f'"{option}"' not in known} == set()

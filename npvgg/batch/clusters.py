@@ -88,7 +88,7 @@ def with_dask(
             client.submit(one, number, *arguments, pure=False, retries=RETRIES) for number in shards
         ]
         stack.callback(client.cancel, futures)
-        for future in distributed.as_completed(futures):
+        for future in distributed.as_completed(futures, loop=client.loop):
             yield Done(*_answer(future.result))
 
 

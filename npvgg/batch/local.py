@@ -35,6 +35,9 @@ STRIKES = 2
 BLAMELESS = 3
 """Times that the workers of a shard may die while no photo is being opened."""
 
+PATIENCE = 1.0
+"""Seconds to wait for processes that have been told to end, before they are killed."""
+
 ENVIRONMENT = {
     # the engine has threads of its own; the bits of BLAS may depend on how many it uses
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
@@ -124,12 +127,17 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """Kill all workers, and return when none of them can write any more."""
+        """End all workers, and return when none of them can write any more."""
         everybody = [*self._hired, *([self._nurse] if self._nurse else [])]
         for worker in everybody:
-            if worker.process:
-                worker.process.kill()
-                worker.process.wait()
+            with suppress(OSError):
+                worker.channel.shutdown(socket.SHUT_WR)
+        for process in [worker.process for worker in everybody if worker.process]:
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         for worker in everybody:  # forked ones die with the process that forked them
             worker.channel.settimeout(10)
             with suppress(OSError):

@@ -22,6 +22,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from npvgg.batch.predictor import Predictor
@@ -56,7 +57,6 @@ def main(arguments: Sequence[str]) -> int:
         work(channel, run, predictor, int(batch_size))
         return 0
     tell(channel, "ready")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # dead workers are not waited for
     nurse = os.getpid()
     while ends := socket.recv_fds(channel, 1, 1)[1]:
         with warnings.catch_warnings():
@@ -64,12 +64,13 @@ def main(arguments: Sequence[str]) -> int:
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             channel.close()
             die_with(nurse)
             work(socket.socket(fileno=ends[0]), run, predictor, int(batch_size))
             os._exit(0)
         os.close(ends[0])
+        _bury(os.WNOHANG)
+    _bury(0)
     return 0
 
 
@@ -98,6 +99,13 @@ def work(channel: socket.socket, run: Run, predictor: Predictor, batch_size: int
             tell(channel, "failed", traceback.format_exc())
         else:
             tell(channel, "done", *done)
+
+
+def _bury(options: int) -> None:
+    """Wait for workers that are dead, or for all: their time is then counted as their parent's."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, options)[0]:
+            pass
 
 
 def tell(channel: socket.socket, *message: Any) -> None:

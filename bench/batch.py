@@ -1,0 +1,165 @@
+"""Batch runs: what a photo costs beside network and decoding, and what a million paths cost.
+
+CPU seconds, children included, where nothing else is said; wall seconds need a quiet machine.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import npvgg
+from bench.report import Row, Rows
+from npvgg.batch.predictor import Predictor
+from npvgg.batch.run import Run
+from npvgg.batch.spec import Spec
+
+SIZE = (500, 375)
+"""Width and height of the photos: what ImageNet's are on average."""
+
+PLAN = """
+import json, resource, sys, time
+from pathlib import Path
+from npvgg.batch.run import plan
+from npvgg.batch.sources import listed
+from npvgg.batch.spec import Spec
+began = time.perf_counter()
+run = plan(sys.argv[1], listed([], sys.argv[2]), spec=Spec().resolved(), identity={}, sources={})
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+print(json.dumps([time.perf_counter() - began, peak, run.photos]))
+"""
+
+
+def batch(photos: int, paths: int = 1_000_000) -> Rows:
+    """Measure a run of so many photos with one worker and with two, and plans of so many paths."""
+    with tempfile.TemporaryDirectory(prefix="npvgg-bench-batch-") as name:
+        folder = Path(name)
+        rows = list(_work(folder, photos))
+        return rows + list(_paths(folder, paths))
+
+
+def _work(folder: Path, count: int) -> Iterator[Row]:
+    weights = folder / "a0.safetensors"
+    npvgg.create_model("repvgg_a0").save(weights)
+    spec = Spec(model="repvgg_a0", weights=str(weights))
+    files = list(_photos(folder / "photos", count))
+    predictor = Predictor(spec)
+    predictor.warm_up(16)
+    with _measured() as decoding:
+        decoded = [predictor.decode(path) for path in files[: count // 4]]
+    x = np.stack([photo.x for photo in decoded[:16] if photo.x is not None])
+    with _measured() as forward:
+        for _ in range(0, count // 4, len(x)):
+            predictor.model.outputs(x)
+    shared = Predictor(spec, threads=2)
+    shared.warm_up(16)
+    with _measured() as two:
+        for _ in range(0, count // 4, len(x)):
+            shared.model.outputs(x)
+    runs = -(-(count // 4) // len(x)) * len(x)
+    decode, engine = decoding["cpu"] / len(decoded), forward["cpu"] / runs
+    yield _row("decoding and transform, one photo", 1000 * decode, "CPU ms")
+    yield _row("the network, one thread, batch 16, one photo", 1000 * engine, "CPU ms")
+    rate = runs / two["wall"]
+    yield _row("the network, two threads, batch 16", rate, "photos/s")
+    yield _row("two threads less decoding on both", 1 / (1 / rate + decode / 2), "photos/s")
+    for workers in (1, 2):
+        run = folder / f"run{workers}"
+        command = [sys.executable, "-m", "npvgg", "batch", folder / "photos", "--output", run]
+        command += [
+            "--weights",
+            weights,
+            "--model",
+            "repvgg_a0",
+            "--workers",
+            workers,
+            "--threads",
+            1,
+        ]
+        command += ["--shard-size", max(1, count // 8)]
+        with _measured() as whole:
+            subprocess.run(list(map(str, command)), check=True, capture_output=True)
+        summary = json.loads((run / "summary.json").read_text())
+        per = whole["cpu"] / count
+        rates = summary["rates"]["photos_per_second"]
+        fixed = 1000 / count * (whole["cpu"] - count * (decode + engine))
+        s = "s" * (workers > 1)
+        yield _row(f"{workers} worker{s}: first photo to last shard", rates, "photos/s")
+        yield _row(f"{workers} worker{s}: all processes, one photo", 1000 * per, "CPU ms")
+        yield _row(
+            f"{workers} worker{s}: beside network and decoding", fixed, "CPU s per 1000 photos"
+        )
+        yield _row(f"{workers} worker{s}: a million photos", per * 1e6 / 3600, "core-hours")
+        if workers == 2:
+            yield _row(
+                "two workers / two threads less decoding", rates * (1 / rate + decode / 2), "×"
+            )
+
+
+def _paths(folder: Path, count: int) -> Iterator[Row]:
+    lines = (f"/data/photos/{n // 1000:06}/{n:09}.jpg\n" for n in range(count))
+    (folder / "list.txt").write_text("".join(lines))
+    command = [sys.executable, "-c", PLAN, str(folder / "million"), str(folder / "list.txt")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds, peak, photos = json.loads(done.stdout)
+    yield _row(f"planning {photos:,} paths", seconds, "s")
+    yield _row(f"planning {photos:,} paths, peak memory", peak, "MB")
+    _finished(Run.open(folder / "million"))
+    with _measured() as again:
+        command = [sys.executable, "-m", "npvgg", "batch", "--output", str(folder / "million")]
+        subprocess.run(command, check=True, capture_output=True)
+    yield _row(f"going on with a finished run of {photos:,} rows", again["wall"], "s")
+
+
+def _finished(run: Run) -> None:
+    """Write shards without results, as if all photos had been done."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (run.folder / "run.json").write_text(
+        json.dumps({**run.plan, "identity": {"weights": "", "versions": {}}})
+    )
+    for number in range(run.shards):
+        ids, entries = zip(*run.entries(number), strict=True)
+        empty = pa.nulls(len(ids), pa.string())
+        table = {"id": ids, "path": [entry.path for entry in entries], "status": ["ok"] * len(ids)}
+        pq.write_table(pa.table({**table, "error": empty}), run.shard(number))
+
+
+def _photos(folder: Path, count: int) -> Iterator[Path]:
+    """Write photos that compress as photos do: smooth noise, about 90 kB each."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(count):
+        small = rng.integers(0, 256, (SIZE[1] // 4, SIZE[0] // 4, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC)
+        image.save(folder / f"{n:05}.jpg", quality=92)
+        yield folder / f"{n:05}.jpg"
+
+
+@contextmanager
+def _measured() -> Iterator[dict[str, float]]:
+    """Measure CPU seconds, of children that have ended too, and wall seconds."""
+
+    def cpu() -> float:
+        kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        return sum(sum(resource.getrusage(kind)[:2]) for kind in kinds)
+
+    found: dict[str, float] = {}
+    began, before = time.perf_counter(), cpu()
+    yield found
+    found |= {"cpu": cpu() - before, "wall": time.perf_counter() - began}
+
+
+def _row(what: str, value: float, unit: str) -> Row:
+    return {"what": what, "value": float(value), "unit": unit}

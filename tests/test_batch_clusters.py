@@ -1,0 +1,199 @@
+"""The same run on real clusters, with one of their processes killed, compared byte by byte.
+
+The packages are large and in no extra of the tests: they are installed by a section of .ci/run.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from batches import digests, planned, rows_of, save_photos
+
+from npvgg.batch import clusters
+from npvgg.batch.local import Workers
+from npvgg.batch.run import Run
+from npvgg.batch.shards import KILLER
+from npvgg.cli.main import main
+from npvgg.errors import ArgumentError
+
+FAULTS = Path(__file__).parent / "faults"
+SHARDS = 12
+
+pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'npvgg[batch]'")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of the clusters' own files and sockets
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture
+def photos(tmp_path, rng):
+    folder = save_photos(tmp_path / "photos", 4 * SHARDS, rng)
+    (folder / "006.png").write_bytes(b"no photo")
+    return folder
+
+
+@pytest.fixture
+def local(tmp_path, photos):
+    """The sha256 of the shards as this machine's own workers write them."""
+    run, _ = planned(tmp_path / "local", photos)
+    with Workers(run) as workers:
+        list(workers.compute(range(run.shards)))
+    return digests(run)
+
+
+def listening(pid):
+    """List the addresses that a process and its children listen on, by `ss` or /proc/net."""
+    tables = [Path(f"/proc/{pid}/net/{kind}") for kind in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+    return {(line[1].partition(":")[0], line[9]) for line in lines if line[3] == "0A"}
+
+
+def on_the_loopback(address):
+    return address in ("0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F")
+
+
+@pytest.fixture
+def nothing_listens_elsewhere():
+    """Whatever begins to listen during a test does so on the loopback alone."""
+    before = listening("self")
+    seen, over = set(), threading.Event()
+
+    def look():
+        while not over.wait(0.2):
+            seen.update(listening("self"))  # of the whole network namespace
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    yield
+    over.set()
+    watcher.join()
+    new = {address for address, inode in seen - before}
+    assert new, "the cluster was not seen to listen at all"
+    assert [address for address in new if not on_the_loopback(address)] == []
+
+
+def kill_one_soon(pids, killed):
+    """Kill one of the processes that a function lists, once a shard is done."""
+
+    def work():
+        while not killed:
+            found = pids()
+            if found:
+                os.kill(found[0], signal.SIGKILL)
+                killed.append(found[0])
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+# --- Dask -----------------------------------------------------------------------------------------
+
+
+def test_dask_gives_the_same_bytes(tmp_path, photos, local, nothing_listens_elsewhere):
+    pytest.importorskip("distributed", reason="dask is not installed: pip install 'npvgg[dask]'")
+    planned(tmp_path / "run", photos, spec={"topk": 3})
+    status = main(
+        ["batch", "--output", str(tmp_path / "run"), "--engine", "dask", "--workers", "2"]
+    )
+    assert status == 1  # one photo is bad
+    assert digests(tmp_path / "run") == local
+
+
+def test_a_dask_worker_is_killed(tmp_path, photos, local):
+    distributed = pytest.importorskip(
+        "distributed", reason="dask is not installed: pip install 'npvgg[dask]'"
+    )
+    run, _ = planned(tmp_path / "run", photos)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
+        silence_logs=50,
+    ) as cluster:  # fmt: skip
+        killed = []
+        pids = lambda: run.done() and [nanny.pid for nanny in cluster.workers.values()]  # noqa: E731
+        thread = kill_one_soon(pids, killed)
+        done = sorted(clusters.with_dask(run, range(SHARDS), address=cluster.scheduler_address))
+        thread.join()
+    assert killed
+    assert [number for number, *_ in done] == list(range(SHARDS))
+    assert digests(run) == local
+
+
+def test_a_photo_that_kills_on_dask_is_one_row(tmp_path, photos, local, monkeypatch):
+    pytest.importorskip("distributed", reason="dask is not installed: pip install 'npvgg[dask]'")
+    fault = '{"role": "worker", "event": "open", "text": "/021.jpg"}'
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS), prepend=os.pathsep)
+    monkeypatch.setenv("NPVGG_FAULT", fault)
+    run, _ = planned(tmp_path / "run", photos)
+    done = sorted(clusters.with_dask(run, range(SHARDS), workers=2))
+    assert [failed for *_, failed in done] == [0, 1, 0, 0, 0, 1, *[0] * 6]
+    assert rows_of(run)[21]["error"] == KILLER
+    monkeypatch.delenv("NPVGG_FAULT")
+    assert list(clusters.with_dask(run, [5], retry=True)) == [(5, 4, 0)]
+    assert digests(run) == local
+
+
+def test_what_a_task_raises_on_dask_is_said(tmp_path, photos):
+    pytest.importorskip("distributed", reason="dask is not installed: pip install 'npvgg[dask]'")
+    run, _ = planned(tmp_path / "run", photos)
+    (run.folder / "inputs.parquet").unlink()
+    with pytest.raises(ArgumentError, match=r"inputs\.parquet"):
+        list(clusters.with_dask(run, [0]))
+
+
+# --- Ray ------------------------------------------------------------------------------------------
+
+
+def ray_workers():
+    """List the processes of Ray that run our tasks."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cmdline").read_bytes().startswith(b"ray::one"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_ray_gives_the_same_bytes_when_a_worker_is_killed(
+    tmp_path, photos, local, nothing_listens_elsewhere
+):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'npvgg[ray]'")
+    run, _ = planned(tmp_path / "run", photos)
+    killed = []
+    thread = kill_one_soon(lambda: run.done() and ray_workers(), killed)
+    done = sorted(clusters.with_ray(run, range(SHARDS), workers=2))
+    thread.join()
+    assert [number for number, *_ in done] == list(range(SHARDS))
+    assert digests(run) == local
+
+
+def test_a_photo_that_kills_on_ray_is_one_row(tmp_path, photos, local):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'npvgg[ray]'")
+    planned(tmp_path / "run", photos)
+    fault = '{"role": "worker", "event": "open", "text": "/021.jpg"}'
+    path = os.pathsep.join(filter(None, [str(FAULTS), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "npvgg", "batch", "--output", tmp_path / "run"]
+    status = subprocess.run(
+        [*map(str, command), "--engine", "ray", "--workers", "2"],
+        env={**os.environ, "PYTHONPATH": path, "NPVGG_FAULT": fault},
+        timeout=120,
+    ).returncode
+    assert status == 1
+    run = Run.open(tmp_path / "run")
+    assert rows_of(run)[21]["error"] == KILLER
+    found = digests(run)
+    assert {n: d for n, d in found.items() if n != 5} == {n: d for n, d in local.items() if n != 5}
+    with Workers(run) as workers:
+        list(workers.compute([5], retry=True))
+    assert digests(run) == local
