@@ -73,14 +73,6 @@ class TimmKeywords(TypedDict, total=False):
     feature_cls: str | None
 
 
-ONLY: dict[str, tuple[object, ...]] = {
-    "stem_type": ("rep",), "num_features": (0,), "head_type": ("classifier", ""),
-    "head_hidden_size": (), "norm_layer": ("batchnorm", "batchnorm2d"), "aa_layer": ("",),
-    "pruned": (False,), "device": ("cpu",), "feature_cls": ("list",),
-}  # fmt: skip
-"""Keywords of timm's with the values that a RepVGG has; None is always one of them."""
-
-
 class GatheredKeywords(ConfigKeywords, TimmKeywords, total=False):
     """The keywords that `create_model` gathers in `config`."""
 
@@ -364,10 +356,7 @@ def _checked_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
     changes = {}
     for name, value in given.items():
         if name in TimmKeywords.__annotations__:
-            if name in ONLY and value is not None and value not in ONLY[name]:
-                if name in from_timm.LAYERS:
-                    from_timm.refuse_layer(name, value)
-                from_timm.refuse("create_model", name)
+            from_timm.refuse_value(name, value)
         elif name in ConfigKeywords.__annotations__:
             if value is not None:
                 changes[name] = None if name == "attn_layer" and value == "" else value

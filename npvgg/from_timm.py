@@ -309,6 +309,30 @@ def refused(call: str, name: str) -> bool:
     return answer is not None and answer.kind == "refused"
 
 
+ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType({
+    "stem_type": ("rep",), "num_features": (0,), "head_type": ("classifier", ""),
+    "head_hidden_size": (), "norm_layer": ("batchnorm", "batchnorm2d"), "aa_layer": ("",),
+    "pruned": (False,), "device": ("cpu",), "feature_cls": ("list",),
+})  # fmt: skip
+"""Keywords of timm's `create_model` of which a RepVGG has these values; None is one of each."""
+
+
+def changes_nothing(name: str, value: object) -> bool:
+    """Tell whether timm's `create_model` makes the same RepVGG with a keyword as without it."""
+    answer = CALLS["create_model"].get(name)
+    if value is None or (answer is not None and answer.kind == "nothing"):
+        return True
+    return name in ONLY and value in ONLY[name]
+
+
+def refuse_value(name: str, value: object) -> None:
+    """Raise ArgumentError for a value of timm's keywords that no RepVGG has, with the reason."""
+    if name in ONLY and not changes_nothing(name, value):
+        if name in LAYERS:
+            refuse_layer(name, value)
+        refuse("create_model", name)
+
+
 def refuse_layer(keyword: str, name: object) -> None:
     """Raise ArgumentError, with the reason, for a layer of timm's that is not here."""
     answer = LAYERS[keyword].get(name) if isinstance(name, str) else None

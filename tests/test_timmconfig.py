@@ -91,6 +91,17 @@ def test_the_arguments_of_the_model_make_the_network():
     assert got.pretrained_cfg["test_input_size"] == (1, 288, 288)
 
 
+def test_what_changes_nothing_in_timm_changes_nothing_here():
+    args = {"drop_path_rate": 0.1, "downsample": "avg", "stem_pool": "", "stem_type": "rep",
+            "norm_layer": "batchnorm", "num_features": 0, "attn_layer": "", "pretrained": True,
+            "global_pool": "fast"}  # fmt: skip
+    got = parse(architecture="repvgg_d2se", model_args=args, num_classes=1000)
+    assert got.config == VARIANTS["repvgg_d2se"].with_changes(attn_layer=None)
+    for name, value in (("stem_type", "deep"), ("norm_layer", ["x"]), ("aa_layer", "blur")):
+        with pytest.raises(WeightsError, match=f"model_args: expected keywords .*'{name}'"):
+            parse(model_args={name: value})
+
+
 def test_a_width_factor_is_an_argument_like_any_other():
     want = VARIANTS["repvgg_a0"].with_changes(width_factor=0.5)
     assert parse(model_args={"width_factor": 0.5}, num_classes=1000).config == want

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from npvgg import from_timm
 from npvgg.config import ConfigKeywords, RepVGGConfig
 from npvgg.data import (
     IMAGENET_DEFAULT_MEAN,
@@ -48,13 +49,6 @@ DEFAULTS: dict[str, Any] = {
 
 OPTIONAL = ("test_input_size", "test_crop_pct")
 KEYWORDS = set(ConfigKeywords.__annotations__)
-TRAINING_ONLY = {
-    "pretrained", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last", "scriptable",
-    "exportable", "no_jit", "img_size",
-}  # fmt: skip
-"""Arguments of timm's factory that change nothing of what a RepVGG answers."""
-
-
 DOUBTS = (ArgumentError, TypeError, RecursionError)
 """What values of wrong types raise: a list where a word is looked up, a nest where one is shown."""
 
@@ -139,10 +133,15 @@ def _architecture(name: Any) -> str:
 
 def _configured(architecture: str, args: Mapping[str, Any]) -> RepVGGConfig:
     """The network of that name with the arguments with which it was made."""
-    used = {key: _tuples(value) for key, value in args.items() if key not in TRAINING_ONLY}
-    used = {key: value for key, value in used.items() if value is not None}
+    used = {
+        key: _tuples(value)
+        for key, value in args.items()
+        if key != "pretrained" and not from_timm.changes_nothing(key, value)
+    }
     if unknown := sorted(used.keys() - KEYWORDS):
         raise WeightsError(f"model_args: expected keywords of RepVGG, got {shown(unknown[0])}")
+    if used.get("attn_layer") == "":  # takes the network's own away
+        used["attn_layer"] = None
     try:
         return VARIANTS[architecture].with_changes(**used)
     except DOUBTS as error:
