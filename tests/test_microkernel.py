@@ -1,8 +1,13 @@
 """The micro-kernel and its plain twin give one answer, over all edges of the tile."""
 
+import re
+
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from llvmlite import ir
 
+from npvgg.engines import microkernel
 from npvgg.engines.jit import kernel
 from npvgg.engines.microkernel import (
     LANES,
@@ -153,3 +158,62 @@ def test_what_was_there_does_not_matter_when_a_sum_begins(rng):
     y[:] = np.nan
     compiled_accumulate(tables, 3, 6, 4, x, w, y, y_step, False)
     assert np.isfinite(y).sum() == 3 * PANEL
+
+
+# --- Another processor ----------------------------------------------------------------------------
+
+
+def assembly_for_arm(height, gathered, cpu):
+    """What LLVM emits on AArch64 for the loop of a tile of this height, of one vector per row."""
+    pointer, integer = ir.FloatType().as_pointer(), ir.IntType(64)
+    kinds = [integer.as_pointer(), integer, pointer, pointer, pointer, pointer, integer]
+    module = ir.Module()
+    module.triple = ARM
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    cols, depth, x, w, y, ahead, step = function.args
+    for argument in (cols, x, w, y, ahead):
+        argument.add_attribute("noalias")
+    offsets = [builder.load(builder.gep(cols, [integer(-i)])) for i in range(1, height + 1)]
+    corners = [
+        builder.gep(x, [offset if gathered else integer(i * LANES)])
+        for i, offset in enumerate(offsets)
+    ]
+    sums = microkernel._emit_sums(
+        builder, height, lambda i, way: builder.gep(corners[i], [way]), cols, depth, w, ahead, step
+    )
+    for i, (total,) in enumerate(sums):
+        microkernel.store(builder, total, builder.gep(y, [integer(i * LANES)]))
+    builder.ret_void()
+    machine = llvm.Target.from_triple(ARM).create_target_machine(cpu=cpu, opt=3)
+    compiled, options = llvm.parse_assembly(str(module)), llvm.create_pipeline_tuning_options(3)
+    llvm.create_pass_builder(machine, options).getModulePassManager().run(
+        compiled, llvm.create_pass_builder(machine, options)
+    )
+    return machine.emit_assembly(compiled)
+
+
+ARM = "aarch64-unknown-linux-gnu"
+
+
+@pytest.mark.parametrize("cpu", ["generic", "neoverse-n1", "apple-m1"])
+@pytest.mark.parametrize("gathered", [False, True])
+def test_the_tile_of_aarch64_stays_in_its_registers(cpu, gathered, monkeypatch):
+    """Nothing is spilled to the stack, and a multiply-add takes a float from its lane."""
+    try:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+        llvm.Target.from_triple(ARM)
+    except (RuntimeError, AttributeError) as error:
+        pytest.skip(f"this LLVM knows no AArch64: {error}")
+    if not hasattr(llvm, "create_pass_builder"):
+        pytest.skip("this llvmlite has no new pass manager")
+    tile = microkernel.tile_of(ARM, cpu, "")
+    assert tile == microkernel.Tile(6, 6, 1)
+    monkeypatch.setattr(microkernel, "TILE", tile)
+    monkeypatch.setattr(microkernel, "PANEL", LANES)
+    for height in (1, tile.mr):  # fewer rows need fewer registers
+        text = assembly_for_arm(height, gathered, cpu)
+        assert not re.findall(r"\bq\d+, .*\[sp", text)  # vectors of four floats, on the stack
+        assert len(re.findall(r"\bfmla\b", text)) == 4 * height
+        assert "dup" not in text  # a float is multiplied from its lane

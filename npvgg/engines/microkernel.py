@@ -71,30 +71,34 @@ class Tile:
     vectors: int
 
 
-def _tile_of_this_machine() -> Tile:
-    """Ask LLVM what it makes of 16 floats on the CPU that Numba compiles for.
+def tile_of(triple: str, name: str, features: str) -> Tile:
+    """Ask LLVM what it makes of 16 floats on a processor.
 
-    zmm   32 registers of 16 floats: 14 × 2, but 10 × 2 where every row has an address: more would
-          not fit the 16 integer registers, and 11 × 2 runs at half the speed
-    ymm   16 registers of 8 floats: 6 rows of one pair
-    else  registers of 4 floats, 16 or more: 2 rows of four
+    zmm      32 registers of 16 floats: 14 × 2, but 10 × 2 where every row has an address: more
+             would not fit the 16 integer registers, and 11 × 2 runs at half the speed
+    ymm      16 registers of 8 floats: 6 rows of one pair
+    aarch64  32 registers of 4 floats: 6 rows of four, which take 24, W takes 4 and x 1 or 2; a step
+             of k is 24 multiply-adds by element and 9 loads, 7 rows would spill. Chosen by reading
+             what LLVM emits for it, on no such machine
+    else     registers of 4 floats, 16 or more: 2 rows of four
     """
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    name, features = processor()
     vector = ir.VectorType(ir.FloatType(), LANES)
     module = ir.Module()
     function = ir.Function(module, ir.FunctionType(vector, [vector, vector]), "probe")
     builder = ir.IRBuilder(function.append_basic_block())
     builder.ret(builder.fadd(*function.args))
-    machine = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features)
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=name, features=features)
     assembly = machine.emit_assembly(llvm.parse_assembly(str(module)))
     if "zmm" in assembly:
         return Tile(10, 14, 2)
-    return Tile(6, 6, 1) if "ymm" in assembly else Tile(2, 2, 1)
+    if "ymm" in assembly or triple.startswith(("aarch64", "arm64")):
+        return Tile(6, 6, 1)
+    return Tile(2, 2, 1)
 
 
-TILE = _tile_of_this_machine()
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
+TILE = tile_of(llvm.get_default_triple(), *processor())
 MR, SIDE_BY_SIDE = TILE.mr, TILE.side_by_side
 PANEL = TILE.vectors * LANES
 """Columns of W that are packed side by side."""
