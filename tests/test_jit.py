@@ -342,7 +342,7 @@ def _interrupting(typing, x):
 def test_an_interrupt_amid_compiling_waits_for_its_end():
     """An exception inside of LLVM's callbacks would be lost, or end the process."""
     steps = []
-    interrupted = jit.kernel(lambda x: _interrupting(x) + 1)
+    interrupted = numba.njit(lambda x: _interrupting(x) + 1)  # not kept: it is always compiled
 
     def compile():
         with jit.compiling():
