@@ -1,5 +1,7 @@
-"""Every step of one inference alone, on one thread, against the roofline: what the micro-kernel can
-do at its best, and what memory can bring.
+"""Every step of one inference alone, on one thread, and how far it is from its two floors: the time
+of its products where the micro-kernel is at its best, and the time in which memory brings its
+weights, input and output. What is left between a step and the higher one of them is transforms,
+values of U, and caches that do not hold what is read again.
 """
 
 from __future__ import annotations
@@ -59,9 +61,10 @@ def _best(program: Any, *arrays: Any) -> float:
     return best
 
 
-def profile(name: str, size: int) -> list[dict[str, Any]]:
-    """Time every step of the Winograd engine on one image."""
-    model, x = network(name, engine="winograd", threads=1), images(1, size)
+def profile(name: str, size: int, batch: int) -> list[dict[str, Any]]:
+    """Time every step of the Winograd engine on a batch, of which one slice is timed."""
+    model = network(name, engine="winograd", threads=1)
+    x = images(min(batch, model._engine.images_per_slice(size * size, 1)), size)
     model(x)
     engine = model._engine
     plan = engine._plan(x.shape, engine.whole, 1)
@@ -75,18 +78,23 @@ def profile(name: str, size: int) -> list[dict[str, Any]]:
             continue
         for i in range(len(step)):
             arrays = plan.tables, plan.weights, work.data, work.v, work.scratch
-            rows.append(_row(step[i], _best(step[i : i + 1], *arrays), top, stream))
+            seconds = _best(step[i : i + 1], *arrays)
+            rows.append({"batch": batch, **_row(step[i], seconds, len(x), top, stream)})
     return rows
 
 
-def _row(row: Any, seconds: float, top: float, stream: float) -> dict[str, Any]:
+def _row(row: Any, seconds: float, count: int, top: float, stream: float) -> dict[str, Any]:
     kind = ("im2col", "Bᵀ d B", "products, Aᵀ M A", "mean", "scale")[row.kind]
     tile = f"F({row.m}) " if row.m else ""
-    gflop, megabytes = work(row)
+    gflop, megabytes = work(row, count)
+    least, memory = gflop / top * 1e3, megabytes / stream
+    ms = seconds * 1e3
     return {
         "step": f"{tile}{kind}, {row.height}×{row.width}, depth {row.depth}",
-        "ms": seconds * 1e3,
-        "least ms": gflop / top * 1e3,
+        "ms": ms / count,
+        "least ms": least / count,
+        "memory ms": memory / count,
+        "× floor": ms / max(least, memory),
         "GFLOP": gflop,
         "MB": megabytes,
         "GFLOP/s": gflop / seconds,
@@ -95,18 +103,18 @@ def _row(row: Any, seconds: float, top: float, stream: float) -> dict[str, Any]:
     }
 
 
-def work(row: Any) -> tuple[float, float]:
-    """Count a step's work on one image: GFLOP of its products; MB of weights, input and output."""
+def work(row: Any, count: int) -> tuple[float, float]:
+    """Count a step's work on some images: GFLOP of its products; MB of weights, input, output."""
     row = SimpleNamespace(**{name: int(row[name]) for name in p.FIELDS})
-    pixels, places = row.height * row.width, row.n**2
-    chs = row.panels * PANEL  # of the output
+    places, chs = row.n**2, row.panels * PANEL  # of the output
+    read, written = count * row.x_image, count * row.height * row.width * chs
     products = {p.DIRECT: row.pixels, p.FROM_V: places * row.tiles}.get(row.kind, 0)
     macs = products * row.depth * chs
     floats = {
-        p.DIRECT: row.x_image + (row.depth + pixels) * chs,
-        p.TO_V: row.x_image + places * row.v_plane,
-        p.FROM_V: places * row.v_plane + (p.TAPS * row.depth + pixels) * chs,  # 9 lie in memory
-        p.SQUEEZE: row.x_image,
-        p.SCALE: 2 * row.y_image,
+        p.DIRECT: read + row.depth * chs + written,
+        p.TO_V: read + places * row.v_plane,
+        p.FROM_V: places * row.v_plane + p.TAPS * row.depth * chs + written,  # 9 lie in memory
+        p.SQUEEZE: read,
+        p.SCALE: 2 * count * row.y_image,
     }[row.kind]
     return 2e-9 * macs, 4e-6 * floats

@@ -24,6 +24,7 @@ def draw(what: str, rows: Rows, folder: Path) -> None:
     if what == "threads":
         pictures = {what: _threads}
     if what == "layers":
+        rows = [row for row in rows if row["batch"] == 1]
         pictures = {what: _layers, f"{what}-roofline": _roofline}
     if what == "batch":  # units of all kinds
         pictures = {}
@@ -93,7 +94,7 @@ def _threads(axes: Any, rows: Rows) -> None:
 
 
 def _layers(axes: Any, rows: Rows) -> None:
-    """Every step's time, and that of its products at the measured peak."""
+    """Every step's time for one image, and that of its products at the measured peak."""
     for i, row in enumerate(rows):
         axes.barh(i, row["ms"], color="C0", label="measured" if i == 0 else None)
         axes.barh(

@@ -26,10 +26,11 @@ NOTES = {
     "races": "ms per image: median of turns taken alternately, one process each (quartiles); "
     "× the first's time, turn by turn (quartiles). Errors against float64, of the largest output. "
     "ncnn stores weights in half precision and takes one image at a time.",
-    "layers": "Every step alone, on one thread, best of several runs; bytes are those of weights, "
-    "input and output, each counted once; the least time is that of the products at the peak. Peak "
-    "and bandwidth are measured: products of operands in the first-level cache, and the sum of an "
-    "array much larger than the caches. What still lies in a cache comes faster than that.",
+    "layers": "Every step alone, on one thread, best of several runs, ms per image. Its floors: "
+    "least ms, of the products at the peak (operands in the first-level cache); memory ms, of "
+    "weights, input and output, each counted once, at the bandwidth of summing an array much "
+    "larger than the caches; × floor is the time over the larger one. Both are measured. What is "
+    "still in a cache comes faster than that.",
     "constants": "One model, each constant changed in turn: least and median of turns taken "
     "alternately (quartiles); ratio to the model as it is, turn by turn. With one thread the time "
     "is the processor's.",

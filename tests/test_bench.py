@@ -31,7 +31,8 @@ def race_row(batch=1, **changes):
 
 def layer_row(step="F(4) products", gflop=0.2):
     return {
-        "step": step, "ms": 2.0, "least ms": 1.0, "GFLOP": gflop, "MB": 7.0, "GFLOP/s": gflop * 500,
+        "batch": 1, "step": step, "ms": 2.0, "least ms": 1.0, "memory ms": 0.4, "× floor": 2.0,
+        "GFLOP": gflop, "MB": 7.0, "GFLOP/s": gflop * 500,
         "peak GFLOP/s": 200.0, "peak GB/s": 16.0,
     }  # fmt: skip
 
@@ -136,19 +137,22 @@ def step(kind, **fields):
     return p.program_of([{"kind": kind, **fields}])[0]
 
 
-def test_the_work_of_a_step_is_counted_by_hand():
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_work_of_a_step_is_counted_by_hand(count):
     common = {"x_image": 1000, "height": 7, "width": 5}
-    direct = step(p.DIRECT, pixels=35, panels=3, depth=90, **common)
-    gflop, megabytes = work(direct)
-    assert gflop == pytest.approx(2e-9 * 35 * 90 * 3 * PANEL)
-    assert megabytes == pytest.approx(4e-6 * (1000 + 90 * 3 * PANEL + 35 * 3 * PANEL))
+    direct = step(p.DIRECT, pixels=count * 35, panels=3, depth=90, **common)
+    gflop, megabytes = work(direct, count)
+    assert gflop == pytest.approx(2e-9 * count * 35 * 90 * 3 * PANEL)
+    maps = count * (1000 + 35 * 3 * PANEL)
+    assert megabytes == pytest.approx(4e-6 * (maps + 90 * 3 * PANEL))
     tiles = {"n": 4, "v_plane": 320, "tiles": 12, **common}
-    assert work(step(p.TO_V, **tiles)) == (0, pytest.approx(4e-6 * (1000 + 16 * 320)))
-    gflop, megabytes = work(step(p.FROM_V, depth=90, panels=3, **tiles))
+    want = pytest.approx(4e-6 * (count * 1000 + 16 * 320))
+    assert work(step(p.TO_V, **tiles), count) == (0, want)
+    gflop, megabytes = work(step(p.FROM_V, depth=90, panels=3, **tiles), count)
     assert gflop == pytest.approx(2e-9 * 12 * 90 * 3 * PANEL * 16)
-    floats = 16 * 320 + 9 * 90 * 3 * PANEL + 35 * 3 * PANEL
+    floats = 16 * 320 + 9 * 90 * 3 * PANEL + count * 35 * 3 * PANEL
     assert megabytes == pytest.approx(4e-6 * floats)
-    assert work(step(p.SQUEEZE, **common)) == (0, pytest.approx(4e-6 * 1000))
+    assert work(step(p.SQUEEZE, **common), count) == (0, pytest.approx(4e-6 * count * 1000))
 
 
 def test_a_constant_is_changed_for_a_while_and_every_alternative_is_one():

@@ -131,11 +131,15 @@ class CompiledNetwork:
         pooled, logits = self._in_slices(x, Part(blocks, blocks, head=True), ("pooled", "logits"))
         return pooled, logits
 
+    def images_per_slice(self, pixels: int, threads: int) -> int:
+        """Return how many images of so many pixels go through the network together."""
+        together = min(SLICE_PIXELS * threads, MOST_PIXELS)
+        return max(1, together // max(pixels, LEAST_PIXELS))
+
     def _in_slices(self, x: Array, part: Part, ends: Sequence[str]) -> list[Array]:
         if len(x) == 0:
             return [y[:0] for y in self._run(np.zeros((1, *x.shape[1:]), x.dtype), part, ends)]
-        pixels = min(SLICE_PIXELS * workers.resolve(self._threads), MOST_PIXELS)
-        most = max(1, pixels // max(x.shape[2] * x.shape[3], LEAST_PIXELS))
+        most = self.images_per_slice(x.shape[2] * x.shape[3], workers.resolve(self._threads))
         slices = [self._run(x[i : i + most], part, ends) for i in range(0, len(x), most)]
         return [np.concatenate(column) for column in zip(*slices, strict=True)]
 
