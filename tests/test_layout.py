@@ -1,8 +1,13 @@
 """Maps in blocks of 16 channels: what is written is read; tables of offsets point at the window."""
 
+import mmap
+import os
+import weakref
+
 import numpy as np
 import pytest
 
+from npvgg.engines import layout as memory
 from npvgg.engines.layout import MapLayout, aligned, kernel_order
 from npvgg.engines.microkernel import PANEL
 
@@ -55,3 +60,41 @@ def test_what_is_read_is_a_copy(size):
 def test_a_map_has_room_for_whole_panels():
     layout = MapLayout(0, 1, PANEL + 1, 2, 2, 0, 2, 2)
     assert layout.blocks * 16 == 2 * PANEL
+
+
+@pytest.mark.parametrize("floats", [1, 100, memory.MAPPED_FLOATS - 1, memory.MAPPED_FLOATS + 5])
+def test_memory_is_zero_aligned_and_can_be_written(floats):
+    got = memory.aligned(floats)
+    assert (got.shape, got.dtype, got.ctypes.data % 64, got.any()) == ((floats,), np.float32, 0, 0)
+    got[:] = 1
+
+
+def test_large_memory_is_a_mapping_of_its_own_and_goes_with_its_last_user():
+    got = memory.aligned(memory.MAPPED_FLOATS)
+    base = got
+    while getattr(base, "base", None) is not None:
+        base = base.base
+    mapping = getattr(base, "obj", base)
+    assert isinstance(mapping, mmap.mmap)
+    gone = weakref.ref(mapping)
+    del got, base, mapping
+    assert gone() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_the_child_of_a_fork_writes_into_a_copy():
+    got = memory.aligned(memory.MAPPED_FLOATS)
+    pid = os.fork()
+    if not pid:
+        got[:] = 1
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert not got.any()
+
+
+def test_without_mappings_there_is_other_memory(monkeypatch):
+    def fails(*args, **kwargs):
+        raise OSError
+
+    monkeypatch.setattr(memory.mmap, "mmap", fails)
+    assert not memory.aligned(memory.MAPPED_FLOATS).any()
