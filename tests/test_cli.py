@@ -426,7 +426,7 @@ def test_the_weights_of_a_checkpoint_are_chosen_and_named(run, tmp_path):
     more = ["--weights", tmp_path / "c.pth", "--wrapper", "model"]
     _, out, err = run("classify", CAT, *more, "--format", "jsonl")
     assert "npvgg: took the weights under 'model' (not 'model_ema')" in err
-    assert json.loads(out)["topk"][0]["label"] == "cat"
+    assert json.loads(out)["topk"][0]["index"] == 3  # a cat, but nobody said what classes they are
     assert run("info", *more)[0] == 0
 
 
