@@ -212,10 +212,11 @@ class Outputs:
 class RepVGG(_Evaluating):
     """A RepVGG ready to run, in train or in deploy form; make one with `create_model`.
 
-    Its methods may be called from several threads at once. Inputs are (N, C, H, W) arrays of any
-    floating-point type, of any height and width from one pixel up, N = 0 included; they are
-    converted to the model's dtype, and never written to. A NaN makes its own image's answer NaN.
-    Raises ArgumentError for anything else, and for values that overflow the dtype.
+    Its methods may be called from several threads at once, but for those that change it in place:
+    `reset_classifier`, `load_state_dict` and `prune_intermediate_layers`. Inputs are (N, C, H, W)
+    arrays of any floating-point type, of any height and width from one pixel up, N = 0 included;
+    they are converted to the model's dtype, and never written to. A NaN makes its own image's
+    answer NaN. Raises ArgumentError for anything else, and for values that overflow the dtype.
 
     origin: the file that the weights came from, without its tensors; None for no file
     caveats: what of its weights nobody has trained, ("random weights",) say; () for nothing

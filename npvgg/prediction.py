@@ -112,7 +112,6 @@ def _outcomes(
     transform: Transform,
     workers: int,
 ) -> Iterator[Outcome]:
-
     def decode(photo: Source) -> tuple[Array | None, str, tuple[str, ...]]:
         try:
             x, notes = transform.apply(photo)
