@@ -136,8 +136,13 @@ class RepVGGConfig:
                 attention.shapes(block.attn_layer, block.out_chs, block.attn_kwargs)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the fields in JSON's types; `weights.metadata` reads them back."""
-        return {**vars(self), "attn_kwargs": dict(self.attn_kwargs)}
+        """Give the fields in JSON's types, but for the usual bn_eps; `weights.metadata` reads them.
+
+        So the files of published networks have the bytes that they had before there was a choice.
+        """
+        usual = {"bn_eps"} if self.bn_eps == ops.BN_EPS else set()
+        kept = {name: value for name, value in vars(self).items() if name not in usual}
+        return {**kept, "attn_kwargs": dict(self.attn_kwargs)}
 
     @property
     def num_features(self) -> int:

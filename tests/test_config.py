@@ -147,6 +147,13 @@ def test_a_configuration_is_a_value():
         config.groups = 2
 
 
+def test_a_configuration_comes_back_from_its_dict():
+    for config in (tiny.config("se"), tiny.config(bn_eps=0.001)):
+        assert RepVGGConfig(**config.as_dict()) == config
+    assert "bn_eps" not in tiny.config().as_dict()
+    assert tiny.config(bn_eps=0.001).as_dict()["bn_eps"] == 0.001
+
+
 def test_a_configuration_keeps_its_own_options():
     options = {"rd_channels": 2}
     config = tiny.config("se", attn_kwargs=options)
