@@ -54,12 +54,12 @@ def conv2d_with(change):
 def fold_with(change):
     """A fold of a block whose branches are changed first."""
     true = reparam.reparameterize
-    return ((network, "reparameterize",
-             lambda form, *, groups: true(change(form), groups=groups)),)  # fmt: skip
+    planted = {"float64": lambda form, *, groups: true(change(form), groups=groups)}
+    return ((network, "FOLDS", network.FOLDS | planted),)
 
 
 def eps(value):
-    return ((build, "BatchNorm", lambda *arrays: reparam.BatchNorm(*arrays, eps=value)),)
+    return ((build, "BatchNorm", lambda *arrays: reparam.BatchNorm(*arrays[:4], eps=value)),)
 
 
 def identity_in_every_group(channels, groups):
@@ -166,7 +166,7 @@ FAULTS = {
     "another eps": Fault(eps(1e-3)),
     "no eps": Fault(eps(0.0)),
     "mean and variance swapped": Fault(
-        ((build, "BatchNorm", lambda g, b, m, v: reparam.BatchNorm(g, b, v, abs(m))),)
+        ((build, "BatchNorm", lambda g, b, m, v, e: reparam.BatchNorm(g, b, v, abs(m), e)),)
     ),
     "batch statistics": Fault(((reparam, "batch_norm", batch_statistics),), forms=("train",)),
     "the mean left out of the fold": Fault(
