@@ -1,6 +1,10 @@
 """A network run by compiled steps: weights packed once, a plan per shape of input.
 
 Both fast engines are this module with another choice of algorithm per convolution.
+
+What must not be broken here: weights are held once; a model may be called from many threads, and
+interrupted anywhere, and stays usable; what depends on the batch or the number of threads (slices,
+workspaces) never decides the order of a sum.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Where maps lie in memory, and the tables of offsets that a convolution over them is.
 
-A map of the fast engines is (image, 16 channels, row, column, 16 lanes): one pixel of 16 channels
-is one vector register. Around the rows and columns is a margin of zeros, written once: padding
-costs nothing then. The image that comes in stays (image, channel, row, column), with a margin: only
-single values of it are read.
+A map of the fast engines is (image, 16 channels, row, column, 16 lanes), nChw16c: one pixel of 16
+channels is one vector register. Around the rows and columns is a margin of zeros (a halo), written
+once: padding costs nothing then. The image that comes in stays (image, channel, row, column), with
+a margin: only single values of it are read.
 
-All offsets are in floats.
+All offsets are in floats. What must not be broken here: nothing writes to a margin, which must stay
+zero from one run to the next; lanes past the last channel hold whatever a panel gives, zeros of
+weights, and never reach a result.
 """
 
 from __future__ import annotations

@@ -327,7 +327,7 @@ def _emit_sums(
     return sums
 
 
-# --- Words of the vector language, which `transforms` speaks too ----------------------------------
+# --- Instructions that `transforms` emits, too ----------------------------------------------------
 
 
 def declared(builder: Any, name: str, kind: Any) -> Any:
