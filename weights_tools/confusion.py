@@ -161,6 +161,15 @@ def foreign() -> Iterator[plants.Plant]:
             yield plants.Plant(name, *place.split(), hooks)
 
 
+def first(count: int) -> Iterator[int]:
+    """The numbers of the first plants of each mistake, so many of each."""
+    seen: Counter[str] = Counter()
+    for number, plant in enumerate(plants.PLANTS):
+        seen[plant.mistake] += 1
+        if seen[plant.mistake] <= count:
+            yield number
+
+
 def planted(number: int) -> list[Outcome]:
     """What the plant of this number is called at every level."""
     return [outcome(plants.PLANTS[number], level) for level in LEVELS]
@@ -259,15 +268,15 @@ def listed(rows: list[Outcome], kind: str) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Make the report; 1 if something was called what it is not."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth plant only")
+    parser.add_argument("--each", type=int, default=99, metavar="N", help="so many plants of each")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (2)")
     parser.add_argument("--output", type=Path, default=Path("weights_tools/confusion.md"))
     args = parser.parse_args(arguments)
     start = time.monotonic()
     with ProcessPoolExecutor(args.jobs) as pool:
-        known = range(0, len(plants.PLANTS), args.every)
+        known = [*first(args.each)]
         rows = [row for found in pool.map(planted, known) for row in found]
-        unknown = range(0, len([*foreign()]), args.every)
+        unknown = range(len([*foreign()]))
         strangers = [row for found in pool.map(stranger, unknown) for row in found]
         right = [one for found in pool.map(honest, TINY) for one in found]
     kinds = Counter(row.kind for row in rows)
@@ -285,6 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
         "mistake stands in one block, and the port gives every tensor of that level. `logits`: it "
         "stands in every block, and the port gives the logits alone. “n of m”: named n times, of m "
         "in which it shows at all. In brackets behind a place the first wrong tensor.", "",
+        f"At most {args.each} plants of each mistake. "
         f"{seen:,} planted mistakes show: {kinds['named']:,} are named alone, "
         f"{kinds['among others']:,} together with others that make the same numbers there, "
         f"{kinds['unknown']:,} are “unknown”, {kinds['another']:,} are called another. "
