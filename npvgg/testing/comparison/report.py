@@ -174,7 +174,7 @@ class Report:
         yield self.first_wrong.probe.equation
         yield from self.findings
         for mistake in self.mistakes:
-            yield f"→ {mistake.sentence}"
+            yield f"→ {mistake.sentence}{odds(mistake.chance)}"
             yield from wrap(mistake.advice, 96, initial_indent="  ", subsequent_indent="  ")
 
     def as_dict(self) -> dict[str, Any]:
@@ -225,6 +225,11 @@ def _cells(row: Row) -> str:
         f"{shape:15}{number(m.absolute):>9}{number(m.relative):>10}{number(m.ulp):>9}"
         f"   {gauge(m.share)} {share_text(m.share):>9}"
     )
+
+
+def odds(chance: float) -> str:
+    """How often a mistake that was not made is named, in words, where that is worth a word."""
+    return f" (a coincidence at most once in {1 / chance:,.0f})" if 1e-9 < chance < 1 else ""
 
 
 def counted(count: int, one: str, many: str) -> str:

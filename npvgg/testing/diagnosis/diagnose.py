@@ -61,6 +61,10 @@ EXPLAINED = 4
 COINCIDENCE = 1e-3
 """The largest chance of a coincidence with which a mistake is named."""
 
+ALONE = 1e-9
+"""The largest chance with which a mistake is named that leaves something unexplained: numbers that
+collapse, as logits do to their bias where all maps are nearly zero, come near each other."""
+
 MOSTLY = 1e-3
 """The share of the squared error that the larger of two mistakes leaves, at most. Mistakes that are
 not in the catalogue were seen to leave at least 0.08 with a wrong one of it."""
@@ -314,6 +318,8 @@ def by_two(
     rest, _ = judged(hypothesis.further(), wrong, slack)
     nearer = [v for v in rest if v.rms <= verdict.rms / EXPLAINED]
     more = explained(nearer, wrong, tried + len(rest))
+    if not more and first.chance > ALONE:
+        return []
     if not more:
         said = f"mostly this: {first.sentence}; something smaller remains"
         return [replace(first, sentence=said)]

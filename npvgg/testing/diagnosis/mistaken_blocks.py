@@ -25,6 +25,7 @@ from npvgg.testing.diagnosis.recipe import (
     Replay,
     Step,
     evenly,
+    same,
 )
 
 BLOCKS: list[Mistake[Recipe]] = []
@@ -372,7 +373,7 @@ def attention_applied_wrongly(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 def without_step(recipe: Recipe, name: str) -> tuple[tuple[str, Step], ...]:
     """The tail without one of its steps; that still has its name, and does nothing."""
-    return tuple(step for step in recipe.tail if step[0] != name)
+    return tuple((step, same if step == name else f) for step, f in recipe.tail)
 
 
 def attention_of(recipe: Recipe) -> dict[str, Array]:
