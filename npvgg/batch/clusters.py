@@ -104,12 +104,15 @@ def with_ray(
 ) -> Iterator[Done]:
     """Compute shards on a Ray cluster; give each when it is done.
 
-    address: of a cluster; without one, Ray is started here with so many workers, on the loopback
-        alone, without dashboard and usage statistics, and ends with the work
+    address: of a cluster; without one, Ray is started here with so many workers, without dashboard
+        and usage statistics, and ends with the work; it listens on the loopback alone, unless
+        `ray`, which reads its environment once, was imported before
 
     Raises ArgumentError.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:  # or Ray turns the loopback into the address that others reach
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     ray = guests.ray()
     with ExitStack() as stack:
         if not ray.is_initialized():
