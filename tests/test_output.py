@@ -182,3 +182,15 @@ def test_maps_are_named_after_the_photo_alone(tmp_path, monkeypatch):
     assert arrays.maps_path("o", here) != arrays.maps_path("o", there)
     assert arrays.maps_path("o", Photo("-", b"1")) != arrays.maps_path("o", Photo("-", b"2"))
     assert "/" not in arrays.maps_path("o", Photo("..", tmp_path))[2:]
+
+
+def test_no_file_is_begun_once_the_process_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "_claiming", threading.Lock())
+    assert output.leave(1) == []
+    begun = threading.Thread(target=write, args=(tmp_path / "rows.csv", [b"x"]), daemon=True)
+    begun.start()
+    begun.join(0.2)
+    assert (begun.is_alive(), names(tmp_path)) == (True, [])  # it waits for ever
+    output._claiming.release()
+    begun.join(20)
+    assert names(tmp_path) == ["rows.csv"]

@@ -122,7 +122,7 @@ class WholeFile(Place):
         self.compressor = zlib.compressobj(6, wbits=31) if compressed else None
 
     def __enter__(self) -> Self:
-        with self.lock, _blamed(self.path):  # a signal that comes now waits until it is claimed
+        with _claiming, self.lock, _blamed(self.path):  # a signal that comes now waits for the end
             if os.path.isdir(self.target):
                 name = _shown(self.path)
                 raise ArgumentError(f"--output: expected a file, got the folder {name}")
@@ -220,10 +220,14 @@ class Parting:
 
 
 _open: set[WholeFile | Parting] = set()
+_claiming = threading.Lock()
 
 
 def leave(patience: float) -> list[str]:
-    """Close every file under way, in whatever thread; return what is to be said of each."""
+    """Close every file under way, in whatever thread; return what is to be said of each. None can
+    be begun after this: the process ends.
+    """
+    _claiming.acquire(timeout=patience)  # and never released
     return [kept for file in list(_open) if (kept := file.leave(patience))]
 
 
