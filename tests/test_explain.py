@@ -333,7 +333,7 @@ def test_folding_leaves_eight_bits_little_around_the_centre(nano):
 
 
 def test_eight_bits_are_255_levels_and_at_most_half_a_step_away(rng):
-    from npvgg.explain.quantize import eight_bits
+    from npvgg.explain.lessons.quantize import eight_bits
 
     w = rng.standard_normal((6, 5, 3, 3))
     for per, step in (("tensor", np.abs(w).max() / 127), ("channel", None)):
@@ -376,7 +376,7 @@ def test_a_sum_of_branches_only_rescales_the_step_and_a_product_does_not():
 
 
 def test_the_gradients_of_the_toy_are_those_of_differences():
-    toy = import_module("npvgg.explain.training")  # the package's name is the function's
+    toy = import_module("npvgg.explain.lessons.training")
     g_of = lambda w: toy.COVARIANCE @ (w - toy.TARGET)  # noqa: E731
     loss = lambda w: 0.5 * (w - toy.TARGET) @ toy.COVARIANCE @ (w - toy.TARGET)  # noqa: E731
     v, gamma = np.array([0.7, -0.4]), np.array([1.3])

@@ -8,6 +8,8 @@ from typing import get_type_hints
 import pytest
 
 import npvgg
+import npvgg.batch
+import npvgg.explain
 import npvgg.testing
 from npvgg.config import ConfigFields, ConfigKeywords
 from npvgg.create import GatheredKeywords, ModelKeywords
@@ -47,6 +49,7 @@ def test_the_types_of_keywords_say_what_the_functions_take():
     assert CompareKeywords.__annotations__.keys() == keywords(compare)
 
 
+FRONTS = [npvgg, npvgg.testing, npvgg.explain, npvgg.batch]
 PUBLIC = [
     npvgg.create_model, npvgg.RepVGGConfig.with_changes, npvgg.data.create_transform,
     assert_matches, conformance_pack,
@@ -60,7 +63,7 @@ def test_no_keyword_hides_behind_any(function):
             assert p.annotation.startswith("Unpack["), p
 
 
-@pytest.mark.parametrize("package", [npvgg, npvgg.testing], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", FRONTS, ids=lambda package: package.__name__)
 def test_no_public_name_hides_a_module(package):
     for name in package.__all__:
         spec = find_spec(f"{package.__name__}.{name}")
@@ -70,6 +73,8 @@ def test_no_public_name_hides_a_module(package):
 RIGHT = """
 import numpy as np
 import npvgg
+import npvgg.batch
+import npvgg.explain
 from npvgg.testing import assert_matches, conformance_pack
 
 model = npvgg.create_model("repvgg_a0", num_classes=3, pretrained=False, act_layer="silu")

@@ -9,18 +9,18 @@ A lesson holds its numbers as arrays; it prints itself, shows itself in a notebo
 `as_text()`, `as_json()`, `as_html()` and `as_svg()`. `npvgg explain` is the same from the shell.
 """
 
-from npvgg.explain.fold import fold
-from npvgg.explain.identities import identities
-from npvgg.explain.im2col import im2col
 from npvgg.explain.lesson import Lesson
-from npvgg.explain.mistakes import mistakes
-from npvgg.explain.network import network
-from npvgg.explain.photo import photo
-from npvgg.explain.pixel import pixel
-from npvgg.explain.quantize import quantize
-from npvgg.explain.questions import questions
-from npvgg.explain.training import training
-from npvgg.explain.winograd import winograd
+from npvgg.explain.lessons.fold import fold
+from npvgg.explain.lessons.identities import identities
+from npvgg.explain.lessons.im2col import im2col
+from npvgg.explain.lessons.mistakes import mistakes
+from npvgg.explain.lessons.network import network
+from npvgg.explain.lessons.photo import photo
+from npvgg.explain.lessons.pixel import pixel
+from npvgg.explain.lessons.quantize import quantize
+from npvgg.explain.lessons.questions import questions
+from npvgg.explain.lessons.training import training
+from npvgg.explain.lessons.winograd import winograd
 
 __all__ = [
     "Lesson", "fold", "identities", "im2col", "mistakes", "network", "photo", "pixel", "quantize",

@@ -18,18 +18,18 @@ import npvgg
 from npvgg.engines.cook_toom import cook_toom
 from npvgg.engines.reference import forward_block
 from npvgg.explain import subject
-from npvgg.explain.fold import fold
-from npvgg.explain.identities import identities
-from npvgg.explain.im2col import im2col
 from npvgg.explain.lesson import Lesson
-from npvgg.explain.mistakes import mistakes
-from npvgg.explain.network import network
-from npvgg.explain.photo import PhotoLesson, photo
-from npvgg.explain.pixel import pixel
-from npvgg.explain.quantize import quantize
-from npvgg.explain.questions import questions
-from npvgg.explain.training import training
-from npvgg.explain.winograd import tiled_convolution, winograd
+from npvgg.explain.lessons.fold import fold
+from npvgg.explain.lessons.identities import identities
+from npvgg.explain.lessons.im2col import im2col
+from npvgg.explain.lessons.mistakes import mistakes
+from npvgg.explain.lessons.network import network
+from npvgg.explain.lessons.photo import PhotoLesson, photo
+from npvgg.explain.lessons.pixel import pixel
+from npvgg.explain.lessons.quantize import quantize
+from npvgg.explain.lessons.questions import questions
+from npvgg.explain.lessons.training import training
+from npvgg.explain.lessons.winograd import tiled_convolution, winograd
 from npvgg.model import RepVGG
 from npvgg.ops import conv2d
 from npvgg.pages.html import page
@@ -197,7 +197,9 @@ def _own_winograd() -> Document:
                 f"In float64 the solution is off by {error:.1g} at most, for every tile size and a "
                 "map whose sides are no multiples of it."
             ),
-            Source("a solution: npvgg.explain.winograd", inspect.getsource(tiled_convolution)),
+            Source(
+                "a solution: npvgg.explain.lessons.winograd", inspect.getsource(tiled_convolution)
+            ),
             Exercise(
                 "Your version transforms the kernels at every call. What would an engine do?",
                 "Transform them once, when the network is loaded, and keep them: they do not "

@@ -109,7 +109,7 @@ class TrainingLesson(Lesson):
                     "RepVGG-B0 on ImageNet, after Ding et al., arXiv:2101.03697, table 6. Cited, "
                     "not measured here: npvgg does not train.",
                 ),
-                Source("npvgg.explain.training.descend", inspect.getsource(descend)),
+                Source("npvgg.explain.lessons.training.descend", inspect.getsource(descend)),
                 Exercise(
                     "Three branches are added. Which plain learning rate gives the same path?",
                     "Three times the rate: the sum moves by the sum of three equal steps.",

@@ -14,12 +14,12 @@ import numpy as np
 
 from npvgg.engines.reference import activate, forward_blocks, forward_head
 from npvgg.explain import subject
-from npvgg.explain.fold import FoldLesson, fold
-from npvgg.explain.identities import identities
 from npvgg.explain.lesson import Lesson
-from npvgg.explain.network import NetworkLesson, network
-from npvgg.explain.quantize import quantize
-from npvgg.explain.training import training
+from npvgg.explain.lessons.fold import FoldLesson, fold
+from npvgg.explain.lessons.identities import identities
+from npvgg.explain.lessons.network import NetworkLesson, network
+from npvgg.explain.lessons.quantize import quantize
+from npvgg.explain.lessons.training import training
 from npvgg.model import RepVGG
 from npvgg.ops import conv2d
 from npvgg.pages.parts import Document, Heading, Heat, Paragraph, Part
