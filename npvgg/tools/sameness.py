@@ -36,7 +36,7 @@ EPS_SEEN = (1e-3, 1e-6, 1e-4, 1e-8, 0.0, 1e-2)
 
 
 @dataclass(frozen=True)
-class Mistake:
+class WrongFold:
     """A wrong way to fold: what people say of it, and what it does."""
 
     says: str
@@ -45,11 +45,11 @@ class Mistake:
     identity: bool = True
 
 
-MISTAKES = (
-    *(Mistake(f"the same but for the eps of its batch norms: {eps:g}", eps) for eps in EPS_SEEN),
-    Mistake("the identity branch was forgotten", identity=False),
-    Mistake("the 1×1 branch was forgotten", pointwise=False),
-    Mistake("the 1×1 and identity branches were forgotten", identity=False, pointwise=False),
+WRONG_FOLDS = (
+    *(WrongFold(f"the same but for the eps of its batch norms: {eps:g}", eps) for eps in EPS_SEEN),
+    WrongFold("the identity branch was forgotten", identity=False),
+    WrongFold("the 1×1 branch was forgotten", pointwise=False),
+    WrongFold("the 1×1 and identity branches were forgotten", identity=False, pointwise=False),
 )
 
 
@@ -112,7 +112,7 @@ def _how(a: Subject, b: Subject) -> str:
 # --- Folding, right and wrong ---------------------------------------------------------------------
 
 
-def _folded(network: Network, mistake: Mistake | None = None) -> Arrays:
+def _folded(network: Network, mistake: WrongFold | None = None) -> Arrays:
     """The deploy-form arrays of a network, folded in float64, if need be with a mistake."""
     blocks = []
     for block in network.blocks:
@@ -122,7 +122,7 @@ def _folded(network: Network, mistake: Mistake | None = None) -> Arrays:
     return build.flatten(replace(network, blocks=tuple(blocks)))
 
 
-def _mistaken(branches: Branches, mistake: Mistake) -> Branches:
+def _mistaken(branches: Branches, mistake: WrongFold) -> Branches:
     def norm(bn: BatchNorm, keep: bool = True) -> BatchNorm:
         zero = np.zeros_like(bn.beta)
         if not keep:
@@ -181,7 +181,7 @@ def _explanation(a: Subject, b: Subject, tolerance: Arrays, rows: list[dict[str,
     if (train.network.form, deploy.network.form) == ("train", "deploy"):
         want = build.flatten(deploy.network)
         where = deploy.file.path.name
-        for mistake in MISTAKES:
+        for mistake in WRONG_FOLDS:
             if not any(_differences(_folded(train.network, mistake), want, tolerance)):
                 return f"{where}: {mistake.says}"
         exact = _folded(train.network)
