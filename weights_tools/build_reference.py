@@ -1,42 +1,42 @@
 """Build the API reference from the docstrings:  python -m weights_tools.build_reference FOLDER
 
 One page for every module, with its source, in static HTML that needs no network. pdoc is in the
-extra `[docs]`. Whatever pdoc warns of is an error, two of its own limits excepted (see LIMITS).
+extra `[docs]`. Whatever pdoc warns of is an error, three of its own limits excepted (see LIMITS).
 """
 
 import pkgutil
 import re
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pdoc
 
 import npvgg
-import npvgg.explain
-import npvgg.export
-import npvgg.testing
-import npvgg.tools
 
 LIMITS = (
     # a TypedDict that inherits from another loses its bases before Python 3.12
     r"Cannot determine where npvgg\.[\w.]*Keywords\.\w+ is taken from",
     # a NamedTuple's generated __init__ has its annotations as text, without the module's names
     r"Error parsing type annotation ForwardRef\(.*\) for npvgg\.[\w.]*[A-Z]\w*\.__init__",
+    # a TypeAlias that is text (for Pillow is not imported) is read with other names
+    r"Error parsing type annotation (Iterable\[|Iterator\[)?Source\]? for npvgg\.",
 )
 
 
 def modules() -> list[str]:
     """Return what pdoc is given: it follows folders by itself, except past an `__all__`."""
-    with_all = (npvgg, npvgg.explain, npvgg.export, npvgg.testing, npvgg.tools)
-    fronts = {package.__name__: package for package in with_all}
-    below = [
-        f"{name}.{module.name}"
-        for name, package in fronts.items()
-        for module in pkgutil.iter_modules(package.__path__)
-        if module.name != "__main__" and module.name not in package.__all__
-    ]
-    return ["npvgg", *below]
+    given, packages = ["npvgg"], [npvgg]
+    for package in packages:
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if module.ispkg:
+                packages.append(import_module(module.name))
+            public = getattr(package, "__all__", None)
+            left_out = public is not None and module.name.rpartition(".")[2] not in public
+            if left_out and not module.name.endswith("__main__"):
+                given.append(module.name)
+    return given
 
 
 def with_lines_kept(convert):
