@@ -9,7 +9,7 @@ from npvgg.hub.pretrained import get_pretrained_cfg, is_model, list_models, list
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.ops import softmax, topk
 from npvgg.prediction import predict
-from npvgg.tools.summary import info
+from npvgg.summary import info
 from npvgg.version import __version__
 
 __all__ = [

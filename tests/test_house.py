@@ -34,7 +34,7 @@ FLOORS = [
     "prediction weights",
     "model",
     "create",
-    "tools batch",
+    "tools batch summary",
     "npvgg",
     "testing export",
     "explain",

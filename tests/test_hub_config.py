@@ -13,6 +13,7 @@ import tiny
 from npvgg import ArgumentError, WeightsError, create_model
 from npvgg.formats import checkpoint
 from npvgg.hub import client, locate
+from npvgg.hub.cache import offline
 from npvgg.hub.pretrained import BUNDLED, PRETRAINED, default_tag, pretrained_cfg
 
 COMMIT = "f1505eec" * 5
@@ -165,7 +166,7 @@ def test_offline_is_what_the_hub_s_client_takes_for_it(
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", hub_says)
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", transformers_says)
-    assert client.offline() is want
+    assert offline() is want
 
 
 def test_without_the_client_the_error_says_which_command_to_run(cache, monkeypatch):

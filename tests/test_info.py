@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from npvgg import ArgumentError, RepVGGConfig, attention, info, list_models, ops, reparam
-from npvgg.tools.summary import Counts
+from npvgg.summary import Counts
 
 # The model card of repvgg_a2 says 28.2 M parameters, 5.7 GMACs, 6.3 M activations (train form).
 A2 = {

@@ -20,7 +20,7 @@ from npvgg.create import create_model
 from npvgg.errors import ArgumentError
 from npvgg.formats.untrusted import path_text
 from npvgg.hub.pretrained import BUNDLED, PRETRAINED, list_models
-from npvgg.tools.summary import info as count
+from npvgg.summary import info as count
 
 
 def info(args: argparse.Namespace) -> int:

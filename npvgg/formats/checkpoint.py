@@ -18,7 +18,6 @@ from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import safetensorsfile, sharded
 from npvgg.formats.files import atomic_write, open_regular
 from npvgg.formats.folder import CONFIG, weights_in
-from npvgg.formats.torch import reader, writer
 from npvgg.formats.untrusted import MAX_BYTES, blaming, shown
 
 Tensors = dict[str, NDArray[Any]]
@@ -123,6 +122,8 @@ def _below(found: Checkpoint, prefix: str) -> Checkpoint:
 
 def _loaded(path: str | os.PathLike[str], wrapper: str | None, *, alone: bool = True) -> Checkpoint:
     """Read one file; one that is not alone is named by an index, and cannot be another index."""
+    from npvgg.formats.torch import reader  # 15 ms of import that a network without a file spares
+
     with blaming(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(HEAD)
@@ -245,6 +246,8 @@ def save_pth(
     Arguments and errors are those of `save_safetensors`.
     """
     with blaming(path):
+        from npvgg.formats.torch import writer
+
         chunks = writer.write_chunks(tensors, metadata or {}, _cast(dtype))
         atomic_write(path, chunks, overwrite=overwrite)
 

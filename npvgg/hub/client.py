@@ -23,6 +23,7 @@ from npvgg.errors import WeightsError
 from npvgg.formats.files import atomic_write, sha256
 from npvgg.formats.folder import CONFIG, PREFERRED, parts
 from npvgg.formats.untrusted import MAX_BYTES, shown
+from npvgg.hub.cache import cached_repository
 
 _log = logging.getLogger("npvgg")
 
@@ -32,21 +33,8 @@ LOG_SECONDS = 10.0
 PATIENCE = 3
 """How many of the client's timeouts ($HF_HUB_DOWNLOAD_TIMEOUT, 10 s) may pass without a byte."""
 
-TRUE = ("1", "ON", "YES", "TRUE")
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def cached_repository(cache: Path, repository: str) -> Path:
-    """Return where the Hugging Face cache keeps a repository, owner/name."""
-    return cache / f"models--{repository.replace('/', '--')}"
-
-
-def offline() -> bool:
-    """Whether the environment forbids the network, by the client's rules."""
-    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return said.upper() in TRUE
 
 
 def fetch(repository: str, revision: str, cache: Path, *, config: bool) -> Path:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats.folder import CONFIG, parts, weights_in
-from npvgg.hub.client import cached_repository, fetch, offline
+from npvgg.hub.cache import cached_repository, offline
 from npvgg.hub.pretrained import PRETRAINED
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -76,6 +76,8 @@ def obtain(
             f"(or TRANSFORMERS_OFFLINE) is set: unset it, or run `{command}` where there is a "
             "network, or pass weights=<a file or folder>"
         )
+    from npvgg.hub.client import fetch  # what is cached needs no client
+
     return fetch(repository, revision, place, config=config)
 
 

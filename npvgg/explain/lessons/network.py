@@ -13,7 +13,7 @@ from npvgg.explain.lesson import Lesson
 from npvgg.hub.pretrained import split_tag
 from npvgg.model import RepVGG
 from npvgg.pages.parts import Bars, Document, Paragraph, Table
-from npvgg.tools.summary import Counts, Info, info
+from npvgg.summary import Counts, Info, info
 from npvgg.variants import VARIANTS
 
 COLUMNS = ("parameters", "macs", "activations")
@@ -37,7 +37,7 @@ class BlockRow:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NetworkLesson(Lesson):
-    """The table of a network; counts are per image, by `npvgg.tools.summary`."""
+    """The table of a network; counts are per image, by `npvgg.summary`."""
 
     model: str
     input_size: tuple[int, int, int]

@@ -27,9 +27,9 @@ from npvgg.pages.parts import (
     Source,
     Table,
 )
+from npvgg.summary import info
 from npvgg.testing.bounds.rounding import WORST
 from npvgg.testing.bounds.tiles import tiled_error
-from npvgg.tools.summary import info
 
 TAPS = 3
 LARGEST = 6
