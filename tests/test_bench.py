@@ -188,6 +188,7 @@ def small(tmp_path, monkeypatch):
     return "repvgg_nano"
 
 
+@pytest.mark.slow
 def test_contenders_take_turns_and_who_fails_is_out(small, monkeypatch):
     names = ["npvgg im2col", "no such contender", "npvgg winograd"]
     found = measure.race(names, small, threads=1, batch=2, size=32, turns=3, seconds=0.01)

@@ -104,6 +104,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files")
 def test_a_damaged_file_means_compiling_again(tmp_path):
     names = [*DAMAGES]
@@ -129,6 +130,7 @@ def test_a_damaged_file_means_compiling_again(tmp_path):
     assert found()[0] == {*names} - {"folder"}  # nothing can be renamed onto a folder
 
 
+@pytest.mark.slow
 def test_a_digit_of_machine_code_that_changed_is_noticed(tmp_path):
     cache = str(tmp_path / "cache")
     _, directory = run(tmp_path, XDG_CACHE_HOME=cache)
@@ -140,6 +142,7 @@ def test_a_digit_of_machine_code_that_changed_is_noticed(tmp_path):
     assert run(tmp_path, XDG_CACHE_HOME=cache)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_kernel_is_told_by_what_it_computes(tmp_path):
     """By its constants and its signature, too, not by its name and bytecode alone."""
     cache = str(tmp_path / "cache")
@@ -151,6 +154,7 @@ def test_a_kernel_is_told_by_what_it_computes(tmp_path):
     assert run(tmp_path, three, XDG_CACHE_HOME=cache)[0] == 1
 
 
+@pytest.mark.slow
 def test_a_kept_kernel_is_read_where_nothing_can_be_written(tmp_path):
     """As in a container's image, whose kernels `npvgg warmup --into` made."""
     cache = str(tmp_path / "cache")
@@ -164,6 +168,7 @@ def test_a_kept_kernel_is_read_where_nothing_can_be_written(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in Path(directory).iterdir()} == kept
 
 
+@pytest.mark.slow
 def test_another_processor_and_other_sources_have_a_folder_of_their_own(tmp_path, monkeypatch):
     cache = str(tmp_path / "cache")
     folders = {
@@ -192,6 +197,7 @@ def test_numbas_own_setting_is_left_alone():
     assert before == numba.config.CACHE_DIR
 
 
+@pytest.mark.slow
 def test_two_processes_may_compile_at_once(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(CODE)
@@ -201,6 +207,7 @@ def test_two_processes_may_compile_at_once(tmp_path):
     assert run(tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")
 def test_a_full_disk_means_no_cache(tmp_path):
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
@@ -213,6 +220,7 @@ def test_a_full_disk_means_no_cache(tmp_path):
     assert run(tmp_path, XDG_CACHE_HOME=cache)[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs owners of files")
 def test_what_somebody_else_can_write_to_is_not_taken(tmp_path):
     """Whoever writes there could have any machine code run."""
@@ -265,6 +273,7 @@ def test_the_folder_is_looked_at_whenever_it_is_used(tmp_path, monkeypatch):
         kernelcache.read("a")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(getattr(os, "getuid", lambda: 1)() != 0, reason="only root can give files away")
 def test_a_folder_of_somebody_elses_is_not_taken(tmp_path):
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}

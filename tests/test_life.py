@@ -151,6 +151,7 @@ def test_many_threads_may_call_several_models_at_once():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["omp", "tbb", "workqueue"])
 def test_numbas_own_threads_may_run_beside(layer):
     """Numba's workqueue aborts a process in which two threads enter parallel kernels at once."""
@@ -252,6 +253,7 @@ def test_the_child_of_a_fork_works_that_came_amid_runs():
     )
 
 
+@pytest.mark.slow
 @forks
 def test_a_fork_waits_until_no_kernel_is_being_compiled(tmp_path):
     """Numba's compiler is under a lock, which nobody would open in the child."""
@@ -286,6 +288,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_of_multiprocessing_work(method, tmp_path):
     import multiprocessing
@@ -301,6 +304,7 @@ def test_workers_of_multiprocessing_work(method, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
 def test_workers_of_joblib_work(backend, tmp_path):
     pytest.importorskip("joblib", reason="the package joblib is not installed")
@@ -370,6 +374,7 @@ def test_a_run_without_memory_leaves_the_model_usable(where, monkeypatch):
 # --- Memory ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_a_thousand_shapes_take_no_more_memory_than_a_few():
     out = run(
@@ -399,6 +404,7 @@ def test_as_many_workspaces_as_callers_and_no_more_are_kept_than_two():
 # --- Processors -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpu", ["haswell", "generic"])
 def test_older_processors_get_their_own_code(cpu, tmp_path):
     """A first process compiles for seconds, and says so; a second one does not."""
