@@ -31,7 +31,7 @@ FLOORS = [
     "network images",
     "data",
     "engines hub",
-    "prediction weights",
+    "prediction weights features",
     "model",
     "create",
     "tools batch summary",
