@@ -6,6 +6,7 @@ import pytest
 from npvgg import ArgumentError
 from npvgg.engines.cook_toom import as_array, cook_toom
 from npvgg.engines.winograd_plain import conv2d_winograd
+from npvgg.ops import conv2d
 from tests.oracles import naive
 
 
@@ -41,3 +42,21 @@ def test_its_rounding_in_float32_is_that_of_its_matrices(m):
 def test_an_m_without_matrices_is_refused():
     with pytest.raises(ArgumentError, match=r"F\(9, 3\)"):
         conv2d_winograd(np.zeros((1, 1, 3, 3)), np.zeros((1, 1, 3, 3)), m=9)
+
+
+@pytest.mark.parametrize("m", [3, 4, 5])
+def test_a_large_pixel_costs_its_neighbours_digits(m):
+    """What winograd.py says of one pixel R times its neighbours: below 2e-7 · R, and no better."""
+    rng, times = np.random.default_rng(0), 1e4
+    x, weight = rng.normal(size=(1, 64, 30, 30)), rng.normal(size=(16, 64, 3, 3))
+    x[0, :, 14, 14] *= times
+    want = conv2d(x, weight, padding=1)
+    elsewhere = np.ones((30, 30), bool)
+    elsewhere[13:16, 13:16] = False
+
+    def error(y):
+        return np.abs(y - want)[..., elsewhere].max() / np.abs(want[..., elsewhere]).max()
+
+    x, weight = x.astype(np.float32), weight.astype(np.float32)
+    assert 2e-8 * times < error(conv2d_winograd(x, weight, m=m)) < 2e-7 * times
+    assert error(conv2d(x, weight, padding=1)) < 2e-6
