@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from make_goldens import GAINS, timm_cases
 
 import npvgg
 from bench.exports import write_ncnn
@@ -33,6 +32,7 @@ from npvgg.testing.bounds.tiles import LARGEST
 from npvgg.testing.comparison.report import MISSING, OK
 from npvgg.testing.comparison.runners import run_onnx
 from tests.oracles import formula, judge, original_peer, runtime_peer, timm_peer
+from weights_tools.make_goldens import GAINS, timm_cases
 from weights_tools.validation_report import EXACT, OWN, Measured, Said, left_out, write
 
 TILED = ("winograd", "ncnn")

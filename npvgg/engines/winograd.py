@@ -44,6 +44,12 @@ MAKING_U = 10
 """What making a value of U costs, in products of that value: 49 values for 384 × 384 kernels took
 1.2 ms, where as many products of one tile take 0.12 (F(5) at 14² on one thread, 2026-11-28)."""
 
+LONG_SUM = 128
+"""Input channels from which F(5) is taken. Alone it is off by 5 to 10 times as much as a direct
+sum, for any number of channels (F(3) 1 to 2, F(4) 1.3 to 3: `winograd_plain` on random numbers). In
+the networks of the table the layers before are off by more: the late ones have many channels. One
+of 16 channels at the beginning was off by 7.7 times PyTorch's error; 6 is promised (2026-11-28)."""
+
 
 def cost(m: int, stride: int, height: int, width: int) -> int:
     """Reckon what F(m) costs for a map of this size, in products per pair of channels; 0: direct.
@@ -60,7 +66,8 @@ def tile(filter: Filter, height: int, width: int) -> int:
     """Choose m for a convolution, or 0: the im2col kernels serve it."""
     if filter.size != 3 or filter.dilation != 1 or filter.shape[1] < 16:
         return 0
-    sizes = [m for m, stride in FILTERS if stride == filter.stride]
+    largest = 5 if filter.shape[1] >= LONG_SUM else 4
+    sizes = [m for m, stride in FILTERS if stride == filter.stride and m <= largest]
     return min((0, *sizes), key=lambda m: cost(m, filter.stride, height, width))
 
 
