@@ -20,12 +20,6 @@ COVARIANCE = np.array([[1.0, 0.4], [0.4, 0.5]])
 TARGET = np.array([2.0, -1.0])
 START = np.array([0.5, 0.5])
 
-CITED = (
-    ("none", "72.39"), ("identity", "74.79"), ("1×1", "73.15"), ("1×1 and identity", "75.14"),
-)  # fmt: skip
-"""Branches beside the 3×3 while training → ImageNet top-1 of RepVGG-B0, per cent. Source: Ding et
-al., RepVGG, arXiv:2101.03697, table 6."""
-
 
 @dataclass(frozen=True)
 class Way:
@@ -103,11 +97,10 @@ class TrainingLesson(Lesson):
                     )
                 ),
                 Heading("What was published"),
-                Table(
-                    ("branches beside the 3×3", "top-1, %"),
-                    CITED,
-                    "RepVGG-B0 on ImageNet, after Ding et al., arXiv:2101.03697, table 6. Cited, "
-                    "not measured here: npvgg does not train.",
+                Paragraph(
+                    "Ding et al. trained RepVGG-B0 on ImageNet with all branches, with one of them "
+                    "left out, and without any: arXiv:2101.03697, table 6. npvgg does not train, "
+                    "and has no numbers of its own for it."
                 ),
                 Source("npvgg.explain.lessons.training.descend", inspect.getsource(descend)),
                 Exercise(
