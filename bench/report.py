@@ -19,13 +19,17 @@ PACKAGES = (
     "numpy", "numba", "llvmlite", "scipy", "onnx", "onnxruntime", "openvino", "ncnn", "torch",
 )  # fmt: skip
 
+UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""Linux's names of what decides a race: 256-bit and 512-bit FMA, and products in bfloat16."""
+
 Row = dict[str, Any]
 Rows = list[Row]
 
 NOTES = {
     "races": "ms per image: median of turns taken alternately, one process each (quartiles); "
     "× the first's time, turn by turn (quartiles). Errors against float64, of the largest output. "
-    "ncnn stores weights in half precision and takes one image at a time.",
+    "ncnn stores weights in half precision and takes one image at a time. OpenVINO as it comes and "
+    "PyTorch's autocast compute in bfloat16.",
     "layers": "Every step alone, on one thread, best of several runs, ms per image. Its floors: "
     "least ms, of the products at the peak (operands in the first-level cache); memory ms, of "
     "weights, input and output, each counted once, at the bandwidth of summing an array much "
@@ -50,10 +54,15 @@ def say(line: str) -> None:
 def machine() -> dict[str, Any]:
     """Say where and with what this was measured, and how busy the machine was before."""
     processor = platform.processor() or platform.machine()
+    units: list[str] = []
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(": ")[2] if names else processor
+        facts = dict(
+            (key.strip(), value.strip())
+            for key, _, value in (line.partition(":") for line in info.read_text().splitlines())
+        )
+        processor = facts.get("model name", processor)
+        units = [unit for unit in UNITS if unit in facts.get("flags", "").split()]
     versions = {"npvgg": __version__}
     for package in PACKAGES:
         try:
@@ -63,6 +72,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "processor": processor,
+        "units": units,
         "processors": available(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": platform.system(),
@@ -165,7 +175,7 @@ def footnote(what: str, where: dict[str, Any]) -> str:
     note = NOTES.get(what, NOTES["races"])
     busy = (where["load"] or 0) > 0.5
     return (
-        f"{note} {where['processor']}, {where['processors']} processors, {where['system']}, "
+        f"{note} {where['processor']} ({', '.join(where['units'])}), {where['processors']} processors, {where['system']}, "
         f"Python {where['python']}; {versions}; commit {where['commit']}, {where['date']}."
         + (f" The machine had been busy before it began: load {where['load']:.1f}." if busy else "")
     )
