@@ -96,7 +96,7 @@ def compare(
 
 
 def show(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Give the rows as lines."""
+    """Return the rows as lines."""
     for row in rows:
         low, high = row["ratio quartiles"]
         yield (

@@ -28,7 +28,7 @@ FILES = "NPVGG_BENCH_FILES"
 
 
 def exported(name: str, suffix: str) -> Path:
-    """Give the file of a network in one of the formats; it is written when first asked for."""
+    """Return the file of a network in one of the formats; it is written when first asked for."""
     folder = Path(os.environ.get(FILES) or tempfile.mkdtemp(prefix="npvgg-bench-"))
     os.environ[FILES] = str(folder)
     path = folder / f"{name}{suffix}"
@@ -49,17 +49,17 @@ def exported(name: str, suffix: str) -> Path:
 
 
 def network(name: str, **options: Any) -> Any:
-    """Give the model that all run: random weights, of which all make the same."""
+    """Return the model that all run: random weights, of which all make the same."""
     return npvgg.create_model(name, weights=exported(name, ".safetensors"), **options)
 
 
 def make_npvgg(engine: str) -> Callable[[str, int], Run]:
-    """Give npvgg with one of its engines."""
+    """Return npvgg with one of its engines."""
     return lambda name, threads: network(name, engine=engine, threads=threads)
 
 
 def make_onnxruntime(name: str, threads: int) -> Run:
-    """Give ONNX Runtime, CPU provider, all optimisations."""
+    """Return ONNX Runtime, CPU provider, all optimisations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -72,7 +72,7 @@ def make_onnxruntime(name: str, threads: int) -> Run:
 
 
 def make_openvino(name: str, threads: int, precision: str | None = "f32") -> Run:
-    """Give OpenVINO on the CPU, compiled for every shape that comes; None: in what it likes."""
+    """Return OpenVINO on the CPU, compiled for every shape that comes; None: in what it likes."""
     import openvino
 
     core = openvino.Core()
@@ -92,7 +92,7 @@ def make_openvino(name: str, threads: int, precision: str | None = "f32") -> Run
 
 
 def make_ncnn(name: str, threads: int, **exact: bool) -> Run:
-    """Give ncnn as it comes; it takes one image at a time."""
+    """Return ncnn as it comes; it takes one image at a time."""
     import ncnn
 
     net = ncnn.Net()
@@ -115,7 +115,7 @@ def make_ncnn(name: str, threads: int, **exact: bool) -> Run:
 
 
 def make_torch(name: str, threads: int, autocast: bool = False) -> Run:
-    """Give PyTorch's eager mode, channels-last, over the folded convolutions; with autocast the
+    """Return PyTorch's eager mode, channels-last, over the folded convolutions; with autocast the
     convolutions are in bfloat16.
     """
     import torch
@@ -154,7 +154,7 @@ def make_torch(name: str, threads: int, autocast: bool = False) -> Run:
 
 
 def make_onnx_reference(name: str, threads: int) -> Run:
-    """Give onnx's own evaluator in NumPy, as it comes."""
+    """Return onnx's own evaluator in NumPy, as it comes."""
     from onnx.reference import ReferenceEvaluator
 
     session = ReferenceEvaluator(str(exported(name, ".onnx")))

@@ -51,7 +51,7 @@ def bandwidth() -> float:
 
 
 def _best(program: Any, *arrays: Any) -> float:
-    """Give the shortest of several runs, in seconds."""
+    """Return the shortest of several runs, in seconds."""
     best = float("inf")
     for _ in range(REPEATS):
         state = p.counters(len(program), 1)

@@ -52,7 +52,7 @@ class Contender:
 
 
 def images(batch: int, size: int) -> Any:
-    """Give the same noise to everybody."""
+    """Return the same noise to everybody."""
     return np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
 
 
@@ -130,5 +130,5 @@ def _check(contender: Contender, truth: Any) -> None:
 
 
 def error_of(got: Any, truth: Any) -> float:
-    """Give the largest error, as a part of the largest value of the truth."""
+    """Return the largest error, as a part of the largest value of the truth."""
     return float(np.abs(got - truth).max() / np.abs(truth).max())

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Give the first quartile, the median and the third; a single value is all three."""
+    """Return the first quartile, the median and the third; a single value is all three."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     first, median, third = statistics.quantiles(values, n=4, method="inclusive")

@@ -67,7 +67,7 @@ def _races(axes: Any, rows: Rows) -> None:
 
 
 def _accuracy(axes: Any, rows: Rows) -> None:
-    """The first case, error against time: down and to the left is better."""
+    """Draw the first case, error against time: down and to the left is better."""
     for contender in rows[0]["contenders"]:
         if contender["ms"]:
             axes.scatter(contender["ms"], contender["error"], label=contender["name"])
@@ -111,7 +111,7 @@ def _layers(axes: Any, rows: Rows) -> None:
 
 
 def _roofline(axes: Any, rows: Rows) -> None:
-    """Steps that multiply, as points under the roof."""
+    """Draw the steps that multiply as points under the roof."""
     peak, bandwidth = rows[0]["peak GFLOP/s"], rows[0]["peak GB/s"]
     points = [row for row in rows if row["GFLOP"]]
     at = [row["GFLOP"] * 1e3 / row["MB"] for row in points]

@@ -57,10 +57,8 @@ def machine() -> dict[str, Any]:
     units: list[str] = []
     info = Path("/proc/cpuinfo")
     if info.exists():
-        facts = dict(
-            (key.strip(), value.strip())
-            for key, _, value in (line.partition(":") for line in info.read_text().splitlines())
-        )
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        facts = {key.strip(): value.strip() for key, _, value in lines}
         processor = facts.get("model name", processor)
         units = [unit for unit in UNITS if unit in facts.get("flags", "").split()]
     versions = {"npvgg": __version__}
@@ -83,7 +81,7 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Give the commit that is measured, and whether files but results were changed since."""
+    """Return the commit that is measured, and whether files but results were changed since."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run(
@@ -117,7 +115,7 @@ def write(what: str, rows: Rows, where: dict[str, Any], folder: Path) -> None:
 
 
 def table(what: str, rows: Rows) -> str:
-    """Give a Markdown table: one line per case where contenders raced, else one per row."""
+    """Return a Markdown table: one line per case where contenders raced, else one per row."""
     if "contenders" in rows[0]:
         return _races(rows)
     heads = [head for head in rows[0] if not isinstance(rows[0][head], list)]
@@ -125,7 +123,7 @@ def table(what: str, rows: Rows) -> str:
 
 
 def _races(rows: Rows) -> str:
-    """A line per case, a column per contender; below, everybody's largest error."""
+    """Return a line per case, a column per contender; below, everybody's largest error."""
     names = [contender["name"] for contender in rows[0]["contenders"]]
     lines = [[case(row), *(_result(c) for c in row["contenders"])] for row in rows]
     worst = ["largest error"]
@@ -161,7 +159,7 @@ def _result(contender: dict[str, Any]) -> str:
 
 
 def _cell(row: Row, head: str) -> str:
-    """A number with its quartiles, if the row has them."""
+    """Return a number with its quartiles, if the row has them."""
     value = row.get(head)
     if not isinstance(value, float):
         return "–" if value is None else str(value)
@@ -174,8 +172,9 @@ def footnote(what: str, where: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     note = NOTES.get(what, NOTES["races"])
     busy = (where["load"] or 0) > 0.5
+    processor = f"{where['processor']} ({', '.join(where['units'])})"
     return (
-        f"{note} {where['processor']} ({', '.join(where['units'])}), {where['processors']} processors, {where['system']}, "
+        f"{note} {processor}, {where['processors']} processors, {where['system']}, "
         f"Python {where['python']}; {versions}; commit {where['commit']}, {where['date']}."
         + (f" The machine had been busy before it began: load {where['load']:.1f}." if busy else "")
     )

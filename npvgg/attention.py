@@ -425,7 +425,7 @@ in `testing.bounds.gates`, and, for "se", its float64 in `testing.steady`.
 
 
 def sees_means_alone(layer: str | None, options: Mapping[str, Any]) -> bool:
-    """Tell whether a layer is one gate per channel, computed from the channels' means."""
+    """Return whether a layer is one gate per channel, computed from the channels' means."""
     return layer is not None and (
         LAYERS[layer].gate is not None and not options.get("add_maxpool", False)
     )

@@ -136,7 +136,8 @@ class RepVGGConfig:
                 attention.shapes(block.attn_layer, block.out_chs, block.attn_kwargs)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the fields in JSON's types, but for the usual bn_eps; `weights.metadata` reads them.
+        """Return the fields in JSON's types, but for the usual bn_eps; `weights.metadata` reads
+        them.
 
         So the files of published networks have the bytes that they had before there was a choice.
         """
@@ -157,7 +158,7 @@ class RepVGGConfig:
     def with_changes(
         self, *, width_factor: float = 1.0, **changes: Unpack[ConfigFields]
     ) -> RepVGGConfig:
-        """Give the configuration with some fields replaced; raise ArgumentError for an unknown
+        """Return the configuration with some fields replaced; raise ArgumentError for an unknown
         field.
 
         width_factor scales the stem and every stage; stages round to a multiple of 8 as timm's

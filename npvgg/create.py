@@ -253,7 +253,7 @@ def create_model(
 
 
 def _with_tag(name: str | None, pretrained_cfg: str | Mapping[str, Any] | None) -> str | None:
-    """Give the network's name with the tag that `pretrained_cfg` is, if it is one."""
+    """Return the network's name with the tag that `pretrained_cfg` is, if it is one."""
     if not isinstance(pretrained_cfg, str) or not pretrained_cfg or not isinstance(name, str):
         return name
     return f"{split_tag(name.partition('.')[0])[0]}.{pretrained_cfg}"
@@ -288,7 +288,7 @@ def _pretrained(
 
 
 def _described(found: Identity, said: Mapping[str, Any], whole: bool, weightless: bool) -> Identity:
-    """Give a network the data configuration that the caller wants for it.
+    """Return a network the data configuration that the caller wants for it.
 
     Where there are no weights to tell, the ends of the network follow it too.
     """
@@ -349,7 +349,7 @@ def _read(
 
 
 def _checked_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what changes the configuration; what changes nothing is left, as None is.
+    """Return what changes the configuration; what changes nothing is left, as None is.
 
     Raises ArgumentError for a keyword or a value that is refused, and names the nearest keyword.
     """
@@ -371,7 +371,7 @@ def _checked_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
 def _checked_cfg(
     whole: str | Mapping[str, Any] | None, overlay: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Give what the caller says of the data configuration, in timm's words."""
+    """Return what the caller says of the data configuration, in timm's words."""
     said: dict[str, Any] = {}
     for argument, cfg in (("pretrained_cfg", whole), ("pretrained_cfg_overlay", overlay)):
         if cfg is None or (argument == "pretrained_cfg" and isinstance(cfg, str)):

@@ -45,7 +45,8 @@ def resolve_model_data_config(
     use_test_size: bool = False,
     verbose: bool = False,
 ) -> dict[str, Any]:
-    """What `create_transform` needs to feed this model: timm's rules, from `model.pretrained_cfg`.
+    """Return what `create_transform` needs to feed this model: timm's rules, from
+    `model.pretrained_cfg`.
 
     Returns input_size (C, H, W), interpolation, mean, std, crop_pct, crop_mode. `args` wins over
     `pretrained_cfg`, which stands in for the model's own; `use_test_size` prefers test_input_size
@@ -131,7 +132,8 @@ def create_transform(
     normalize: str | bool = "totensor",
     **opening: Unpack[TransformKeywords],
 ) -> Transform:
-    """The evaluation transform: any photo that `images.open_image` opens → (C, H, W) float32.
+    """Return the evaluation transform: any photo that `images.open_image` opens → (C, H, W)
+    float32.
 
     input_size      S, (H, W) or (C, H, W) with C 3 or 1 (grey); C is 3 if not given
     is_training     must be False: npvgg only infers
@@ -189,7 +191,7 @@ def _own_cfg(model: Any) -> Mapping[str, Any]:
 def _resolve_input_size(
     args: Mapping[str, Any], cfg: Mapping[str, Any], test: Mapping[str, Any]
 ) -> tuple[tuple[int, int, int], int]:
-    """The input size, and the channels that `mean` and `std` in args must have."""
+    """Return the input size, and the channels that `mean` and `std` in args must have."""
     channels = next((args[key] for key in ("in_chans", "chans") if args.get(key) is not None), 3)
     if args.get("input_size") is not None:
         size = _shape(args["input_size"])

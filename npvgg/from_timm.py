@@ -304,7 +304,7 @@ is named, any other is refused by that note.
 
 
 def refused(call: str, name: str) -> bool:
-    """Tell whether a table has a name as refused."""
+    """Return whether a table has a name as refused."""
     answer = CALLS[call].get(name)
     return answer is not None and answer.kind == "refused"
 
@@ -318,7 +318,7 @@ ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType({
 
 
 def changes_nothing(name: str, value: object) -> bool:
-    """Tell whether timm's `create_model` makes the same RepVGG with a keyword as without it."""
+    """Return whether timm's `create_model` makes the same RepVGG with a keyword as without it."""
     answer = CALLS["create_model"].get(name)
     if value is None or (answer is not None and answer.kind == "nothing"):
         return True

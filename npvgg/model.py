@@ -223,7 +223,7 @@ class RepVGG(_Evaluating):
 
     @property
     def form(self) -> str:
-        """Tell "train" (three branches) from "deploy" (one convolution per block)."""
+        """Return "train" (three branches) or "deploy" (one convolution per block)."""
         return self._form
 
     @property
@@ -302,7 +302,7 @@ class RepVGG(_Evaluating):
 
     @whatever_seterr_says
     def forward_features(self, x: Array) -> Array:
-        """Give the last map, unpooled: x (N, C, H, W) → (N, num_features, P, Q)."""
+        """Return the last map, unpooled: x (N, C, H, W) → (N, num_features, P, Q)."""
         return self._engine.maps(self._checked(x), [len(self._names) - 1])[0]
 
     @whatever_seterr_says
@@ -352,7 +352,7 @@ class RepVGG(_Evaluating):
         intermediates_only: bool = False,
         exclude_final_conv: bool = False,
     ) -> tuple[Array, list[Array]] | list[Array]:
-        """Give the last map and the maps of `feature_info`, in the order of execution.
+        """Return the last map and the maps of `feature_info`, in the order of execution.
 
         indices: all by default; an integer n for the last n; a sequence for those entries of
         `feature_info` (negative from the end), each given once and in network order, however they
@@ -433,7 +433,7 @@ class RepVGG(_Evaluating):
             self.caveats += (RANDOM_CLASSIFIER,)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Tell into which groups of layers timm divides the parameters, by their names.
+        """Return into which groups of layers timm divides the parameters, by their names.
 
         Fine-tuning with a learning rate that decays from layer to layer counts these groups;
         `npvgg.info(model).layer_decay()` shows what follows. coarse: a stage is one group.
@@ -618,12 +618,12 @@ class FeatureNet(_Evaluating):
         return self.model.load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: Array) -> list[Array]:
-        """Give the maps, as calling it does: x (N, C, H, W) → [(N, K, P, Q), …]."""
+        """Return the maps, as calling it does: x (N, C, H, W) → [(N, K, P, Q), …]."""
         return self(x)
 
     def __repr__(self) -> str:
         return f"<FeatureNet {self.out_indices} of {self.model!r}>"
 
     def __call__(self, x: Array) -> list[Array]:
-        """Give the maps, the largest first: x (N, C, H, W) → [(N, K, P, Q), …]."""
+        """Return the maps, the largest first: x (N, C, H, W) → [(N, K, P, Q), …]."""
         return self.model.forward_intermediates(x, self.out_indices, intermediates_only=True)

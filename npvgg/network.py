@@ -39,7 +39,7 @@ class Block:
         return self._folded("float64")
 
     def reparameterized(self, fold: str = "float64") -> Block:
-        """Give the block in deploy form (itself, if it already is).
+        """Return the block in deploy form (itself, if it already is).
 
         fold: the arithmetic, "float64" (rounded once) or "float32" (in timm's order)
         """
@@ -88,15 +88,15 @@ class Network:
 
     @property
     def form(self) -> str:
-        """Tell "deploy" (every block is one convolution) from "train"."""
+        """Return "deploy" (every block is one convolution) or "train"."""
         return "deploy" if all(isinstance(b.form, FusedConv) for b in self.blocks) else "train"
 
     def reparameterized(self, fold: str = "float64") -> Network:
-        """Give the network in deploy form; `fold` as of `Block.reparameterized`."""
+        """Return the network in deploy form; `fold` as of `Block.reparameterized`."""
         return replace(self, blocks=tuple(block.reparameterized(fold) for block in self.blocks))
 
     def astype(self, dtype: DTypeLike) -> Network:
-        """Give the network in another floating-point type (itself, if it already is in that one).
+        """Return the network in another floating-point type (itself, if it already is in that one).
 
         Raises ArgumentError unless dtype is float32 or float64, and for a value that overflows it.
         """

@@ -212,7 +212,7 @@ def reparameterized_terms(branches: Branches, *, groups: int, floor: float = 0.0
 
 
 def _as_3x3(branches: Branches, groups: int) -> Iterator[tuple[Array, BatchNorm]]:
-    """Give the kernel of each branch as a 3×3 kernel, unfolded, with its batch norm."""
+    """Return the kernel of each branch as a 3×3 kernel, unfolded, with its batch norm."""
     yield branches.conv_kxk.weight, branches.conv_kxk.bn
     yield pad_1x1_to_3x3(branches.conv_1x1.weight), branches.conv_1x1.bn
     if branches.identity is not None:

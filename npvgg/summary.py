@@ -88,7 +88,8 @@ class Info:
         return sum((layer.deploy for layer in self.layers), Counts(0, 0, 0))
 
     def layer_decay(self, decay: float = 0.75) -> LayerDecay:
-        """Tell how fine-tuning with a rate that decays from layer to layer would scale each layer.
+        """Return how fine-tuning with a rate that decays from layer to layer would scale each
+        layer.
 
         With the groups 0 … G of timm's `group_matcher`, the stem first and the classifier last,
         group g learns at decay^(G − g) times the rate. Source: timm `param_groups_layer_decay`.

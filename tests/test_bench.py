@@ -112,8 +112,9 @@ def test_the_footnote_tells_machine_versions_commit_and_whether_it_was_quiet():
     where = report.machine()
     assert {"npvgg", "numpy", "numba"} <= where["versions"].keys()
     for load, word in ((0.1, False), (3.0, True), (None, False)):
-        note = report.footnote("memory", {**where, "load": load, "processor": "A CPU"})
-        assert "A CPU" in note
+        said = {"load": load, "processor": "A CPU", "units": ["avx2"]}
+        note = report.footnote("memory", where | said)
+        assert "A CPU (avx2), " in note
         assert where["commit"] in note
         assert f"numpy {np.__version__}" in note
         assert ("busy" in note) is word

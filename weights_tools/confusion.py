@@ -68,7 +68,7 @@ class Outcome(NamedTuple):
 
 @cache
 def pack(network: str, level: str, form: str) -> Pack:
-    """A tiny pack with its own seed."""
+    """Return a tiny pack with its own seed."""
     return conformance_pack(network, level=level, form=form)
 
 
@@ -109,7 +109,7 @@ def outcome(plant: plants.Plant, level: str) -> Outcome:
 
 
 def normed(change: Callable[..., Any]) -> dict[str, Any]:
-    """A batch norm whose four vectors are changed."""
+    """Return a batch norm whose four vectors are changed."""
     return {"norm": lambda port, branch, y: porter.norm(y, *change(*port.numbers(branch)))}
 
 
@@ -173,7 +173,7 @@ def foreign() -> Iterator[plants.Plant]:
 
 
 def first(count: int) -> Iterator[int]:
-    """The numbers of the first plants of each mistake, so many of each."""
+    """Return the numbers of the first plants of each mistake, so many of each."""
     seen: Counter[str] = Counter()
     for number, plant in enumerate(plants.PLANTS):
         seen[plant.mistake] += 1
@@ -182,12 +182,12 @@ def first(count: int) -> Iterator[int]:
 
 
 def planted(number: int) -> list[Outcome]:
-    """What the plant of this number is called at every level."""
+    """Return what the plant of this number is called at every level."""
     return [outcome(plants.PLANTS[number], level) for level in LEVELS]
 
 
 def stranger(number: int) -> list[Outcome]:
-    """The same of a foreign mistake."""
+    """Return the same of a foreign mistake."""
     return [outcome([*foreign()][number], level) for level in ("block", "op")]
 
 
@@ -248,7 +248,7 @@ def honest(network: str) -> list[tuple[str, str, bool, float]]:
 
 
 def table(rows: list[Outcome]) -> Iterator[str]:
-    """A row per planted mistake, a column per level: how often it was named, of how many."""
+    """Return a row per planted mistake, a column per level: how often it was named, of how many."""
     yield "| planted | " + " | ".join(LEVELS) + " |"
     yield "|---|" + "---|" * len(LEVELS)
     by_mistake: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))

@@ -125,7 +125,7 @@ DEPLOY_FILES = {"deploy-file": {}, "deploy-file-attn": {"attn_layer": "se", "gro
 
 
 def timm_case(name, variant, keywords, shape):
-    """The golden of one network of timm's, from train-form weights."""
+    """Return the golden of one network of timm's, from train-form weights."""
     whole = timm_peer.network(variant, **keywords)
     kind = keywords.get("attn_layer") or keywords.get("act_layer")
     gain = GAINS.get(kind, 0.75)
@@ -142,7 +142,7 @@ def timm_case(name, variant, keywords, shape):
 
 
 def feature_case(name, out_indices):
-    """The golden of a features_only network."""
+    """Return the golden of a features_only network."""
     keywords = {**SMALL, "groups": 2}
     weights = formula.tensors(timm_peer.shapes(timm_peer.network("repvgg_a0", **keywords)))
 
@@ -161,7 +161,9 @@ def feature_case(name, out_indices):
 
 
 def deploy_file_case(name, keywords):
-    """The golden of a network whose weights are given in deploy form: nothing is left to fold."""
+    """Return the golden of a network whose weights are given in deploy form: nothing is left to
+    fold.
+    """
     keywords = {**SMALL, **keywords}
     train = timm_peer.network("repvgg_a0", **keywords)
     train = timm_peer.load(train, formula.tensors(timm_peer.shapes(train)), torch.float32)
@@ -177,7 +179,7 @@ def deploy_file_case(name, keywords):
 
 
 def original_case(original, theirs, scale):
-    """The golden of one of the original's networks, with the original's names."""
+    """Return the golden of one of the original's networks, with the original's names."""
     size = {"scale": scale, "num_classes": 50}
     train = original_peer.network(original, theirs, **size)
     keywords = original_peer.keywords(train)
@@ -244,7 +246,7 @@ class Manifests:
         self.texts = {}
 
     def key(self, shapes):
-        """The key of a list of shapes."""
+        """Return the key of a list of shapes."""
         text = "\n".join(f"{n} {','.join(map(str, s))}" for n, s in shapes.items())
         return self.texts.setdefault(text, f"shapes{len(self.texts)}")
 

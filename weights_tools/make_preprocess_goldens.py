@@ -24,7 +24,9 @@ CIFAR = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616]}
 
 
 def photo(height, width, channels):
-    """The formula is also in tests/test_data.py; the hash of each photo ties the two together."""
+    """Make a photo by formula. It is also in tests/test_data.py; the hash of each photo ties the
+    two together.
+    """
     y, x, c = np.mgrid[:height, :width, :channels].astype(np.int64)
     return ((y * y * 3 + x * 7 + x * y * (c + 1) + c * 85) % 256).astype(np.uint8)
 

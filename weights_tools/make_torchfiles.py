@@ -14,7 +14,9 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 
 
 def checkpoint():
-    """A training checkpoint; every number follows from its place, so the test can say it again."""
+    """Return a training checkpoint; every number follows from its place, so the test can say it
+    again.
+    """
     base = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4) / 8
     state = OrderedDict()
     state["module.weight"] = torch.nn.Parameter(base)

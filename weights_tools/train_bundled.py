@@ -233,7 +233,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(net: Network, pixels: Tensor, classes: Tensor) -> float:
-    """Give the share of images whose class comes first, in float32."""
+    """Return the share of images whose class comes first, in float32."""
     net.eval()
     with torch.no_grad():
         right = [

@@ -135,7 +135,7 @@ def runners(case: Case, form: str, folder: Path) -> Iterator[tuple[str, Callable
 
 
 def arrays(steps: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The tensors without what they are."""
+    """Return the tensors without what they are."""
     return {name: step.array for name, step in steps.items()}
 
 
@@ -180,7 +180,9 @@ def validate(case: Case, form: str, folder: Path) -> Iterator[Measured | Said]:
 
 
 def failures_of(case: Case, form: str, runner: str, report: Report) -> Iterator[Said]:
-    """What is wrong or missing; Winograd's algorithms get a second chance, by their own bound."""
+    """Return what is wrong or missing; Winograd's algorithms get a second chance, by their own
+    bound.
+    """
     wide = report
     if not report.ok and runner in TILED:
         pack = Pack.of(case.ours(form), case.x, level="branch", form=form, winograd=LARGEST)

@@ -64,24 +64,26 @@ class Said(NamedTuple):
 
 
 def listed(lines: Iterable[str]) -> list[str]:
-    """A Markdown list, which says so if nothing is in it."""
+    """Return a Markdown list, which says so if nothing is in it."""
     return [f"- {line}" for line in lines] or ["- none"]
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
+    """Return a Markdown table."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def cell(found: list[Measured]) -> str:
-    """The largest share, and the largest multiple where it is not of oneself."""
+    """Return the largest share, and the largest multiple where it is not of oneself."""
     if not found or found[0].runner in ("PyTorch", EXACT):
         return f"{max(m.share for m in found):.2g}" if found else ""
     return f"{max(m.share for m in found):.2g} ({max(m.multiple for m in found):.1f} ×)"
 
 
 def by_runner(found: list[Measured], *keys: str) -> list[list[str]]:
-    """A row for every value of some fields, in order of appearance; a column for everybody."""
+    """Return a row for every value of some fields, in order of appearance; a column for
+    everybody.
+    """
     rows: dict[tuple[str, ...], dict[str, list[Measured]]] = {}
     for m in found:
         rows.setdefault(tuple(getattr(m, k) for k in keys), {}).setdefault(m.runner, []).append(m)
@@ -99,7 +101,9 @@ def everybody(found: list[Measured]) -> list[list[str]]:
 
 
 def worst(found: list[Measured], runners: Iterable[str], field: str) -> list[list[str]]:
-    """The ten worst tensors of some runners by a field, but one of each network and runner."""
+    """Return the ten worst tensors of some runners by a field, but one of each network and
+    runner.
+    """
     ranked = sorted((m for m in found if m.runner in runners), key=lambda m: getattr(m, field))
     single = {(m.network, m.runner): m for m in ranked}
     ten = sorted(single.values(), key=lambda m: -getattr(m, field))[:10]
@@ -107,7 +111,7 @@ def worst(found: list[Measured], runners: Iterable[str], field: str) -> list[lis
 
 
 def left_out(found: list[Measured], seen: dict[str, Any], pattern: str) -> Iterator[str]:
-    """What this run did not see; seen: network → npvgg's name for it and its configuration."""
+    """List what this run did not see; seen: network → npvgg's name for it and its configuration."""
     if pattern != "*":
         yield f"this is a selection: {pattern}"
     for runner, package in RUNTIMES.items():
@@ -124,7 +128,7 @@ def left_out(found: list[Measured], seen: dict[str, Any], pattern: str) -> Itera
 
 
 def write(found: list[Measured], said: list[Said], notes: Iterable[str]) -> str:
-    """The whole report."""
+    """Return the whole report."""
     where = machine()
     versions = {**where["versions"], "timm": version("timm")}
     where["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())

@@ -34,7 +34,7 @@ class Reader:
 
     @contextmanager
     def photo(self, entry: Entry) -> Iterator[Source]:
-        """Give what the transform can open: a path, or the bytes. Raises ImageError."""
+        """Return what the transform can open: a path, or the bytes. Raises ImageError."""
         try:
             if entry.container is not None:
                 yield self._opened(entry).read(entry)

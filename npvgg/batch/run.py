@@ -302,6 +302,6 @@ def _json(value: Any) -> bytes:
 
 
 def numbers(run: Run, part: tuple[int, int] = (1, 1)) -> Iterator[int]:
-    """Give the numbers of the shards of part I of N: every N-th, from the I-th on, from 1."""
+    """Return the numbers of the shards of part I of N: every N-th, from the I-th on, from 1."""
     first, step = part
     return iter(range(first - 1, run.shards, step))

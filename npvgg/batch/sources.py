@@ -79,7 +79,7 @@ def is_url(path: str) -> bool:
 
 
 def is_photo(path: str) -> bool:
-    """Tell by the end of its name whether a file is taken for a photo."""
+    """Return whether, by the end of its name, a file is taken for a photo."""
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
@@ -160,7 +160,7 @@ def _in_parquet(table: str, column: str | None) -> Iterator[Entry]:
 
 
 def holds_bytes(pa: Any, kind: Any) -> bool:
-    """Tell whether a column holds files: bytes, or a structure with a field `bytes`, as Hugging
+    """Return whether a column holds files: bytes, or a structure with a field `bytes`, as Hugging
     Face's data sets store images.
     """
     if pa.types.is_struct(kind):
@@ -186,7 +186,7 @@ def _at_url(url: str) -> Iterator[Entry]:
 
 
 def is_photo_url(fs: Any, path: str) -> bool:
-    """Tell whether a path of a file system that looks like a pattern is a file of that name."""
+    """Return whether a path of a file system that looks like a pattern is a file of that name."""
     return bool(is_photo(path) and fs.exists(path))
 
 

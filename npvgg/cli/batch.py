@@ -102,7 +102,7 @@ def _ended(run: Run, rates: dict[str, float] | None, limit: float | None, failed
 
 
 def _beyond(run: Run, limit: float | None, failed: int) -> bool:
-    """Tell whether more photos failed than may, and say so."""
+    """Return whether more photos failed than may, and say so."""
     if limit is None or failed <= limit * run.photos:
         return False
     log.error(

@@ -138,7 +138,9 @@ def _saying(option: str, path: str) -> Iterator[None]:
 
 
 def _model(args: argparse.Namespace) -> RepVGG:
-    """The network, in train form where it can be; random weights are no subject of a lesson."""
+    """Return the network, in train form where it can be; random weights are no subject of a
+    lesson.
+    """
     return create_model(
         args.model if args.model or args.weights else BUNDLED,
         pretrained=not args.weights,

@@ -212,7 +212,7 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 def _fits(parts: list[str], pattern: list[str]) -> bool:
-    """Tell whether a path matches a pattern, component by component; `**` is any number of them.
+    """Return whether a path matches a pattern, component by component; `**` is any number of them.
 
     places[j]: whether the parts so far match the first j components of the pattern
     """

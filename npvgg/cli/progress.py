@@ -73,7 +73,7 @@ def shown(quiet: bool) -> Iterator[None]:
 
 
 def on_terminal() -> bool:
-    """Tell whether somebody watches."""
+    """Return whether somebody watches."""
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 

@@ -183,7 +183,9 @@ class CompiledNetwork:
         return self._plans[key]
 
     def _weights(self, threads: int) -> Array:
-        """Give all weights as the micro-kernel reads them; pack them when they are first needed."""
+        """Return all weights as the micro-kernel reads them; pack them when they are first
+        needed.
+        """
         if self._packed is None and self._source is not None:
             weights = aligned(self._places[-1])
             arrays = [pair for block in self._source.blocks for pair in _arrays(block)]
@@ -207,7 +209,7 @@ def load_kernels() -> None:
 
 
 def _share(step: Table, plan: Plan, work: Workspace, threads: int) -> Callable[[], None]:
-    """Give the function that takes part in one run of some steps."""
+    """Return the function that takes part in one run of some steps."""
     state, scratch = program.counters(len(step), threads), work.scratch[:threads]
     return lambda: program.run(step, plan.tables, plan.weights, work.data, work.v, scratch, state)
 

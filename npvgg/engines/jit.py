@@ -92,7 +92,7 @@ def _how_often() -> str:
 
 
 def _missed() -> bool:
-    """Tell whether any kernel was not found in the cache."""
+    """Return whether any kernel was not found in the cache."""
     return any(compiled.stats.cache_misses for compiled in _kernels)
 
 

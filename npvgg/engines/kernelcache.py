@@ -60,13 +60,13 @@ def kernel_cache() -> Path | None:
 
 
 def writable() -> bool:
-    """Tell whether what is compiled can be kept."""
+    """Return whether what is compiled can be kept."""
     path = kernel_cache()
     return path is not None and os.access(path, os.W_OK)
 
 
 def _candidates() -> Iterator[Path]:
-    """Give the folders that may hold it. Links on the way to the user's own are followed now, and
+    """Return the folders that may hold it. Links on the way to the user's own are followed now, and
     never again; in a shared temporary folder they are anybody's, and not followed at all.
     """
     if config.CACHE_DIR:
@@ -147,7 +147,7 @@ def _check(descriptor: int, *, last: bool) -> None:
 
 @cache
 def _is_private(group: int) -> bool:
-    """Tell whether a group is the user's own, as many systems make one for every user."""
+    """Return whether a group is the user's own, as many systems make one for every user."""
     try:
         import grp
         import pwd

@@ -71,7 +71,7 @@ class MapLayout:
         return -(-self.n * self.image // LANES) * LANES
 
     def moved(self, at: int) -> MapLayout:
-        """Give the same layout at another place."""
+        """Return the same layout at another place."""
         return replace(self, at=at)
 
     def view(self, data: Array) -> Array:
@@ -115,7 +115,7 @@ class MapLayout:
 
 
 def kernel_order(first: int, last: int, size: int) -> tuple[Table, Table, Table]:
-    """Give channel, row and column of each weight of a filter, in the order of the sum.
+    """Return channel, row and column of each weight of a filter, in the order of the sum.
 
     The order in which they lie in a kernel (C, R, R): all taps of one channel, then the next one.
     """

@@ -331,18 +331,18 @@ def _emit_sums(
 
 
 def declared(builder: Any, name: str, kind: Any) -> Any:
-    """Give a function from outside, declared in the module that is being built."""
+    """Return a function from outside, declared in the module that is being built."""
     return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
 
 
 def multiply_add(builder: Any) -> Any:
-    """Give (a, b, c) → a·b + c in every lane, rounded once where the processor can."""
+    """Return (a, b, c) → a·b + c in every lane, rounded once where the processor can."""
     kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
     return declared(builder, f"llvm.fmuladd.v{LANES}f32", kind)
 
 
 def pointers(context: Any, builder: Any, signature: Any, arguments: Any) -> list[Any]:
-    """Give LLVM values of the arguments, and of arrays the address of their first element."""
+    """Return LLVM values of the arguments, and of arrays the address of their first element."""
     return [
         context.make_array(kind)(context, builder, value).data
         if isinstance(kind, types.Array)
@@ -380,7 +380,7 @@ def spread(builder: Any, scalar: Any) -> Any:
 
 
 def at_least(builder: Any, value: Any, floor: Any) -> Any:
-    """Give max(value, floor) in every lane; a NaN stays a NaN."""
+    """Return max(value, floor) in every lane; a NaN stays a NaN."""
     below = builder.fcmp_ordered("<", value, floor)  # false for a NaN
     return builder.select(below, floor, value)
 

@@ -42,7 +42,7 @@ class Filter:
         return -(-self.shape[0] // PANEL)
 
     def channels(self, panel: int) -> tuple[int, int]:
-        """Give the first and the last + 1 of the input channels that a panel's outputs see."""
+        """Return the first and the last + 1 of the input channels that a panel's outputs see."""
         count, depth, *_ = self.shape
         per_group = count // self.groups
         first = panel * PANEL // per_group

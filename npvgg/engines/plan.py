@@ -112,7 +112,7 @@ class Workspace:
 
 
 def sizes(layers: Sequence[Layer], shape: Sequence[int]) -> list[tuple[int, int]]:
-    """Give height and width of every block's output, for an input (N, C, H, W)."""
+    """Return height and width of every block's output, for an input (N, C, H, W)."""
     height, width = shape[2:]
     found = []
     for layer in layers:
@@ -122,7 +122,7 @@ def sizes(layers: Sequence[Layer], shape: Sequence[int]) -> list[tuple[int, int]
 
 
 def classifier(weight: Array) -> Filter:
-    """Give the classifier, (classes, features), as a convolution of a map of one pixel."""
+    """Return the classifier, (classes, features), as a convolution of a map of one pixel."""
     return Filter((*weight.shape, 1, 1))
 
 
@@ -440,10 +440,10 @@ def _segments(first: int, last: int, strip: int) -> Table:
 
 
 def _evenly(count: int, most: int) -> int:
-    """Give the size of the parts, at most `most`, that divide a count as equally as may be."""
+    """Return the size of the parts, at most `most`, that divide a count as equally as may be."""
     return _ceil(count, _ceil(count, most))
 
 
 def _ceil(a: int, b: int) -> int:
-    """⌈a / b⌉"""
+    """Return ⌈a / b⌉."""
     return (a + b - 1) // b

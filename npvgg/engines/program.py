@@ -96,7 +96,7 @@ LINE = 8
 
 
 def counters(steps: int, threads: int) -> Any:
-    """Give the counters of one run: of threads; in each step of tasks done, and of tasks begun of
+    """Return the counters of one run: of threads; in each step of tasks done, and of tasks begun of
     each thread's share.
     """
     return np.zeros((steps * (threads + 1) + 1) * LINE, np.int64)

@@ -17,7 +17,7 @@ from npvgg.ops import Array
 
 
 def forward_blocks(blocks: Sequence[Block], x: Array) -> Iterator[Array]:
-    """Give every block's output in turn: (N, C, H, W) -> (N, K, ⌈H/stride⌉, ⌈W/stride⌉) -> …"""
+    """Yield every block's output in turn: (N, C, H, W) -> (N, K, ⌈H/stride⌉, ⌈W/stride⌉) -> …"""
     for block in blocks:
         x = forward_block(block, x)
         yield x

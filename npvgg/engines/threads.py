@@ -36,7 +36,7 @@ def set_num_threads(threads: int | None) -> None:
 
 
 def resolve(threads: int | None) -> int:
-    """Give the number of threads for a model that was asked to use `threads`."""
+    """Return the number of threads for a model that was asked to use `threads`."""
     return _checked(threads) if threads is not None else _default or available()
 
 

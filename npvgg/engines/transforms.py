@@ -84,7 +84,7 @@ def finish_plain(
 def _between(
     matrix: Matrix, x: Array, x_at: int, x_row: int, x_col: int, y_at: int, y_row: int, y_col: int
 ) -> tuple[Array, Any]:
-    """Give L X Lᵀ, (rows, rows, lanes), and where in y it belongs."""
+    """Return L X Lᵀ, (rows, rows, lanes), and where in y it belongs."""
     left = as_array(matrix).astype(np.float32)
     rows, columns = (np.arange(size)[:, None, None] for size in left.shape)
     lanes = np.arange(LANES)
@@ -169,7 +169,7 @@ def _emit_cases(
 
 
 def _grid(builder: Any, base: Any, at: Any, row: Any, col: Any) -> Callable[[int, int], Any]:
-    """Give the function (i, j) → address of the vector at base[at + i·row + j·col]."""
+    """Return the function (i, j) → address of the vector at base[at + i·row + j·col]."""
 
     def address(i: int, j: int) -> Any:
         way = builder.add(builder.mul(row, ir.IntType(64)(i)), builder.mul(col, ir.IntType(64)(j)))

@@ -110,7 +110,7 @@ def course(
 
 
 def _start(model: RepVGG, first: PhotoLesson) -> Document:
-    """The first page: what the network says, and how little code that takes."""
+    """Return the first page: what the network says, and how little code that takes."""
     net = subject.network_of(model).reparameterized()
     top = first.topk[0]
     return Document(
@@ -182,7 +182,9 @@ for m in range(2, 7):
 
 
 def _own_winograd() -> Document:
-    """An exercise with its check, which is run while the course is built, and its solution."""
+    """Return an exercise with its check, which is run while the course is built, and its
+    solution.
+    """
     error = _check(tiled_convolution)
     return Document(
         "Write your own Winograd",
@@ -210,7 +212,7 @@ def _own_winograd() -> Document:
 
 
 def _check(convolve: Callable[..., Any]) -> float:
-    """The largest error of a solution over all tile sizes, as the page's check has it."""
+    """Return the largest error of a solution over all tile sizes, as the page's check has it."""
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((1, 3, 7, 9)), rng.standard_normal((4, 3, 3, 3))
     right = conv2d(x, w, padding=1)
@@ -218,7 +220,9 @@ def _check(convolve: Callable[..., Any]) -> float:
 
 
 def _house(commands: Mapping[str, str]) -> Document:
-    """The map of the house, from its own docstrings, and the command line, from its own help."""
+    """Return the map of the house, from its own docstrings, and the command line, from its own
+    help.
+    """
     return Document(
         "The house",
         (

@@ -27,20 +27,20 @@ class Lesson:
     """A lesson; `npvgg.explain` has a function for each kind."""
 
     def document(self) -> Document:
-        """The lesson as it is shown: in text, in a page, in drawings."""
+        """Return the lesson as it is shown: in text, in a page, in drawings."""
         return Document(type(self).__name__)
 
     def as_text(self) -> str:
-        """The lesson as plain text."""
+        """Return the lesson as plain text."""
         return as_text(self.document())
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers in JSON's types; large arrays are left out."""
+        """Return the numbers in JSON's types; large arrays are left out."""
         listed: dict[str, Any] = in_json(self)
         return listed
 
     def as_html(self) -> str:
-        """The lesson as a page of its own. Raises ArgumentError without Jinja2."""
+        """Return the lesson as a page of its own. Raises ArgumentError without Jinja2."""
         from npvgg.pages.html import page
 
         return page(self.document())
@@ -52,7 +52,9 @@ class Lesson:
         return drawings(self.document())
 
     def says(self, template: str, **more: Any) -> str:
-        """The template, filled with the lesson's numbers: `{bound:.2g}`, `{folded[norm]:.1f}`."""
+        """Return the template, filled with the lesson's numbers: `{bound:.2g}`,
+        `{folded[norm]:.1f}`.
+        """
         return template.format(**{**self._numbers, **more})
 
     @cached_property
@@ -63,14 +65,16 @@ class Lesson:
         return self.as_text()
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows; the text where there is no Jinja2."""
+        """Return what a notebook shows; the text where there is no Jinja2."""
         from npvgg.pages.html import fragment
 
         return fragment(self.document())
 
 
 def in_json(value: Any) -> Any:
-    """A value in JSON's types: arrays as lists, fractions as text, what is not finite as null."""
+    """Return a value in JSON's types: arrays as lists, fractions as text, what is not finite as
+    null.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         kept = (f.name for f in fields(value) if f.metadata.get("json", True))
         return {name.rstrip("_"): in_json(getattr(value, name)) for name in kept}

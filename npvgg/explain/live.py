@@ -69,7 +69,7 @@ def live(model: RepVGG) -> str:
 
 
 def _weights(model: RepVGG) -> bytes:
-    """The branches as safetensors, F16 where every number is one."""
+    """Return the branches as safetensors, F16 where every number is one."""
     tensors = {name: _short(array) for name, array in model.state_dict().items()}
     metadata = {"npvgg.model": model.name, "npvgg.config": json.dumps(model.config.as_dict())}
     return safetensorsfile.serialized(tensors, metadata, None)

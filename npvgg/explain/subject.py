@@ -30,7 +30,7 @@ PhotoSource = str | os.PathLike[str] | bytes | Array | Any
 
 
 def network_of(model: RepVGG | Network) -> Network:
-    """The network of a model, in float32: the lessons are about what float32 does.
+    """Return the network of a model, in float32: the lessons are about what float32 does.
 
     Raises ArgumentError.
     """
@@ -38,7 +38,7 @@ def network_of(model: RepVGG | Network) -> Network:
 
 
 def named(network: Network, name: str | None, *, branches: bool = False) -> Block:
-    """A block by its name; the first one that has an identity branch where none is given.
+    """Return a block by its name; the first one that has an identity branch where none is given.
 
     branches: it must have its branches still. Raises ArgumentError.
     """
@@ -62,14 +62,14 @@ def named(network: Network, name: str | None, *, branches: bool = False) -> Bloc
 
 
 def branches_of(block: Block) -> Branches:
-    """The branches of a block that has them. Raises ArgumentError."""
+    """Return the branches of a block that has them. Raises ArgumentError."""
     if not isinstance(block.form, Branches):
         raise ArgumentError(f"block: expected branches, got {block.spec.name}, which is folded")
     return block.form
 
 
 def fused_of(block: Block) -> FusedConv:
-    """The one convolution of a block in either form."""
+    """Return the one convolution of a block in either form."""
     form = block.reparameterized().form
     if isinstance(form, Branches):
         raise ArgumentError(f"block: expected a convolution, got the branches of {block.spec.name}")
@@ -86,7 +86,7 @@ def check_classifier(network: Network) -> None:
 
 
 def index_below(name: str, value: int | None, count: int, default: int) -> int:
-    """A channel, a row, a class: the default where none is given. Raises ArgumentError."""
+    """Return a channel, a row, a class: the default where none is given. Raises ArgumentError."""
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < count:
@@ -95,7 +95,7 @@ def index_below(name: str, value: int | None, count: int, default: int) -> int:
 
 
 def image(model: RepVGG, photo: PhotoSource | None) -> tuple[Array, str]:
-    """A photo as the network is given it, (1, C, H, W) float32, and what it is called.
+    """Return a photo as the network is given it, (1, C, H, W) float32, and what it is called.
 
     photo: whatever the transform opens; a cat by default. Raises ArgumentError, ImageError.
     """
@@ -116,14 +116,16 @@ def image(model: RepVGG, photo: PhotoSource | None) -> tuple[Array, str]:
 
 
 def title(photo: PhotoSource | None) -> str:
-    """What a photo is called: its file's name, no more."""
+    """Return what a photo is called: its file's name, no more."""
     if photo is None:
         return PHOTO.name
     return path_text(Path(photo).name) if isinstance(photo, str | os.PathLike) else "the image"
 
 
 def pixels(model: RepVGG, x: Array) -> Array:
-    """An image as the network is given it, as pixels again: (1, C, H, W) → (H, W, 3) uint8."""
+    """Return an image as the network is given it, as pixels again: (1, C, H, W) → (H, W, 3)
+    uint8.
+    """
     cfg = resolve_model_data_config(model)
     mean, std = (np.asarray(cfg[key], np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
     colours = np.clip((x[0] * std + mean) * 255, 0, 255).round().astype(np.uint8)
@@ -132,13 +134,13 @@ def pixels(model: RepVGG, x: Array) -> Array:
 
 
 def noise(network: Network, size: int = 32, seed: int = 0) -> Array:
-    """An image for a network that sees no photos, (1, C, size, size)."""
+    """Return an image for a network that sees no photos, (1, C, size, size)."""
     shape = (1, network.blocks[0].spec.in_chs, size, size)
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def input_of(network: Network, name: str, x: Array) -> Array:
-    """What a block reads, when the image x goes through the network."""
+    """Return what a block reads, when the image x goes through the network."""
     names = [block.spec.name for block in network.blocks]
     for y in forward_blocks(network.blocks[: names.index(name)], x):
         x = y
@@ -152,6 +154,6 @@ def how(block: Block) -> dict[str, int]:
 
 
 def class_name(model: RepVGG, index: int) -> str:
-    """The name of a class, or its number."""
+    """Return the name of a class, or its number."""
     labels = labels_for({**model.pretrained_cfg, "num_classes": model.num_classes})
     return labels[index].name.split(",")[0] if labels else str(index)

@@ -123,7 +123,7 @@ class Module:
         return self.graph.add(self.path, kind, names, attributes)
 
     def __getitem__(self, name: str) -> Module:
-        """A module inside this one."""
+        """Return a module inside this one."""
         return Module(self.graph, f"{self.path}.{name}")
 
     def weight(self, name: str, array: Array) -> str:
@@ -135,7 +135,7 @@ class Module:
         return self.graph.constant(f"{self.path}/{name}", np.array(values, np.int64))
 
     def ends(self, tensor: str) -> str:
-        """The module is complete: this tensor is what it gives, and takes its name with its node.
+        """Complete the module: this tensor is what it gives, and takes its name with its node.
 
         Where a module is run twice, as CBAM's bottleneck is, the second time is "path_2".
         """
@@ -154,7 +154,7 @@ def to_proto(
     metadata: Mapping[str, str],
     version: str,
 ) -> bytes:
-    """The bytes of an ONNX file: equal graphs give equal bytes.
+    """Return the bytes of an ONNX file: equal graphs give equal bytes.
 
     source: the input's name, dtype and shape      result: the output's name and shape
 
@@ -183,7 +183,7 @@ def to_proto(
 
 
 def import_onnx() -> Any:
-    """The package onnx. Raises ArgumentError that says how to get it."""
+    """Return the package onnx. Raises ArgumentError that says how to get it."""
     try:
         import onnx
         import onnx.checker

@@ -91,7 +91,9 @@ def conv(m: Module, x: str, weights: Weights, name: str, **attributes: Any) -> s
 
 
 def squeeze(m: Module, x: str, *, maximum: bool) -> str:
-    """The mean of each map, or the half sum of mean and maximum: (N, C, H, W) → (N, C, 1, 1)."""
+    """Return the mean of each map, or the half sum of mean and maximum: (N, C, H, W) → (N, C, 1,
+    1).
+    """
     mean = m("GlobalAveragePool", x)
     return _half_sum(m, mean, m("GlobalMaxPool", x)) if maximum else mean
 

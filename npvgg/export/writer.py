@@ -215,7 +215,7 @@ def _end(
 
 
 def _described(model: RepVGG, fold: str, softmax: bool, preprocess: str | None) -> dict[str, str]:
-    """The metadata that follow from the model and from what was asked for."""
+    """Return the metadata that follow from the model and from what was asked for."""
     described = metadata.describe(
         model.name,
         model.config,

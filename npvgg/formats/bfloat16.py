@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def widen(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The float32 values of bfloat16 bit patterns; exact, NaN payloads included.
+    """Return the float32 values of bfloat16 bit patterns; exact, NaN payloads included.
 
         float32 bits = bits · 2¹⁶
 
@@ -19,7 +19,7 @@ def widen(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def narrow(values: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
-    """The bfloat16 bit patterns nearest to the values, ties to even, as IEEE 754 rounds.
+    """Return the bfloat16 bit patterns nearest to the values, ties to even, as IEEE 754 rounds.
 
         bits = (u + 0x7FFF + lowest kept bit of u) >> 16        u: the float32 bits
 

@@ -145,7 +145,7 @@ def _loaded(path: str | os.PathLike[str], wrapper: str | None, *, alone: bool = 
 
 
 def _joined(path: Path, index: bytes, wrapper: str | None) -> Checkpoint:
-    """The tensors of all the files that an index names, in the order of the index."""
+    """Return the tensors of all the files that an index names, in the order of the index."""
     places = sharded.parse(index)
     files = {name: _loaded(path.parent / name, wrapper, alone=False)
              for name in _small_together(path.parent, sorted(set(places.values())))}  # fmt: skip
@@ -194,12 +194,15 @@ HEAD = 512
 
 
 def _signature(head: bytes) -> str:
-    """What a file is, for the formats that are recognised only to be refused; "" for others."""
+    """Return what a file is, for the formats that are recognised only to be refused; "" for
+    others.
+    """
     return next((what for at, magic, what in SIGNATURES if head[at : at + len(magic)] == magic), "")
 
 
 def _stranger(head: bytes) -> str:
-    """What a file is that is neither JSON nor PyTorch's nor like safetensors; "" for the latter.
+    """Return what a file is that is neither JSON nor PyTorch's nor like safetensors; "" for the
+    latter.
 
     A safetensors file has a length below 2**32 and a brace, and damaged ones mostly the one or the
     other. ONNX begins with fields 1 and 2, 7 or 8 of its ModelProto.
@@ -221,7 +224,7 @@ def save_safetensors(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """The tensors become a safetensors file, at once and whole; equal input gives equal bytes.
+    """Write the tensors as a safetensors file, at once and whole; equal input gives equal bytes.
 
     dtype: one of `CASTS` rounds the floating-point tensors to nearest, ties to even (the integers
     stay); None stores each as it is. A finite value that the dtype cannot hold, a variance that it
@@ -241,7 +244,7 @@ def save_pth(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """The tensors become a state dict that torch.load opens with weights_only=True.
+    """Write the tensors as a state dict that torch.load opens with weights_only=True.
 
     Arguments and errors are those of `save_safetensors`.
     """

@@ -23,7 +23,8 @@ Chunk = bytes | bytearray | memoryview
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """The file at `path`, open for unbuffered reading; devices, pipes and directories are refused.
+    """Return the file at `path`, open for unbuffered reading; devices, pipes and directories are
+    refused.
 
     Raises OSError; for a pipe at once, where a plain `open` would wait for its writer.
     """
@@ -41,7 +42,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_into(file: BinaryIO, buffer: memoryview) -> None:
-    """The next bytes of the file fill the whole buffer. Raises OSError where it ends first."""
+    """Fill the whole buffer with the next bytes of the file. Raises OSError where it ends first."""
     done = 0
     while done < len(buffer):
         count = file.readinto(buffer[done:])  # type: ignore[attr-defined]
@@ -66,7 +67,7 @@ def sha256(*paths: str | os.PathLike[str]) -> str:
 def atomic_write(
     path: str | os.PathLike[str], chunks: Chunk | Iterable[Chunk], *, overwrite: bool = False
 ) -> None:
-    """The chunks become the file at `path` in one step: complete and on the disk, or not at all.
+    """Make the chunks the file at `path` in one step: complete and on the disk, or not at all.
 
     They are written under a temporary name in the same directory, flushed to the disk and renamed.
     A reader sees the old file or the new one; on any failure, an interrupt included, the temporary
@@ -246,7 +247,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_folder(
     path: str | os.PathLike[str], files: Mapping[str, Chunk], *, overwrite: bool = False
 ) -> None:
-    """The files become a new folder at `path` in one step, or nothing does.
+    """Make the files a new folder at `path` in one step, or do nothing.
 
     overwrite: replace a folder that is there, with all that is in it; the two change places in one
     step, or, where the system cannot do that, the old one is moved aside first, and comes back

@@ -31,7 +31,7 @@ INDEX_SUFFIX = ".index.json"
 
 
 def weights_in(folder: Path) -> Path:
-    """The file of a folder that holds the weights, or the index of several.
+    """Return the file of a folder that holds the weights, or the index of several.
 
     Raises WeightsError where there is none, or one cannot tell which; OSError.
     """
@@ -56,7 +56,7 @@ def weights_in(folder: Path) -> Path:
 
 
 def parts(weights: Path) -> list[str]:
-    """The names of the files that an index beside them joins; none for a file of weights.
+    """Return the names of the files that an index beside them joins; none for a file of weights.
 
     Raises WeightsError, OSError.
     """

@@ -43,7 +43,7 @@ _SHAPE = re.compile(r"\((?: *[0-9]{1,18} *,)*(?: *[0-9]{1,18})? *\)")
 
 
 def read_npy(file: BinaryIO, size: int) -> Array:
-    """The array of an open npy file of `size` bytes, from its current position 0.
+    """Return the array of an open npy file of `size` bytes, from its current position 0.
 
     → the file's shape and type, C order, the machine's byte order
     Raises WeightsError where it is not one array of real numbers, or not of its header's size.
@@ -78,7 +78,7 @@ def _exactly(file: BinaryIO, count: int) -> bytes:
 
 
 def _parse_header(header: bytes) -> tuple[np.dtype[np.generic], bool, tuple[int, ...]]:
-    """The type, the order and the shape that a header states, each exactly once."""
+    """Return the type, the order and the shape that a header states, each exactly once."""
     text = header.decode("latin-1").strip()
     items: dict[str, str] = {}
     position = 1

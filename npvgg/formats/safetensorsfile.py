@@ -69,7 +69,7 @@ class Contents(NamedTuple):
 
 
 def read(file: BinaryIO, size: int) -> Contents:
-    """The tensors of an open safetensors file of `size` bytes, from its current position 0.
+    """Return the tensors of an open safetensors file of `size` bytes, from its current position 0.
 
     The data is read once into one private buffer and the arrays are views of it: one array kept
     alive keeps the buffer alive. BF16 is widened to float32, and tensors that the file
@@ -100,7 +100,7 @@ def _header_size(file: BinaryIO, size: int) -> int:
 
 
 def _parse_header(header: bytes, data_size: int) -> tuple[list[Entry], dict[str, str]]:
-    """The entries in the order of their bytes, and the metadata, once every rule holds."""
+    """Return the entries in the order of their bytes, and the metadata, once every rule holds."""
     if not header.startswith(b"{"):
         raise WeightsError(f"header: expected it to begin with '{{', got {shown(header[:16])}")
     table = parse_object(header, "header", MAX_HEADER, numbers="natural")
@@ -170,7 +170,7 @@ def _are_integers(values: object) -> bool:
 
 
 def _decode(data: NDArray[np.uint8], entry: Entry) -> NDArray[Any]:
-    """The bytes of one tensor as an aligned array of the machine's byte order."""
+    """Return the bytes of one tensor as an aligned array of the machine's byte order."""
     dtype = np.dtype(DTYPES[entry.dtype])
     raw = data[entry.begin : entry.end]
     if entry.dtype == "BOOL" and np.any(raw > 1):
@@ -243,7 +243,9 @@ def _in_order(data: bytes, length: int) -> bytes:
 
 
 def stored_dtype(name: str, array: NDArray[Any], cast: str | None) -> str:
-    """The dtype under which an array goes into a file. Raises WeightsError where there is none."""
+    """Return the dtype under which an array goes into a file. Raises WeightsError where there is
+    none.
+    """
     if not isinstance(name, str) or name in ("", "__metadata__") or len(name) > MAX_NAME:
         raise WeightsError(
             f"expected tensors with names of 1 to {MAX_NAME} characters, got the name {shown(name)}"
@@ -286,7 +288,9 @@ def unheld(name: str, array: NDArray[Any], stored: str) -> tuple[int, ...] | Non
 
 
 def _narrowed(array: NDArray[Any], stored: str) -> NDArray[Any]:
-    """The values after rounding to the stored dtype, as an array whose infinities can be seen."""
+    """Return the values after rounding to the stored dtype, as an array whose infinities can be
+    seen.
+    """
     if stored == "BF16":
         return bfloat16.widen(bfloat16.narrow(array))
     with np.errstate(over="ignore", under="ignore"):
@@ -294,7 +298,7 @@ def _narrowed(array: NDArray[Any], stored: str) -> NDArray[Any]:
 
 
 def encode(array: NDArray[Any], stored: str) -> NDArray[Any]:
-    """The array as it lies in the file: C order, little-endian, in the stored dtype."""
+    """Return the array as it lies in the file: C order, little-endian, in the stored dtype."""
     if stored == "BF16":
         array = bfloat16.narrow(array)
     with np.errstate(under="ignore"):  # subnormals round to zero; overflow was checked

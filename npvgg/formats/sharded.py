@@ -27,7 +27,7 @@ def recognised(head: bytes) -> bool:
 
 
 def parse(data: bytes) -> dict[str, str]:
-    """The map of an index: name of a tensor → name of its file. Raises WeightsError."""
+    """Return the map of an index: name of a tensor → name of its file. Raises WeightsError."""
     places = parse_object(data, "index", MAX_INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise WeightsError("index: expected a 'weight_map' from tensors to files, got none")
@@ -40,7 +40,7 @@ def parse(data: bytes) -> dict[str, str]:
 
 
 def check(places: dict[str, str], file: str, held: Iterable[str]) -> None:
-    """A file holds exactly the tensors that the map places there, or WeightsError names one."""
+    """Raise WeightsError unless a file holds exactly the tensors that the map places there."""
     expected = {name for name, place in places.items() if place == file}
     for wrong in sorted(expected.symmetric_difference(held)):
         problem = "lacks" if wrong in expected else "holds, against the index,"

@@ -21,7 +21,8 @@ MAX_NAME = 1000
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """What a stranger wrote, safe to print: quoted, on one line, about `limit` characters at most.
+    """Return what a stranger wrote, safe to print: quoted, on one line, about `limit` characters at
+    most.
 
     Control characters, line ends, lone surrogates and the invisible or direction-changing
     characters of Unicode appear as escapes (`repr` escapes all that `str.isprintable` denies).
@@ -38,8 +39,8 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def printable(text: str) -> str:
-    """A text with escapes in place of what `str.isprintable` denies: control characters, line ends
-    and their like.
+    """Return a text with escapes in place of what `str.isprintable` denies: control characters,
+    line ends and their like.
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -51,7 +52,9 @@ def _short(value: object) -> bool:
 
 
 def path_text(path: str | PathLike[str]) -> str:
-    """A path as messages show it: plain where it is printable, quoted and escaped where not."""
+    """Return a path as messages show it: plain where it is printable, quoted and escaped
+    where not.
+    """
     text = fspath(path) if isinstance(path, str | PathLike) else None
     if not isinstance(text, str):
         raise ArgumentError(f"path: expected str or os.PathLike of str, got {type(path).__name__}")
@@ -77,7 +80,7 @@ def blaming(path: str | PathLike[str] | None) -> Iterator[None]:
 
 
 def checked_numel(shape: Sequence[int], itemsize: int, what: str) -> int:
-    """The number of elements of a shape from a file, which must be one that NumPy can hold.
+    """Return the number of elements of a shape from a file, which must be one that NumPy can hold.
 
         numel = Π shape        itemsize · Π max(size, 1) ≤ MAX_BYTES
 

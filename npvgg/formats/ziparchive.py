@@ -132,7 +132,9 @@ class Archive:
 
 
 def _directory(file: BinaryIO, size: int, most: int) -> list[Member]:
-    """The entries in the order of their data, once every rule holds that needs no local header."""
+    """Return the entries in the order of their data, once every rule holds that needs no local
+    header.
+    """
     if not END.size <= size <= MAX_BYTES:
         raise WeightsError(f"expected a zip archive of 22 to {MAX_BYTES} bytes, got {size}")
     end = size - END.size
@@ -169,7 +171,9 @@ def _directory(file: BinaryIO, size: int, most: int) -> list[Member]:
 
 
 def _check_end64(file: BinaryIO, begin: int, expected: tuple[int, int, int, int]) -> None:
-    """The 64-bit record, which PyTorch always writes, must say the same as the short one."""
+    """Raise unless the 64-bit record, which PyTorch always writes, says the same as the short
+    one.
+    """
     _, size, _, _, disk, first_disk, *numbers = _unpack(file, END64, b"PK\x06\x06", begin)
     _, other_disk, offset, disks = _unpack(file, LOCATOR, b"PK\x06\x07", begin + END64.size)
     agreed = (size, disk, first_disk, other_disk, disks) == (END64.size - 12, 0, 0, 0, 1)

@@ -131,7 +131,7 @@ class _Fetch:
         return weights.parent
 
     def bring(self, names: Sequence[str]) -> Path:
-        """The first of some files that the repository has. Raises WeightsError."""
+        """Return the first of some files that the repository has. Raises WeightsError."""
         for name in names:
             try:
                 return self._bring(name)
@@ -194,7 +194,7 @@ class _Fetch:
             partial.unlink(missing_ok=True)
 
     def _reason(self, error: Exception) -> str:
-        """What went wrong, and what to do."""
+        """Return what went wrong, and what to do."""
         who = self.repository
         if isinstance(error, self.errors.GatedRepoError):
             return f"{who}: gated: accept its terms on its page, then log in with `hf auth login`"

@@ -60,7 +60,7 @@ def obtain(
     config: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Give the folder with a repository's weights, and its config.json if that is needed.
+    """Return the folder with a repository's weights, and its config.json if that is needed.
 
     From the cache, where all of it is there, else from the hub. Raises WeightsError.
     """
@@ -102,7 +102,7 @@ def find_cached(
 
 
 def cache_folder() -> Path:
-    """Give the hub's cache folder by its client's rules: $HF_HUB_CACHE, $HF_HOME/hub,
+    """Return the hub's cache folder by its client's rules: $HF_HUB_CACHE, $HF_HOME/hub,
     ~/.cache/huggingface/hub.
     """
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):

@@ -123,12 +123,13 @@ def list_pretrained(
 
 
 def is_model(model_name: str) -> bool:
-    """Tell whether there is a network of this name, whatever tag stands behind it."""
+    """Return whether there is a network of this name, whatever tag stands behind it."""
     return isinstance(model_name, str) and is_network(model_name)
 
 
 def get_pretrained_cfg(model_name: str, allow_unregistered: bool = True) -> dict[str, Any] | None:
-    """Give a copy of the data configuration of a network, or of a tag, as a dict of timm's fields.
+    """Return a copy of the data configuration of a network, or of a tag, as a dict of timm's
+    fields.
 
     allow_unregistered: give None for an unknown network, in place of an error
     Raises ArgumentError for an unknown tag of a known network.
@@ -183,8 +184,8 @@ def is_network(name: str) -> bool:
 
 
 def pretrained_cfg(architecture: str, tag: str | None = None) -> dict[str, Any]:
-    """Give the data configuration of a network: its tag's, or that of its first tag, or ImageNet's
-    at 224.
+    """Return the data configuration of a network: its tag's, or that of its first tag, or
+    ImageNet's at 224.
 
     The two large networks that timm lacks at 320 pixels are evaluated there by their authors.
     """
@@ -196,7 +197,7 @@ def pretrained_cfg(architecture: str, tag: str | None = None) -> dict[str, Any]:
 
 
 def default_tag(architecture: str | None) -> str:
-    """Give the pretrained tag that is meant when none is named.
+    """Return the pretrained tag that is meant when none is named.
 
     Raises ArgumentError for a network without pretrained weights.
     """

@@ -273,7 +273,7 @@ def _identified(file: IO[bytes], opening: Opening) -> Image.Image:
 
 
 def _reads_avif() -> bool:
-    """Tell whether this Pillow decodes AVIF and bounds what its EXIF data take (since 13)."""
+    """Return whether this Pillow decodes AVIF and bounds what its EXIF data take (since 13)."""
     import PIL
     from PIL import features
 

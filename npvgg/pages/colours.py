@@ -33,7 +33,7 @@ def colours(values: Array, scale: float) -> Array:
 
 
 def hexadecimal(colour: Array) -> str:
-    """A colour as SVG writes it."""
+    """Return a colour as SVG writes it."""
     return "#" + "".join(f"{int(c):02x}" for c in colour)
 
 
@@ -44,7 +44,7 @@ def on(colour: Array) -> str:
 
 
 def png(pixels: Array) -> str:
-    """The `data:` address of a picture, (H, W, 3) uint8."""
+    """Return the `data:` address of a picture, (H, W, 3) uint8."""
     height, width = pixels.shape[:2]
     rows = np.zeros((height, 1 + 3 * width), np.uint8)  # before each row: no filter
     rows[:, 1:] = pixels.reshape(height, -1)

@@ -74,7 +74,9 @@ def _heat(picture: p.Heat) -> Drawing:
 
 
 def _cell(values: Array, digits: int, side: float) -> float:
-    """The size of a cell: room for its number, if that is written; else a map has this side."""
+    """Return the size of a cell: room for its number, if that is written; else a map has this
+    side.
+    """
     if digits >= 0 and values.size <= CELLS and values.shape[1] <= 18:
         longest = max(len(number(v, digits)) for v in values.ravel())
         return max(30.0, 7.2 * longest + 8)

@@ -33,7 +33,7 @@ STYLE, STEPS = ((_TEMPLATES / name).read_text("utf-8") for name in ("style.css",
 
 
 def page(document: p.Document, *, links: Links = (), here: str = "") -> str:
-    """The whole page; links: address and name of each page beside it; here: its own address.
+    """Return the whole page; links: address and name of each page beside it; here: its own address.
 
     Raises ArgumentError without Jinja2.
     """
@@ -46,7 +46,7 @@ def render(
     template: str, *, style: str = "", scripts: Sequence[str] = (), links: Links = (),
     **values: Any,
 ) -> str:  # fmt: skip
-    """A template of somebody else's, filled; what is not `safe` is escaped.
+    """Return a template of somebody else's, filled; what is not `safe` is escaped.
 
     style: rules that are added to those of every page      scripts: what may run on it
     It may extend "page.html", whose blocks are title and main.
@@ -68,7 +68,7 @@ def render(
 
 
 def policy(style: str, *scripts: str) -> str:
-    """The Content-Security-Policy of a page: this style, these scripts, and nothing else."""
+    """Return the Content-Security-Policy of a page: this style, these scripts, and nothing else."""
     allowed = " ".join(f"'{_hash(script)}'" for script in scripts) or "'none'"
     return (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src {allowed}; "
@@ -77,7 +77,7 @@ def policy(style: str, *scripts: str) -> str:
 
 
 def fragment(document: p.Document) -> str | None:
-    """The document for a notebook, or None without Jinja2."""
+    """Return the document for a notebook, or None without Jinja2."""
     try:
         environment = _environment()
     except ArgumentError:
@@ -120,7 +120,7 @@ def _environment() -> Environment:
 
 
 def _numbers(picture: p.Picture) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """The numbers of a picture as tables, where they are few: (title, head, rows)."""
+    """Return the numbers of a picture as tables, where they are few: (title, head, rows)."""
     if isinstance(picture, p.Heat):
         for title, values in picture.maps.items():
             if values.size <= CELLS:
@@ -142,7 +142,7 @@ def _inline(text: str) -> Any:
 
 
 def _textual(rows: Sequence[Sequence[str]]) -> set[int]:
-    """The columns that hold words, not numbers."""
+    """Return the columns that hold words, not numbers."""
     numeric = re.compile(r"[−-]?[\d.,]|nan|inf|$")
     return {
         j for j, column in enumerate(zip(*rows, strict=True))

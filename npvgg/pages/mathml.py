@@ -19,12 +19,12 @@ _CLOSING = {"(": ")", "⟦": "]", "{": "}"}
 
 
 def plain(text: str) -> str:
-    """The line as text: a sum's braces become an index, a fraction's fall away."""
+    """Return the line as text: a sum's braces become an index, a fraction's fall away."""
     return re.sub(r"Σ\{([^}]*)\}", r"Σ_\1", text).replace("{", "").replace("}", "")
 
 
 def mathml(text: str) -> str:
-    """The line as MathML, with the text beside it for those who read that."""
+    """Return the line as MathML, with the text beside it for those who read that."""
     tokens = [t for t in _TOKEN.findall(re.sub(r"\s\[", "⟦", text)) if not t.isspace()]
     body = _row(tokens, [0], "")
     label = escape(plain(text), quote=True)

@@ -152,7 +152,7 @@ Part: TypeAlias = (
 
 
 def alternative(picture: Picture) -> str:
-    """What the picture shows, in words."""
+    """Return what the picture shows, in words."""
     if picture.says:
         return picture.says
     match picture:
@@ -167,7 +167,7 @@ def alternative(picture: Picture) -> str:
 
 
 def described(values: Array) -> str:
-    """A map in a sentence: its size, its ends and where they are."""
+    """Return a map in a sentence: its size, its ends and where they are."""
     rows, columns = values.shape
     if not np.isfinite(values).any():
         return f"{rows}×{columns} numbers, none of them finite."

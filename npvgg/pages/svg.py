@@ -28,7 +28,7 @@ class Drawing:
     def rect(
         self, x: float, y: float, width: float, height: float, fill: str, title: str = ""
     ) -> None:
-        """A filled rectangle; its title is what hovering shows."""
+        """Return a filled rectangle; its title is what hovering shows."""
         place = f'x="{n(x)}" y="{n(y)}" width="{n(width)}" height="{n(height)}"'
         if title:
             self._body.append(f'<rect {place} fill="{fill}"><title>{escape(title)}</title></rect>')
@@ -36,7 +36,7 @@ class Drawing:
             self._body.append(f'<rect {place} fill="{fill}"/>')
 
     def frame(self, x: float, y: float, width: float, height: float) -> None:
-        """The outline of a rectangle."""
+        """Return the outline of a rectangle."""
         place = f'x="{n(x)}" y="{n(y)}" width="{n(width)}" height="{n(height)}"'
         self._body.append(f'<rect {place} fill="none" stroke="currentColor" opacity="0.4"/>')
 
@@ -54,7 +54,7 @@ class Drawing:
         self, points: Sequence[tuple[float, float]], stroke: str = "currentColor", *,
         width: float = 1, dashes: str = "",
     ) -> None:  # fmt: skip
-        """A line through points."""
+        """Return a line through points."""
         path = " ".join(f"{n(x)},{n(y)}" for x, y in points)
         dash = f' stroke-dasharray="{dashes}"' if dashes else ""
         self._body.append(
@@ -65,7 +65,7 @@ class Drawing:
     def image(
         self, x: float, y: float, width: float, height: float, address: str, opacity: float = 1
     ) -> None:
-        """A picture of pixels, whose address is of the kind `data:`."""
+        """Return a picture of pixels, whose address is of the kind `data:`."""
         faint = f' opacity="{n(opacity)}"' if opacity != 1 else ""
         self._body.append(
             f'<image x="{n(x)}" y="{n(y)}" width="{n(width)}" height="{n(height)}" '
@@ -73,7 +73,7 @@ class Drawing:
         )
 
     def markup(self, *, alone: bool = False) -> str:
-        """The SVG; alone: for a file of its own."""
+        """Return the SVG; alone: for a file of its own."""
         size = f'viewBox="0 0 {n(self.width)} {n(self.height)}" width="{n(self.width)}"'
         extra = f' xmlns="http://www.w3.org/2000/svg" color="{INK}"' if alone else ""
         ground = '<rect width="100%" height="100%" fill="#ffffff"/>' if alone else ""
@@ -85,5 +85,5 @@ class Drawing:
 
 
 def n(value: float) -> str:
-    """A length, without needless digits."""
+    """Return a length, without needless digits."""
     return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -15,7 +15,7 @@ FEW = 18
 
 
 def as_text(document: p.Document) -> str:
-    """The whole document."""
+    """Return the whole document."""
     lines = [document.title, "═" * len(document.title)]
     for part in document.parts:
         lines += ["", *_lines(part)]
@@ -94,7 +94,7 @@ def _heat(part: p.Heat) -> Iterator[str]:
 
 
 def _map(values: Array, digits: int) -> Iterator[str]:
-    """The numbers, or a sentence about them."""
+    """Return the numbers, or a sentence about them."""
     if digits < 0 or values.shape[1] > FEW:
         yield from wrap(p.described(values), WIDTH - 8)
         return
@@ -104,7 +104,7 @@ def _map(values: Array, digits: int) -> Iterator[str]:
 
 
 def number(value: float, digits: int) -> str:
-    """A number with so many digits behind the point; integers without."""
+    """Return a number with so many digits behind the point; integers without."""
     text = f"{value:.{digits}f}"
     return "0" if digits and float(text) == 0 and value == 0 else text
 

@@ -91,5 +91,5 @@ def _by_name(table: Mapping[tuple[str, ...], Value], name: str) -> Value:
 
 
 def noise(shape: tuple[int, ...], seed: int) -> Array:
-    """A batch (N, C, H, W) of noise over the range of normalized photos."""
+    """Return a batch (N, C, H, W) of noise over the range of normalized photos."""
     return uniform(seed, "input", shape, *NOISE)

@@ -84,7 +84,7 @@ LOG2_HIGH, LOG2_LOW = 0.6931471803691238, 1.9082149292705877e-10
 
 
 def exp(x: Array) -> Array:
-    """Give eˣ to some 1e-16 relatively, by Taylor's series after a reduction by powers of two:
+    """Return eˣ to some 1e-16 relatively, by Taylor's series after a reduction by powers of two:
 
     eˣ = 2ᵏ · eʳ        k = round(x / log 2)        r = x − k·log 2,  |r| ≤ 0.35
     """

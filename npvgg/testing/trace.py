@@ -109,7 +109,7 @@ def block_operations(block: Block, source: str = "x") -> list[Operation]:
 
 
 def _tail(spec: BlockSpec) -> list[tuple[str, str]]:
-    """What follows the sum, in order: (suffix of the name, operation); the last has none."""
+    """Return what follows the sum, in order: (suffix of the name, operation); the last has none."""
     if spec.attn_layer is None:
         return [("", "activation")]
     if spec.attn_after_act:
@@ -245,7 +245,7 @@ def compute(o: Operation, inputs: list[Array], maths: Any = reference_maths) -> 
 
 
 def attention_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of an attention layer, as `attention.attend` takes them."""
+    """Return the options of an attention layer, as `attention.attend` takes them."""
     return {n: v for n, v in parameters.items() if n not in ("layer", "weights")}
 
 
@@ -271,7 +271,7 @@ def _is_kept(o: Operation, level: str) -> bool:
 
 
 def _seen_from(o: Operation, every: Mapping[str, Operation], kept: set[str]) -> Operation:
-    """An operation as its level sees it: what is not kept becomes part of it."""
+    """Return an operation as its level sees it: what is not kept becomes part of it."""
     if all(name in kept for name in o.inputs):
         return o
     if o.op == "batch_norm":
@@ -321,7 +321,7 @@ def layer_by_layer(
 
 
 def as_network(model: RepVGG | Network) -> Network:
-    """The network of a model. Raises ArgumentError."""
+    """Return the network of a model. Raises ArgumentError."""
     network = model.network if isinstance(model, RepVGG) else model
     if not isinstance(network, Network):
         raise ArgumentError(
@@ -331,12 +331,14 @@ def as_network(model: RepVGG | Network) -> Network:
 
 
 def probe(o: Operation, shape: tuple[int, ...]) -> Probe:
-    """The probe of an operation, now that its tensor's shape is known."""
+    """Return the probe of an operation, now that its tensor's shape is known."""
     return Probe(o.name, o.block, o.op, o.inputs, o.equation, shape, o.parameters)
 
 
 def checked_images(x: Array, network: Network) -> Array:
-    """The images in the network's dtype. Raises ArgumentError where they are not what it takes."""
+    """Return the images in the network's dtype. Raises ArgumentError where they are not what it
+    takes.
+    """
     x = np.asarray(x)
     channels = network.blocks[0].spec.in_chs
     floating = np.issubdtype(x.dtype, np.floating)

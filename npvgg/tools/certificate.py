@@ -42,7 +42,7 @@ class Subject:
     network: Network
 
     def described(self) -> dict[str, Any]:
-        """What the file is, in a row."""
+        """Return what the file is, in a row."""
         short = [keymap.strip_prefix(name) for name in self.file.tensors]
         return {
             "path": str(self.file.path), "format": self.file.format, "wrapper": self.file.key,
@@ -53,7 +53,7 @@ class Subject:
 
 
 def subject(file: Checkpoint, model: str | None = None) -> Subject:
-    """What a file holds. Raises WeightsError where that is no RepVGG."""
+    """Return what a file holds. Raises WeightsError where that is no RepVGG."""
     with blaming(file.path):
         found = identify(model, file.tensors, file)
         network = build.build_network(file.tensors, found.config, np.float64)
@@ -75,7 +75,7 @@ def probes(config: RepVGGConfig, size: int, seed: int = 0) -> dict[str, Array]:
 
 
 def certify(one: Subject, images: Mapping[str, Array]) -> dict[str, Any]:
-    """The certificate of a train-form file's fold. Raises ArgumentError for deploy form."""
+    """Return the certificate of a train-form file's fold. Raises ArgumentError for deploy form."""
     if one.network.form != "train":
         raise ArgumentError(
             f"{one.file.path}: expected train-form weights, whose fold can be proved; these are "

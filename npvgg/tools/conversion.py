@@ -125,7 +125,8 @@ def _folder_metadata(loaded: Checkpoint) -> dict[str, str]:
 
 
 def _common_dtype(loaded: Checkpoint) -> str | None:
-    """The half precision in which all floating-point tensors of a file are stored, if it is one.
+    """Return the half precision in which all floating-point tensors of a file are stored, if it is
+    one.
 
     Reading widened bfloat16, and folding works on float32: what was half becomes half again.
     """
@@ -138,7 +139,7 @@ def _common_dtype(loaded: Checkpoint) -> str | None:
 def _rebound(
     loaded: Checkpoint, model: str | None, form: str | None, naming: str | None, fold_dtype: str
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """The tensors in another form and under other names, and the metadata that says so."""
+    """Return the tensors in another form and under other names, and the metadata that says so."""
     found = identify(model, loaded.tensors, loaded)
     precision = np.float64 if "F64" in loaded.stored.values() else np.float32
     network = build.build_network(loaded.tensors, found.config, precision)

@@ -77,7 +77,7 @@ def inspect(
 
 
 def _calls(loaded: Checkpoint) -> Iterator[str]:
-    """Give a sentence for each piece of foreign code that the pickle names."""
+    """Return a sentence for each piece of foreign code that the pickle names."""
     for name in loaded.calls[:MAX_CALLS]:
         yield (
             f"the pickle names {shown(name, 200)}, which torch.load imports and may call with "
@@ -103,7 +103,7 @@ def _names(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _network(loaded: Checkpoint, model: str | None) -> tuple[Network | None, dict[str, Any], str]:
-    """The network that the file holds, its description, and why there is none."""
+    """Return the network that the file holds, its description, and why there is none."""
     nothing = {"network": None, "classes": None, "channels": None}
     if model is not None:
         split_tag(model)  # a wrong argument is no fault of the file
@@ -121,7 +121,7 @@ def _network(loaded: Checkpoint, model: str | None) -> tuple[Network | None, dic
 
 
 def suspicious_values(tensors: Mapping[str, NDArray[Any]]) -> Iterator[str]:
-    """A sentence for each tensor with values that no sound network has."""
+    """Return a sentence for each tensor with values that no sound network has."""
     for name, array in tensors.items():
         if array.dtype.kind != "f":
             continue
@@ -138,7 +138,7 @@ def suspicious_values(tensors: Mapping[str, NDArray[Any]]) -> Iterator[str]:
 
 
 def _block(block: Block) -> dict[str, Any]:
-    """The ranges of one block; `kernel` and `bias` are those after folding."""
+    """Return the ranges of one block; `kernel` and `bias` are those after folding."""
     conv = block.fused
     peaks = np.abs(conv.weight).reshape(len(conv.weight), -1).max(axis=1)
     spread = float(conv.weight.std(dtype=np.float64))
@@ -175,7 +175,7 @@ def _dead(blocks: list[dict[str, Any]]) -> list[str]:
 
 
 def as_table(report: dict[str, Any]) -> Iterator[str]:
-    """What people read: the file, the network, the blocks, the findings."""
+    """Return what people read: the file, the network, the blocks, the findings."""
     dtypes = ", ".join(f"{count} × {dtype}" for dtype, count in report["dtypes"].items())
     network = report["network"] or "none of the table"
     if report["classes"] is not None:

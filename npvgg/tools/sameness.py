@@ -113,7 +113,7 @@ def _how(a: Subject, b: Subject) -> str:
 
 
 def _folded(network: Network, mistake: WrongFold | None = None) -> Arrays:
-    """The deploy-form arrays of a network, folded in float64, if need be with a mistake."""
+    """Return the deploy-form arrays of a network, folded in float64, if need be with a mistake."""
     blocks = []
     for block in network.blocks:
         if mistake and isinstance(block.form, Branches):
@@ -152,7 +152,7 @@ def _terms_of(network: Network, floor: float) -> Arrays:
 
 
 def _tolerance(a: Subject, b: Subject) -> Arrays:
-    """The largest difference of each number that rounding explains."""
+    """Return the largest difference of each number that rounding explains."""
     stored = {*a.file.stored.values(), *b.file.stored.values()}
     half = max((UNITS[HALVES[dtype]] for dtype in stored if dtype in HALVES), default=0.0)
     floor = FLOAT16_SMALLEST_NORMAL if half else 0.0
@@ -176,7 +176,7 @@ def _differences(a: Arrays, b: Arrays, tolerance: Arrays) -> Iterator[dict[str, 
 
 
 def _explanation(a: Subject, b: Subject, tolerance: Arrays, rows: list[dict[str, Any]]) -> str:
-    """The one mistake that explains every difference, or how far they go."""
+    """Return the one mistake that explains every difference, or how far they go."""
     train, deploy = (a, b) if a.network.form == "train" else (b, a)
     if (train.network.form, deploy.network.form) == ("train", "deploy"):
         want = build.flatten(deploy.network)

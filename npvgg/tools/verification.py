@@ -56,7 +56,7 @@ def verify(
 
 
 def _images(one: Subject, size: int, photos: Sequence[str]) -> dict[str, Array]:
-    """Give noise, a photo of a cat, and the caller's; a pattern where the network sees no photos.
+    """Return noise, a photo of a cat, and the caller's; a pattern where the network sees no photos.
 
     Raises ArgumentError, ImageError.
     """

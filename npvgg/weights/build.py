@@ -182,7 +182,9 @@ def build_network(tensors: Tensors, config: RepVGGConfig, dtype: Any = np.float3
 
 
 def _other_network(named: Tensors, config: RepVGGConfig) -> str:
-    """What the tensors are of instead, ready to be appended; "" if they fit no network either."""
+    """Return what the tensors are of instead, ready to be appended; "" if they fit no network
+    either.
+    """
     try:
         name, other = infer_config(named)
     except WeightsError:

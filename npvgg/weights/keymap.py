@@ -51,7 +51,7 @@ _START = re.compile(r"(?:stem|stages[._]\d|stage0|head\.fc)\.")
 
 
 def naming(names: Iterable[str]) -> str:
-    """Tell whose spelling a file uses, "timm" or "original", from its names.
+    """Return whose spelling a file uses, "timm" or "original", from its names.
 
     Raises WeightsError where they are neither's; it names the prefix before a RepVGG's names.
     """
@@ -76,7 +76,7 @@ def _prefix_hint(names: Sequence[str]) -> str:
 
 
 def form(names: Iterable[str]) -> str:
-    """Tell the form, "train" or "deploy", from timm's or the original's names."""
+    """Return the form, "train" or "deploy", from timm's or the original's names."""
     return (
         "deploy" if any(".reparam_conv." in n or ".rbr_reparam." in n for n in names) else "train"
     )
@@ -95,7 +95,7 @@ def strip_prefix(name: str) -> str:
 
 
 def is_training_only(name: str) -> bool:
-    """Tell the tensors that inference never reads: counters (of batches, and of the models that
+    """Return the tensors that inference never reads: counters (of batches, and of the models that
     torch's AveragedModel has seen), and the auxiliary heads of RepVGGplus.
 
     By name, so that any other unknown tensor stays an error.

@@ -132,7 +132,7 @@ def _architecture(name: Any) -> str:
 
 
 def _configured(architecture: str, args: Mapping[str, Any]) -> RepVGGConfig:
-    """The network of that name with the arguments with which it was made."""
+    """Return the network of that name with the arguments with which it was made."""
     used = {
         key: _tuples(value)
         for key, value in args.items()
@@ -163,7 +163,7 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
 
 
 def _check_preparation(cfg: Mapping[str, Any]) -> None:
-    """The transform that these words describe can be made, for photos and at test size."""
+    """Raise unless the transform of these words can be made, for photos and at test size."""
     for key in ("interpolation", "crop_mode"):
         if not isinstance(cfg.get(key, ""), str):
             raise WeightsError(f"{key}: expected a word, got {shown(cfg[key])}")
@@ -222,7 +222,7 @@ def _labels(said: Mapping[str, Any], classes: int, stated: Any) -> dict[str, Any
 
 
 def _fit(names: Any, classes: int) -> bool:
-    """Tell whether names are those of so many classes."""
+    """Return whether names are those of so many classes."""
     if isinstance(names, dict):
         return all(_is_index(key, classes) for key in names)
     return isinstance(names, list | tuple) and len(names) == classes
@@ -254,7 +254,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _quoted(error: Exception) -> str:
-    """What an error says; it may repeat a stranger's text."""
+    """Return what an error says; it may repeat a stranger's text."""
     return shown(str(error), 300)[1:-1]
 
 

@@ -106,7 +106,7 @@ class FoldLesson(Lesson):
     parameters: dict[str, int]
 
     def document(self) -> Document:
-        """The steps, the shares, the grids, the photo."""
+        """Return the steps, the shares, the grids, the photo."""
         return Document(
             self.says("Folding {block} of {model}"),
             (
@@ -276,7 +276,7 @@ def fold(
 
 
 def _image(model: RepVGG, photo: Any) -> tuple[Array, str]:
-    """The photo, or noise for a network that sees none."""
+    """Return the photo, or noise for a network that sees none."""
     if photo is None and model.config.in_chans not in (1, 3):
         return subject.noise(subject.network_of(model)), "noise"
     return subject.image(model, photo)
@@ -291,7 +291,7 @@ def _parameters(kernels: dict[str, ConvBN], total: FusedConv) -> dict[str, int]:
 
 
 def _outlier(weight: Array) -> float:
-    """The largest weight in units of their standard deviation; 0 of nothing but zeros."""
+    """Return the largest weight in units of their standard deviation; 0 of nothing but zeros."""
     std = float(weight.std(dtype=np.float64))
     return float(np.abs(weight).max()) / std if std else 0.0
 

@@ -260,7 +260,7 @@ def identities() -> IdentitiesLesson:
 
 
 def _strides(x: Array) -> tuple[Stride, ...]:
-    """The maps of a convolution and of an average, with both strides."""
+    """Return the maps of a convolution and of an average, with both strides."""
     kernel, mean = np.ones((1, 1, 3, 3)), pooling_kernel(1)
     ways = (("3×3", kernel, 1), ("3×3 average", mean, 1), ("3×3 average", mean, 2))
     shapes = [conv2d(x[:, :1], w, stride=s, padding=1).shape[2:] for _, w, s in ways]
@@ -315,7 +315,7 @@ def _identity(
 
 
 def _pooled(x: Array) -> Array:
-    """The means over 3×3, zeros around the map."""
+    """Return the means over 3×3, zeros around the map."""
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     mean: Array = windows.mean((4, 5))

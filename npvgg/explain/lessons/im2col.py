@@ -62,7 +62,7 @@ class Im2colLesson(Lesson):
     largest: Memory
 
     def document(self) -> Document:
-        """The map, the columns, the product, the memory."""
+        """Return the map, the columns, the product, the memory."""
         channels, height, width = self.x.shape
         return Document(
             "im2col: windows become columns",
@@ -179,7 +179,7 @@ def im2col(model: RepVGG) -> Im2colLesson:
 
 
 def _one_by_one(x: Array, kernels: Array) -> Array:
-    """The convolution as its definition has it: one product after the other."""
+    """Return the convolution as its definition has it: one product after the other."""
     channels, height, width = x.shape
     y = np.zeros((len(kernels), height, width), np.int64)
     for k, p, q, c, r, s in np.ndindex(len(kernels), height, width, channels, 3, 3):

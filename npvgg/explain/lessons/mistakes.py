@@ -72,7 +72,7 @@ class MistakesLesson(Lesson):
     changed: int
 
     def document(self) -> Document:
-        """A table of all, and each with its map."""
+        """Return a table of all, and each with its map."""
         parts: list[Part] = [
             Paragraph(
                 self.says(
@@ -193,7 +193,7 @@ class _Bench:
                                 break
 
     def top(self, logits: Array) -> tuple[str, float]:
-        """The likeliest class and its probability."""
+        """Return the likeliest class and its probability."""
         with np.errstate(all="ignore"):
             probabilities = softmax(logits)[0]
         if not np.isfinite(probabilities).all():
@@ -266,7 +266,7 @@ class _Bench:
         return tensor, self.operations[tensor].equation, output, logits
 
     def _first(self, wrong: Recipe) -> str:
-        """The first tensor of the block that a wrong recipe changes."""
+        """Return the first tensor of the block that a wrong recipe changes."""
         name = self.block.spec.name
         for o in self.operations.values():
             if o.block != name or o.name == name:

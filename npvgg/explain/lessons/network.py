@@ -86,7 +86,7 @@ class NetworkLesson(Lesson):
         ]
 
     def document(self) -> Document:
-        """The table, and what folding saves."""
+        """Return the table, and what folding saves."""
         head = (
             "block",
             "count",
@@ -145,7 +145,7 @@ class NetworkLesson(Lesson):
         return file.getvalue()
 
     def as_latex(self) -> str:
-        """The table with repeats collapsed, for the package booktabs."""
+        """Return the table with repeats collapsed, for the package booktabs."""
         forms = " & ".join(rf"\multicolumn{{2}}{{c}}{{{what}}}" for what in COLUMNS)
         lines = [
             r"\begin{tabular}{lrlrrrrrrr}",

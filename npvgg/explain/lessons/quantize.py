@@ -78,7 +78,7 @@ class QuantizeLesson(Lesson):
     folded: Array = field(metadata=UNLISTED)
 
     def document(self) -> Document:
-        """The cause, the histogram, the errors."""
+        """Return the cause, the histogram, the errors."""
         return Document(
             self.says("Eight bits: {block} of {model}"),
             (
@@ -194,7 +194,7 @@ def quantize(model: RepVGG, block: str | None = None, photo: Any = None) -> Quan
 
 
 def _kernels(block: Any) -> dict[str, Array]:
-    """The scaled kernels of a block's branches, float64."""
+    """Return the scaled kernels of a block's branches, float64."""
     form, spec = subject.branches_of(block), block.spec
     found = {
         "3×3": fuse_conv_bn(form.conv_kxk.weight, form.conv_kxk.bn).weight,
@@ -267,7 +267,9 @@ def _top(model: RepVGG, logits: Array) -> tuple[str, float]:
 def _run(
     model: RepVGG, train: Network, deploy: Network, x: Array, right: Array, what: str, per: str
 ) -> Run:
-    """The network with eight-bit kernels: its branches' each on its own, or those of the fold."""
+    """Return the network with eight-bit kernels: its branches' each on its own, or those of the
+    fold.
+    """
     blocks = []
     for branches, folded in zip(train.blocks, deploy.blocks, strict=True):
         weight, bias = subject.fused_of(folded).weight, subject.fused_of(folded).bias

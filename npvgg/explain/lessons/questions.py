@@ -211,7 +211,7 @@ def _logits(net: Any, x: Any) -> Any:
 
 
 def _training_mode(net: Any, x: Any) -> Any:
-    """The logits where every batch norm uses the statistics of this one image."""
+    """Return the logits where every batch norm uses the statistics of this one image."""
 
     def normed(bn: Any, y: Any) -> Any:
         mean, var = y.mean((0, 2, 3)), y.var((0, 2, 3))

@@ -53,7 +53,7 @@ class TrainingLesson(Lesson):
     length: tuple[float, float]
 
     def document(self) -> Document:
-        """The ways, their paths, what was published."""
+        """Return the ways, their paths, what was published."""
         return Document(
             "Why train branches, if they fold?",
             (
@@ -166,7 +166,7 @@ def _plain(rate: float) -> tuple[Array, list[Parameters]]:
 
 
 def _normed(p: Parameters) -> Array:
-    """The weights behind a batch norm:  γ v / σ,  σ² = vᵀ Σ v, the variance of v·x."""
+    """Return the weights behind a batch norm:  γ v / σ,  σ² = vᵀ Σ v, the variance of v·x."""
     v, gamma = p
     w: Array = gamma * v / np.sqrt(v @ COVARIANCE @ v)
     return w
@@ -187,7 +187,9 @@ def _loss(path: Array) -> Array:
 
 
 def _nearest(path: Array) -> tuple[float, float]:
-    """The rate of plain descent that comes nearest to a path, and how far it stays from it."""
+    """Return the rate of plain descent that comes nearest to a path, and how far it stays
+    from it.
+    """
 
     def apart(rate: float) -> float:
         return float(np.abs(_plain(rate)[0] - path).max())

@@ -97,7 +97,7 @@ class WinogradLesson(Lesson):
     absolute: Array = field(metadata=UNLISTED)
 
     def document(self) -> Document:
-        """The matrices, the proof, the counts, the tiles, the errors."""
+        """Return the matrices, the proof, the counts, the tiles, the errors."""
         return Document(
             self.says("Winograd's F({m}×{m}, {r}×{r})"),
             (

@@ -190,7 +190,9 @@ def _tensors(entries: Pairs) -> tuple[dict[str, Record], dict[str, str]]:
 
 
 def _is_tensor(value: Any) -> bool:
-    """Tell whether PyTorch would make it a tensor, plain or not (sparse, quantized, a subclass)."""
+    """Return whether PyTorch would make it a tensor, plain or not (sparse, quantized, a
+    subclass).
+    """
     return isinstance(value, Record) and _maker(value).name.startswith("_rebuild")
 
 
@@ -250,7 +252,8 @@ HARMLESS = {Name(module, name) for module, names in _CONTAINERS.items() for name
 
 
 def harmless(name: Name) -> bool:
-    """Tell whether a name is one that PyTorch itself writes, or a container of Python's or NumPy's.
+    """Return whether a name is one that PyTorch itself writes, or a container of Python's or
+    NumPy's.
 
     Everything else is code of somebody's that torch.load(weights_only=False) would import and call.
     """

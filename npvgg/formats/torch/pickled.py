@@ -49,7 +49,7 @@ class Parsed(NamedTuple):
 
 
 def parse(data: bytes | memoryview, start: int = 0) -> Parsed:
-    """What the pickle that begins at data[start] says.
+    """Return what the pickle that begins at data[start] says.
 
     Raises WeightsError for what is not a complete pickle of protocol 2 to 5, or is beyond a limit.
     """
@@ -89,7 +89,7 @@ class _Machine:
     # --- bytes ---
 
     def take(self, count: int) -> memoryview:
-        """The next `count` bytes."""
+        """Return the next `count` bytes."""
         end = self.position + count
         if count < 0 or end > len(self.data):
             raise WeightsError(
@@ -101,11 +101,11 @@ class _Machine:
         return taken
 
     def number(self, layout: str) -> Any:
-        """The next bytes as one number of `struct`'s layout."""
+        """Return the next bytes as one number of `struct`'s layout."""
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
     def line(self) -> str:
-        """The next bytes up to a line end, as text."""
+        """Return the next bytes up to a line end, as text."""
         head = bytes(self.data[self.position : self.position + MAX_NAME])
         length = head.find(b"\n")
         if length < 0:
@@ -119,13 +119,13 @@ class _Machine:
         self.stack.append(value)
 
     def pop(self) -> Any:
-        """The topmost value, taken off; a mark is no value."""
+        """Return the topmost value, taken off; a mark is no value."""
         if not self.stack:
             raise WeightsError(f"pickle: expected a value on the stack before byte {self.position}")
         return self.stack.pop()
 
     def top(self) -> Any:
-        """The topmost value, left there."""
+        """Return the topmost value, left there."""
         self.push(value := self.pop())
         return value
 

@@ -64,7 +64,7 @@ class Contents(NamedTuple):
 
 
 def recognised(head: bytes) -> bool:
-    """Tell whether a file that begins so is PyTorch's.
+    """Return whether a file that begins so is PyTorch's.
 
     A safetensors header of 640 to 1,471 bytes may begin like a pickle, but then zeros follow.
     """
@@ -73,7 +73,7 @@ def recognised(head: bytes) -> bool:
 
 
 def read(file: BinaryIO, size: int, wrapper: str | None = None) -> Contents:
-    """The tensors of an open PyTorch file of `size` bytes.
+    """Return the tensors of an open PyTorch file of `size` bytes.
 
     wrapper: the key of the set of weights to take, "" for the outermost; None for the usual choice
     Raises WeightsError.
@@ -113,7 +113,9 @@ def _read_zip(file: BinaryIO, size: int, wrapper: str | None) -> Contents:
 
 
 def _folder(archive: Archive) -> str:
-    """The one folder in which PyTorch keeps everything. Other archives are called by their name."""
+    """Return the one folder in which PyTorch keeps everything. Other archives are called by their
+    name.
+    """
     names = list(archive.members)
     folders = {name.partition("/")[0] for name in names}
     if any(name.endswith("/constants.pkl") for name in names):

@@ -78,7 +78,9 @@ class Tensor(NamedTuple):
 
 
 def plain_tensor(value: Any) -> Record | None:
-    """The record of the plain tensor inside a value (a tensor, Parameter, Buffer), or None."""
+    """Return the record of the plain tensor inside a value (a tensor, Parameter, Buffer), or
+    None.
+    """
     for _ in range(3):  # a Parameter with attributes is wrapped twice
         if not isinstance(value, Record):
             return None
@@ -95,7 +97,7 @@ def plain_tensor(value: Any) -> Record | None:
 
 
 def storage(outside: Outside) -> Storage | None:
-    """The storage that a persistent id names, or None where it names something else.
+    """Return the storage that a persistent id names, or None where it names something else.
 
     Raises WeightsError for a storage that breaks the rules.
     """
@@ -122,7 +124,7 @@ def storage(outside: Outside) -> Storage | None:
 
 
 def tensor(record: Record, what: str) -> Tensor:
-    """The window that a record of `plain_tensor` describes. Raises WeightsError."""
+    """Return the window that a record of `plain_tensor` describes. Raises WeightsError."""
     fewest, most = REBUILDERS[record.maker]
     args = record.args
     if not fewest <= len(args) <= most or not isinstance(args[0], Outside):
@@ -153,7 +155,8 @@ def tensor(record: Record, what: str) -> Tensor:
 
 
 def array(tensor: Tensor, data: NDArray[np.uint8], byteorder: str, what: str) -> NDArray[Any]:
-    """The window as an array in C order of the machine's byte order, from its storage's bytes.
+    """Return the window as an array in C order of the machine's byte order, from its storage's
+    bytes.
 
     A view of the bytes where they already lie so, else a copy. bfloat16 becomes float32.
     data: exactly `tensor.numel` numbers      byteorder: "<" or ">"
@@ -178,7 +181,7 @@ def array(tensor: Tensor, data: NDArray[np.uint8], byteorder: str, what: str) ->
 
 
 def _retyped(source: Storage, dtype: Any, what: str) -> Storage:
-    """An untyped storage, counted in bytes, as one of the dtype that the tensor names."""
+    """Return an untyped storage, counted in bytes, as one of the dtype that the tensor names."""
     kind = dtype.name if isinstance(dtype, Name) and dtype.module == "torch" else ""
     if kind not in SCALARS or source.dtype != "U8":
         raise WeightsError(f"{what}: expected a known dtype, got {_called(dtype)}")
@@ -190,7 +193,7 @@ def _retyped(source: Storage, dtype: Any, what: str) -> Storage:
 
 
 def _integers(value: Any, what: str) -> tuple[int, ...] | None:
-    """A tuple (or torch.Size) of integers, else None."""
+    """Return a tuple (or torch.Size) of integers, else None."""
     if isinstance(value, Record) and is_name(value.maker, {SIZE}) and len(value.args) == 1:
         value = value.args[0]
     if not isinstance(value, tuple):

@@ -39,7 +39,7 @@ Chunk = bytes | memoryview
 def write_chunks(
     tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], cast: str | None
 ) -> Iterator[Chunk]:
-    """The bytes of a .pth file, piece by piece.
+    """Return the bytes of a .pth file, piece by piece.
 
     cast: the dtype, "F32" "F16" or "BF16", in which the floating-point tensors are stored
     Every tensor is checked before the first piece is given out. Raises WeightsError.
@@ -75,7 +75,9 @@ BINPERSID, NEWFALSE = b"Q", b"\x89"
 
 
 def _pickle(table: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
-    """The state dict as a pickle; each tensor is a window that covers its storage in C order."""
+    """Return the state dict as a pickle; each tensor is a window that covers its storage in C
+    order.
+    """
     parts = [PROTO, ORDERED_DICT, MARK]
     for number, (name, (dtype, shape)) in enumerate(table.items()):
         strides, numel = _strides(shape)
@@ -87,7 +89,9 @@ def _pickle(table: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    """The steps of a tensor in C order, as torch counts them, and the number of its elements."""
+    """Return the steps of a tensor in C order, as torch counts them, and the number of its
+    elements.
+    """
     steps, step = [], 1
     for size in reversed(shape):
         steps.append(step)
@@ -114,7 +118,7 @@ def _tuple(values: tuple[int, ...]) -> bytes:
 
 
 def _archive(members: Iterator[tuple[str, Chunk]]) -> Iterator[Chunk]:
-    """The members one after another, each padded to the alignment, and their directory."""
+    """Return the members one after another, each padded to the alignment, and their directory."""
     position, directory, count = 0, b"", 0
     for short, data in members:
         name = f"{FOLDER}/{short}".encode()

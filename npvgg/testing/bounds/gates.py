@@ -62,7 +62,7 @@ def multiply(x: Ball, g: Ball, rule: Rule) -> Ball:
 
 
 def average(x: Ball, axis: tuple[int, ...], rule: Rule) -> Ball:
-    """The mean over axes, which stay as ones.
+    """Return the mean over axes, which stay as ones.
 
     By either rule the errors of what is averaged add up plainly: neighbours on a smooth map make
     the same roundings, and would not cancel.
@@ -74,12 +74,12 @@ def average(x: Ball, axis: tuple[int, ...], rule: Rule) -> Ball:
 
 
 def largest(x: Ball, axis: tuple[int, ...]) -> Ball:
-    """The maximum over axes, which stay as ones: as far off as the worst of its numbers."""
+    """Return the maximum over axes, which stay as ones: as far off as the worst of its numbers."""
     return Ball(x.y.max(axis, keepdims=True), x.error.max(axis, keepdims=True))
 
 
 def pool(x: Ball, kind: str, rule: Rule) -> Array:
-    """The errors of the pooled vector, (N, K)."""
+    """Return the errors of the pooled vector, (N, K)."""
     mean, maximum = average(x, (2, 3), rule), largest(x, (2, 3))
     errors = {
         "avg": mean.error, "max": maximum.error, "avgmax": half_sum(mean, maximum, rule).error,
@@ -89,7 +89,7 @@ def pool(x: Ball, kind: str, rule: Rule) -> Array:
 
 
 def half_sum(a: Ball, b: Ball, rule: Rule) -> Ball:
-    """(a + b) / 2."""
+    """Return (a + b) / 2."""
     mass = 0.5 * (np.abs(a.y) + np.abs(b.y) + a.error + b.error)
     error = 0.5 * (a.error + b.error) + rule.grow(2) * (mass + FLOOR)
     return Ball(0.5 * (a.y + b.y), error)

@@ -47,7 +47,9 @@ class Rule:
     """… and to the sum, to make it an error again."""
 
     def carry(self, error: Array, weight: Array, **how: Any) -> Array:
-        """What a convolution makes of the errors of its input: (N, C, H, W) → (N, K, P, Q)."""
+        """Return what a convolution makes of the errors of its input: (N, C, H, W) → (N, K,
+        P, Q).
+        """
         return self.back(conv2d(self.through(error), self.through(weight), **how))
 
 

@@ -73,12 +73,12 @@ class Terms(NamedTuple):
     depth: int
 
     def error(self, rule: Rule) -> Array:
-        """The whole error."""
+        """Return the whole error."""
         return rule.join(self.carried, rule.grow(self.depth) * self.mass)
 
 
 def settled(y: Array, error: Array) -> Terms:
-    """A tensor that others read as it is, with an error that is known."""
+    """Return a tensor that others read as it is, with an error that is known."""
     return Terms(y, error, np.abs(y) + error, 0)
 
 
@@ -108,7 +108,7 @@ class Walker:
         self.terms: dict[str, Terms] = {}
 
     def step(self, o: Operation, y: Array) -> Array:
-        """The error of the next operation's tensor, whose truth is y."""
+        """Return the error of the next operation's tensor, whose truth is y."""
         terms = self._terms(o, y)
         error = terms.error(self.rule)
         if o.name in self.exact:
@@ -158,7 +158,7 @@ class Walker:
         return Terms(y, self._carry(o.block, x.carried, weight, how), mass, depth)
 
     def _carry(self, block: str, error: Array, weight: Array, how: Mapping[str, int]) -> Array:
-        """The errors of a block's input behind its convolution.
+        """Return the errors of a block's input behind its convolution.
 
         What normalising does to a photo, a rounded constant say, it does to all pixels.
         """
@@ -168,7 +168,7 @@ class Walker:
     def _tiled(
         self, x: Terms, weight: Array, mass: Array, depth: int, how: Mapping[str, int]
     ) -> Array:
-        """The mass, raised to where grow(depth)·mass covers Winograd's algorithms."""
+        """Return the mass, raised to where grow(depth)·mass covers Winograd's algorithms."""
         if not self.winograd or weight.shape[2] != 3 or how["dilation"] != 1:
             return mass
         error = winograd_error(
@@ -186,7 +186,7 @@ class Walker:
         return Terms(y, t * x.carried, mass, x.depth + BN_ROUNDINGS)
 
     def _sum(self, o: Operation, y: Array, branches: list[Terms]) -> Terms:
-        """The sum of a block's branches.
+        """Return the sum of a block's branches.
 
         Errors of the block's input go through all branches at once, that is, through the one kernel
         that they fold into.
@@ -207,7 +207,7 @@ class Walker:
         return Terms(y, carried, mass, depth)
 
     def folded(self, block: str) -> Array:
-        """The kernel of a block's one convolution, in float64."""
+        """Return the kernel of a block's one convolution, in float64."""
         form, spec = self.blocks[block].form, self.blocks[block].spec
         if isinstance(form, Branches):
             form = reparameterize(form, groups=spec.groups, dtype=np.float64)

@@ -86,7 +86,7 @@ class _Right:
         return self.known[key]
 
     def of(self, found: Match) -> set[str]:
-        """The tensors of ours, without the input, that were found and are right."""
+        """Return the tensors of ours, without the input, that were found and are right."""
         return {name for name in found.arrays if name != "input" and self(found, name)}
 
     def near(self, name: str) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _by_shape(
 
 
 def _with_the_rest(theirs: Mapping[str, Array], found: Match, pack: Pack, right: _Right) -> Match:
-    """The match by names, and what other arrays are: by shape, or where they are right."""
+    """Return the match by names, and what other arrays are: by shape, or where they are right."""
     lacking = [probe for probe in pack.probes if probe.name not in found.names]
     rest = {name: theirs[name] for name in found.unused}
     if not lacking or not rest:
@@ -162,7 +162,7 @@ def _with_the_rest(theirs: Mapping[str, Array], found: Match, pack: Pack, right:
 def _with_right_ones(
     theirs: Mapping[str, Array], found: Match, wanted: Sequence[str], pack: Pack, right: _Right
 ) -> tuple[Match, dict[str, str]]:
-    """The match with arrays that are right for the wanted tensors of ours, and those."""
+    """Return the match with arrays that are right for the wanted tensors of ours, and those."""
     taken = {found.names[name] for name in right.of(found)}
     moved: dict[str, str] = {}
     for name in wanted:
@@ -191,7 +191,9 @@ def _left_out(found: Match, name: str) -> Match:
 def _moved(
     theirs: Mapping[str, Array], found: Match, pack: Pack, right: _Right
 ) -> tuple[Match, list[str]]:
-    """The match in which arrays that are right elsewhere stand there, and what to say of it."""
+    """Return the match in which arrays that are right elsewhere stand there, and what to say
+    of it.
+    """
     good = right.of(found)
     wanted = [probe.name for probe in pack.probes[1:] if probe.name not in good]
     found, moved = _with_right_ones(theirs, found, wanted, pack, right)

@@ -48,8 +48,8 @@ MAX_ARRAYS = MAX_FILES = 10_000
 
 
 def read(path: str | os.PathLike[str]) -> Arrays:
-    """The arrays of a file or folder by name, in order. Raises WeightsError, which begins with the
-    path, where it holds none or anything else.
+    """Return the arrays of a file or folder by name, in order. Raises WeightsError, which begins
+    with the path, where it holds none or anything else.
     """
     with blaming(path):
         arrays = _folder(Path(path)) if os.path.isdir(path) else _file(Path(path))
@@ -79,7 +79,7 @@ _ARRAYS = {
 
 
 def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
-    """A JSON object of their names → ours. Raises WeightsError where it is none."""
+    """Return a JSON object of their names → ours. Raises WeightsError where it is none."""
     with blaming(path), open_regular(path) as file:
         table = _json(file, os.fstat(file.fileno()).st_size)
         for name, value in table.items():
@@ -89,7 +89,7 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _file(path: Path) -> Arrays | None:
-    """The arrays of a file of NumPy's or of JSON; None for others, which may be weights."""
+    """Return the arrays of a file of NumPy's or of JSON; None for others, which may be weights."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(512)
@@ -104,7 +104,9 @@ def _file(path: Path) -> Arrays | None:
 
 
 def _folder(path: Path) -> Arrays:
-    """The arrays of a folder: all npy files in it, or all raw files and the list of shapes."""
+    """Return the arrays of a folder: all npy files in it, or all raw files and the list of
+    shapes.
+    """
     files = sorted(_files(path), key=lambda file: natural(_name(path, file)))
     named = {_name(path, file): file for file in files}
     kinds = {file.suffix for file in files}
@@ -141,7 +143,7 @@ def _name(folder: Path, file: Path) -> str:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts names with numbers as people do: conv2 before conv10."""
+    """Return a key that sorts names with numbers as people do: conv2 before conv10."""
     parts = re.split(r"([0-9]+)", name)
     return [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else (0, p) for i, p in enumerate(parts)]
 
@@ -178,7 +180,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _json(file: BinaryIO, size: int) -> dict[str, Any]:
-    """A JSON object, every number of it a float, NaN and Infinity among them."""
+    """Return a JSON object, every number of it a float, NaN and Infinity among them."""
     if size > MAX_JSON:
         raise WeightsError(f"expected JSON of at most {MAX_JSON} bytes, got {size}")
     data = bytearray(size)

@@ -139,7 +139,9 @@ def _pack(reference: Any, x: Array | None, level: str) -> Pack:
 
 
 def _run(candidate: Any, pack: Pack, layout: str) -> Run:
-    """The candidate's arrays, from whatever it is; those that are run, are run on the input."""
+    """Return the candidate's arrays, from whatever it is; those that are run, are run on the
+    input.
+    """
     if isinstance(candidate, Mapping):
         return Run(runners.as_arrays(candidate))
     path = os.fspath(candidate) if isinstance(candidate, str | os.PathLike) else None
@@ -166,7 +168,8 @@ def _run(candidate: Any, pack: Pack, layout: str) -> Run:
 def _with_what_is_returned(
     run: Run, found: Match, pack: Pack, alone: bool
 ) -> tuple[Match, list[str]]:
-    """The match in which what a network returns is held against the logits, and what to say of it.
+    """Return the match in which what a network returns is held against the logits, and what to say
+    of it.
 
     A tensor inside may be the logits while its users see another: their softmax, say. So, unless it
     is one of the tensors that are compared already, what is returned is taken for the logits; of
@@ -201,7 +204,7 @@ def _with_what_is_returned(
 
 
 def _with_activation(run: Run, found: Match, pack: Pack, alone: bool) -> tuple[Match, list[str]]:
-    """The match with the activation done to the maps that a watched module gives before it.
+    """Return the match with the activation done to the maps that a watched module gives before it.
 
     An activation may be a function outside of the module. Only where the logits are right, and the
     map is right behind its activation; else it may be missing.
@@ -254,7 +257,7 @@ def _rows(pack: Pack, found: Match, alone: bool) -> Iterator[Row]:
 
 
 def _explained(report: Report, diagnosis: bool) -> Report:
-    """The report, with what can be said of the first wrong tensor."""
+    """Return the report, with what can be said of the first wrong tensor."""
     first = report.first_wrong
     if first is None:
         return report
@@ -276,7 +279,7 @@ what a correct implementation was seen to have (ncnn, 2.13)."""
 
 
 def _by_tiles(report: Report) -> Report | None:
-    """The report by the bounds of Winograd's algorithms, if everything is right by them.
+    """Return the report by the bounds of Winograd's algorithms, if everything is right by them.
 
     They are some twenty times wider, so that only what is hardly beyond the others is asked.
     """

@@ -27,7 +27,7 @@ from npvgg.weights.build import flatten
 
 
 def build(text: str) -> Any:
-    """The torch module that a factory makes. Raises ArgumentError where there is none."""
+    """Return the torch module that a factory makes. Raises ArgumentError where there is none."""
     name, _, rest = text.partition(":")
     factory, _, argument = rest.partition(":")
     if not (name and factory):
@@ -119,7 +119,7 @@ def _in_order(pack: Pack, form: str, order: Sequence[str]) -> list[Array]:
 
 
 def _place(name: str) -> tuple[str, str]:
-    """The block and the branch of a tensor: "stages.0.1.conv_1x1.bn.bias" → these two."""
+    """Return the block and the branch of a tensor: "stages.0.1.conv_1x1.bn.bias" → these two."""
     parts = name.split(".")
     depth = 3 if parts[0] == "stages" else 1
     return ".".join(parts[:depth]), parts[depth]

@@ -43,7 +43,7 @@ def page(report: Report) -> str:
 
 
 def _rows(report: Report) -> Iterator[dict[str, Any]]:
-    """What the table says of each tensor."""
+    """Return what the table says of each tensor."""
     after = False
     for row in report.rows:
         first = row is report.first_wrong
@@ -57,7 +57,7 @@ def _rows(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def _cells(row: Row, report: Report) -> dict[str, Any]:
-    """The measurements of one row, written out, or why there are none."""
+    """Return the measurements of one row, written out, or why there are none."""
     m = row.measured
     if m is None:
         got = f", theirs is {_size(row.their_shape)}" if row.fails else ""

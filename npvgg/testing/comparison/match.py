@@ -105,7 +105,7 @@ def match(
 
 
 def held(found: Match, name: str, array: Array, probe: Probe) -> Match:
-    """The match with an array of theirs in the place of one of our tensors."""
+    """Return the match with an array of theirs in the place of one of our tensors."""
     arranged = _arranged(array, probe.shape, found.layout)
     return replace(
         found,
@@ -180,15 +180,15 @@ def _by_name(theirs: Mapping[str, Array], ours: Mapping[str, object]) -> dict[st
 
 
 def _first_half(names: Mapping[str, object]) -> int:
-    """The number of blocks in the first half of RepVGGplus' third stage, which has a name of its
-    own.
+    """Return the number of blocks in the first half of RepVGGplus' third stage, which has a name of
+    its own.
     """
     found = [re.match(r"(?:module\.)?stage3_first\.blocks\.([0-9]{1,3})", name) for name in names]
     return max((int(m[1]) + 1 for m in found if m), default=0)
 
 
 def _spellings(name: str, first_half: int) -> Iterator[str]:
-    """What a name may mean, the most literal first; "stage1_0" is "stage1.0"."""
+    """Return what a name may mean, the most literal first; "stage1_0" is "stage1.0"."""
     yield from _dotted_spellings(name, first_half)
     dotted = re.sub(r"_([0-9]+)(?=_|$)", r".\1", name)
     dotted = re.sub(r"(?<=[0-9])_(?=[a-z])", ".", dotted)
@@ -239,7 +239,7 @@ def _by_shape(
     truth: Callable[[str], Array],
     layout: str,
 ) -> dict[str, str]:
-    """The cheapest matching that keeps the order, by dynamic programming:
+    """Return the cheapest matching that keeps the order, by dynamic programming:
 
     cost[i, j] = min(cost[i−1, j] + without[i], cost[i, j−1], cost[i−1, j−1] + distance(i, j))
     """
@@ -288,13 +288,13 @@ def _distance(got: Array, want: Array) -> float:
 
 
 def _layout(pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str:
-    """The layout in which more of their shapes are ours."""
+    """Return the layout in which more of their shapes are ours."""
     fitting = [sum(_fits(their, _stored(our, way)) for their, our in pairs) for way in LAYOUTS[1:]]
     return LAYOUTS[2] if fitting[1] > fitting[0] else LAYOUTS[1]
 
 
 def _stored(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """The shape that a tensor of ours has in a layout."""
+    """Return the shape that a tensor of ours has in a layout."""
     return shape[:1] + shape[2:] + shape[1:2] if layout == "NHWC" else shape
 
 

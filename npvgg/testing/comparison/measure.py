@@ -61,7 +61,9 @@ def measure(got: Array, want: Array, bound: Array) -> Measured:
 
 
 def pattern(wrong: Array) -> Iterator[str]:
-    """What the wrong elements of a map (N, K, P, Q) or of rows (N, K) have in common, in words."""
+    """Return what the wrong elements of a map (N, K, P, Q) or of rows (N, K) have in common, in
+    words.
+    """
     places = np.argwhere(wrong)
     for axis, (one, many) in enumerate((("image", "images"), ("channel", "channels"))):
         size, hit = wrong.shape[axis], np.unique(places[:, axis])

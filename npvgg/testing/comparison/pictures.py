@@ -43,14 +43,14 @@ def value_colours(values: Array, scale: float) -> Array:
 
 
 def _along(anchors: tuple[tuple[int, int, int], ...], height: Array) -> Array:
-    """The colours at heights from 0 to 1 along a row of anchors."""
+    """Return the colours at heights from 0 to 1 along a row of anchors."""
     places = np.linspace(0, 1, len(anchors))
     channels = [np.interp(height, places, channel) for channel in zip(*anchors, strict=True)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
 def reduced(share: Array, limit: int = 64) -> Array:
-    """A map (P, Q) of at most `limit` along each side: the maximum of each square."""
+    """Return a map (P, Q) of at most `limit` along each side: the maximum of each square."""
     p, q = share.shape
     size = ceil(max(p, q) / limit)
     padded = np.pad(share, ((0, -p % size), (0, -q % size)))
@@ -59,7 +59,8 @@ def reduced(share: Array, limit: int = 64) -> Array:
 
 
 def error_map(share: Array) -> Array:
-    """The map (P, Q) of a tensor's largest shares over images and channels; a vector's as rows.
+    """Return the map (P, Q) of a tensor's largest shares over images and channels; a vector's as
+    rows.
 
     share: (N, K, P, Q), or (N, K), folded to a width of at most 64
     """

@@ -91,7 +91,7 @@ class Report:
         return self.pack.tolerance(name, alone=self.alone)
 
     def shares(self, name: str) -> Array:
-        """The share of its bound that the error of each element of a tensor of theirs is."""
+        """Return the share of its bound that the error of each element of a tensor of theirs is."""
         return shares(self.match.arrays[name], self.pack.tensor(name), self.bound(name))
 
     @property
@@ -137,7 +137,9 @@ class Report:
         return "".join(self.as_text())
 
     def as_text(self, *, colour: bool = False) -> Iterator[str]:
-        """The report for people: a line per tensor, more about the first wrong one, the verdict."""
+        """Return the report for people: a line per tensor, more about the first wrong one, the
+        verdict.
+        """
         yield f"{self.candidate} against {self.title}\n"
         yield f"matched by {self.match.how}, {self.match.layout}\n\n"
         width = max(12, *(len(row.name) for row in self.rows)) + 2
@@ -160,7 +162,7 @@ class Report:
         yield f"{self.verdict}\n"
 
     def all_notes(self) -> Iterator[str]:
-        """What has to be said of the run, and of arrays that found no place."""
+        """Return what has to be said of the run, and of arrays that found no place."""
         yield from self.notes
         if count := len(self.match.unused):
             names = ", ".join(shown(name) for name in self.match.unused[:5])
@@ -168,7 +170,7 @@ class Report:
             yield f"{arrays} none of ours: {names}{', …' if count > 5 else ''}"
 
     def explained(self) -> Iterator[str]:
-        """What is known about the first wrong tensor, a line each."""
+        """Return what is known about the first wrong tensor, a line each."""
         if self.first_wrong is None:
             return
         yield self.first_wrong.probe.equation
@@ -233,12 +235,12 @@ def odds(chance: float) -> str:
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """A number with its word: "1 is", "2 are"."""
+    """Return a number with its word: "1 is", "2 are"."""
     return f"{count} {one if count == 1 else many}"
 
 
 def number(value: float) -> str:
-    """A number in at most seven characters: 0, 0.5, 12, 3.1e-08, ∞."""
+    """Return a number in at most seven characters: 0, 0.5, 12, 3.1e-08, ∞."""
     if not math.isfinite(value):
         return "∞"
     if value == 0 or 0.05 <= value < 1e5:
@@ -247,14 +249,16 @@ def number(value: float) -> str:
 
 
 def share_text(share: float) -> str:
-    """A share of the bound in words: 3.1 %, 5,100 ×."""
+    """Return a share of the bound in words: 3.1 %, 5,100 ×."""
     if share <= 1:
         return f"{100 * share:.2g} %"
     return f"{share:,.1f} ×" if share < 10 else f"{share:,.0f} ×" if share < 1e6 else "> 10⁶ ×"
 
 
 def gauge(share: float, width: int = 10) -> str:
-    """A bar on a logarithmic scale, from 0.001 % of the bound to all of it; "▶" goes beyond."""
+    """Return a bar on a logarithmic scale, from 0.001 % of the bound to all of it; "▶" goes
+    beyond.
+    """
     if share > 1:
         return "█" * width + "▶"
     eighths = round(8 * width * (1 + math.log10(share) / 5)) if share > 0 else 0

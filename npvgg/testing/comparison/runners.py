@@ -47,7 +47,9 @@ class Run(NamedTuple):
 
 
 def as_array(value: Any, what: str) -> Array:
-    """An array of real numbers from whatever a framework has for one. Raises ArgumentError."""
+    """Return an array of real numbers from whatever a framework has for one. Raises
+    ArgumentError.
+    """
     if hasattr(value, "detach"):  # a torch tensor: off the graph, off the device, out of bfloat16
         value = value.detach().cpu()
         value = value.float() if "bfloat16" in str(value.dtype) else value
@@ -65,7 +67,7 @@ def as_array(value: Any, what: str) -> Array:
 
 
 def as_arrays(values: Mapping[Any, Any]) -> Arrays:
-    """A dict of arrays, under texts as names."""
+    """Return a dict of arrays, under texts as names."""
     for name in values:
         if len(str(name)) > MAX_NAME:
             raise ArgumentError(
@@ -170,7 +172,9 @@ def run_torch(module: Any, x: Array) -> Run:
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Array]]:
-    """The tensors of numbers that a module returns: one, or several in tuples, lists, dicts."""
+    """Return the tensors of numbers that a module returns: one, or several in tuples, lists,
+    dicts.
+    """
     if hasattr(value, "detach"):
         if not value.is_complex() and "bool" not in str(value.dtype):
             yield name, as_array(value, name)
@@ -269,7 +273,7 @@ def _takes(sizes: Sequence[int], shape: Sequence[int]) -> bool:
 
 
 def _depending_on(graph: Any, known: set[str]) -> Iterator[str]:
-    """The tensors that are computed from the input, in order: the others are but weights."""
+    """Return the tensors that are computed from the input, in order: the others are but weights."""
     for node in graph.node:
         if known.intersection(node.input):
             known.update(node.output)
@@ -277,7 +281,7 @@ def _depending_on(graph: Any, known: set[str]) -> Iterator[str]:
 
 
 def _session_run(model: Any, outputs: Sequence[str], feed: Arrays) -> Arrays:
-    """The outputs that are arrays of floating-point numbers, in order."""
+    """Return the outputs that are arrays of floating-point numbers, in order."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -294,7 +298,8 @@ def _session_run(model: Any, outputs: Sequence[str], feed: Arrays) -> Arrays:
 
 
 def _by_module(graph: Any, arrays: Arrays) -> Iterator[tuple[str, Array]]:
-    """The tensors under the paths of modules; of all that a module makes, the last is its own.
+    """Return the tensors under the paths of modules; of all that a module makes, the last is its
+    own.
 
     What is added in a block itself is its sum; and where a branch's convolution has a bias, the
     exporter has folded the batch norm into it.
@@ -315,7 +320,7 @@ def _by_module(graph: Any, arrays: Arrays) -> Iterator[tuple[str, Array]]:
 
 
 def _module(node: Any) -> str:
-    """The path of the module that a node was exported from, "" where nothing tells.
+    """Return the path of the module that a node was exported from, "" where nothing tells.
 
     TorchScript's exporter names tensors "/stages/stages.0/stages.0.1/act/Relu_output_0"; the newer
     one notes the paths of all modules around a node in its metadata.

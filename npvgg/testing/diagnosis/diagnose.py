@@ -193,8 +193,8 @@ class Wrong:
 def judged(
     tried: Iterable[Hypothesis], wrong: Wrong, slack: float
 ) -> tuple[list[Verdict], tuple[Verdict, Hypothesis] | None]:
-    """The verdicts on hypotheses that can be run and give the right shape; and the nearest that
-    does not round, which alone is kept: each holds wrong weights, and there are hundreds.
+    """Return the verdicts on hypotheses that can be run and give the right shape; and the nearest
+    that does not round, which alone is kept: each holds wrong weights, and there are hundreds.
     """
     verdicts: list[Verdict] = []
     best: tuple[Verdict, Hypothesis] | None = None
@@ -239,7 +239,7 @@ def mute(got: Array) -> bool:
 
 
 def distance(got: Array, y: Array) -> tuple[float, float]:
-    """The largest and the root mean square difference.
+    """Return the largest and the root mean square difference.
 
     Where a mistake makes y infinite or not a number, theirs must be that, too, or zero (a ReLU that
     is a comparison makes zeros of NaNs).
@@ -257,12 +257,12 @@ def distance(got: Array, y: Array) -> tuple[float, float]:
 
 
 def magnitude(y: Array) -> float:
-    """The largest finite magnitude."""
+    """Return the largest finite magnitude."""
     return float(np.abs(np.where(np.isfinite(y), y, 0)).max())
 
 
 def explained(verdicts: list[Verdict], wrong: Wrong, tried: int) -> list[Finding]:
-    """The mistakes that reproduce their numbers, and not by chance; the best first."""
+    """Return the mistakes that reproduce their numbers, and not by chance; the best first."""
     good = sorted((v for v in verdicts if v.reproduced), key=lambda v: v.rms)
     limit = EXPLAINED * max(good[0].rms, U * magnitude(wrong.got) / 2) if good else 0.0
     by_mistake: dict[str, list[Verdict]] = {}
@@ -336,8 +336,8 @@ def by_two(
 
 
 def short_type(got: Array, truth: Array, probe: Probe) -> list[Finding]:
-    """Sums in a short type can't be replayed, for they depend on the order; but they leave a trace:
-    every number is one of that type, and all are near the truth, as rounding is:
+    """Look for sums in a short type: they can't be replayed, for they depend on the order; but they
+    leave a trace: every number is one of that type, and all are near the truth, as rounding is:
 
         rms(theirs − truth)  ≤  √1000 · u · rms(truth)        u: 2⁻⁸ bfloat16, 2⁻¹¹ float16
 
@@ -413,7 +413,7 @@ def unknown(verdicts: list[Verdict], got: Array, pack: Pack, probe: Probe, way: 
 
 
 def next_step(got: Array, pack: Pack, probe: Probe, way: Way) -> str:
-    """What helps to find an unknown mistake, which depends on what is known."""
+    """Return what helps to find an unknown mistake, which depends on what is known."""
     if got.shape != probe.shape:
         return "mend the shape first: see stride, padding and the layout of the maps"
     if probe.op == "input":

@@ -48,7 +48,7 @@ class Fitted:
 
 
 def fitted(pack: Pack, probe: Probe, way: Way, got: Array) -> Iterator[Fitted]:
-    """What can be fitted to a tensor inside a block that needs no attention layer."""
+    """Return what can be fitted to a tensor inside a block that needs no attention layer."""
     target = probe.name.removeprefix(probe.block).removeprefix(".")
     if not probe.block or got.shape != probe.shape or target in ("attn", "act"):
         return
@@ -94,7 +94,7 @@ def _hypothesis(
 
 
 def with_added(right: Recipe, target: str, added: Array) -> Recipe:
-    """The recipe with a number per channel added to its sum, or to the tensor itself."""
+    """Return the recipe with a number per channel added to its sum, or to the tensor itself."""
 
     def more(y: Array) -> Array:
         total: Array = y + added.astype(y.dtype)[:, None, None]
@@ -107,7 +107,7 @@ def with_added(right: Recipe, target: str, added: Array) -> Recipe:
 
 
 def add_scaled(right: Recipe, name: str, scale: float, ys: list[Array]) -> Array:
-    """The sum of the branches, one of them scaled."""
+    """Return the sum of the branches, one of them scaled."""
     names = [branch.name for branch in right.branches]
     return add(
         [y * y.dtype.type(scale) if n == name else y for n, y in zip(names, ys, strict=True)]

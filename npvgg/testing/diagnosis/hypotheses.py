@@ -89,7 +89,7 @@ class Way:
 
 
 def way_to(pack: Pack, probe: Probe, theirs: Mapping[str, Array]) -> Way:
-    """What theirs have of a tensor's inputs."""
+    """Return what theirs have of a tensor's inputs."""
     image = pack.tensor("input")
     if probe.op == "input":
         return Way({"x": image}, 0.0, ("input", image))
@@ -115,7 +115,7 @@ def way_to(pack: Pack, probe: Probe, theirs: Mapping[str, Array]) -> Way:
 
 
 def source_of(pack: Pack, probe: Probe) -> str:
-    """The tensor that a block, or the ending, reads."""
+    """Return the tensor that a block, or the ending, reads."""
     inside = [other for other in pack.probes if other.block == probe.block and other.op != "input"]
     names = {other.name for other in inside}
     return next(name for other in inside for name in other.inputs if name not in names)
@@ -138,7 +138,7 @@ def hypotheses(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
 
 
 def in_the_image(pack: Pack, x: Array) -> Iterator[Hypothesis]:
-    """The input itself is wrong."""
+    """Try what the input itself may be instead."""
     for mistake in IMAGE_MISTAKES:
         for detail, wrong in mistake.variants(image_of(pack.manifest)):
             yield Hypothesis(mistake, detail, lambda dtype, w=wrong: w(x.astype(dtype)))  # type: ignore[misc]
@@ -156,7 +156,7 @@ def in_the_ending(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
 
 
 def in_the_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
-    """The mistakes of a block, made in its branches and in its folded convolution."""
+    """Return the mistakes of a block, made in its branches and in its folded convolution."""
     replays = {dtype: Replay(way.given, dtype) for dtype in (np.float32, np.float64)}
     target = probe.name.removeprefix(probe.block).removeprefix(".")
 
@@ -236,8 +236,8 @@ def agrees(
 
 
 def wrong_recipes(right: Recipe, image: Image | None) -> Iterator[tuple[Mistake[Any], str, Recipe]]:
-    """A recipe with every mistake, those of an image that it reads as well: (mistake, detail,
-    wrong recipe).
+    """Return a recipe with every mistake, those of an image that it reads as well: (mistake,
+    detail, wrong recipe).
     """
     for mistake in BLOCK_MISTAKES:
         if image and mistake is order_of_the_input:
@@ -249,7 +249,7 @@ def wrong_recipes(right: Recipe, image: Image | None) -> Iterator[tuple[Mistake[
 
 
 def wrong_images(right: Recipe, image: Image) -> Iterator[tuple[Mistake[Any], str, Recipe]]:
-    """The first block's recipe with every mistake about the image that it reads."""
+    """Return the first block's recipe with every mistake about the image that it reads."""
     for mistake in IMAGE_MISTAKES:
         for detail, wrong in mistake.variants(image):
             yield mistake, detail, replace(right, before=wrong)
@@ -288,7 +288,7 @@ def on_top_of(passage: Passage, last: str) -> Iterator[Hypothesis]:
 
 
 def passages(pack: Pack, probe: Probe, way: Way) -> Iterator[tuple[int, Sequence[Block]]]:
-    """The blocks from the last right tensor to this one, in each form, if they are several:
+    """Return the blocks from the last right tensor to this one, in each form, if they are several:
     (number of the form, blocks).
     """
     for number, blocks in enumerate(forms(pack)):
@@ -299,8 +299,8 @@ def passages(pack: Pack, probe: Probe, way: Way) -> Iterator[tuple[int, Sequence
 
 
 def untried(pack: Pack, probe: Probe, way: Way) -> list[str]:
-    """The names of the blocks on the way if no mistake was made in all of them: they are too much
-    work.
+    """Return the names of the blocks on the way if no mistake was made in all of them: they are too
+    much work.
     """
     for _, passed in passages(pack, probe, way) if way.lacking else ():
         if work(pack, passed) > MAX_WORK:
@@ -318,7 +318,7 @@ class Passage:
     x: Array
 
     def __call__(self, dtype: Any) -> Array:
-        """The tensor, computed in this dtype."""
+        """Return the tensor, computed in this dtype."""
         x = self.x.astype(dtype)
         for each in self.recipes:
             block = each.spec.name
@@ -340,7 +340,7 @@ class Passage:
 
 
 def work(pack: Pack, blocks: Sequence[Block]) -> float:
-    """The multiplications of these blocks."""
+    """Return the multiplications of these blocks."""
     total = 0.0
     for block in blocks:
         kernels = [b.conv.weight[0].size for b in recipe(block).branches if b.conv is not None]
@@ -349,7 +349,7 @@ def work(pack: Pack, blocks: Sequence[Block]) -> float:
 
 
 def with_norms_of(right: Recipe, other: Recipe) -> Recipe:
-    """The recipe with the batch norms of another; itself where those do not fit."""
+    """Return the recipe with the batch norms of another; itself where those do not fit."""
     norms = {branch.name: branch.bn for branch in other.branches if branch.bn is not None}
     if right.spec.out_chs != other.spec.out_chs or not norms:
         return right
@@ -367,7 +367,7 @@ def fits(other: Block, block: Block) -> bool:
 
 
 def forms(pack: Pack) -> Iterator[tuple[Block, ...]]:
-    """The network's blocks in the forms that can be had: the branches first, then the folded
+    """Return the network's blocks in the forms that can be had: the branches first, then the folded
     convolutions, of which float64 has the exact ones where it can.
     """
     try:

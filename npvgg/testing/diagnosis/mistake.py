@@ -49,14 +49,14 @@ class Mistake(Generic[T]):
     two: bool = False
 
     def sentence(self, detail: str) -> str:
-        """What was done, in words."""
+        """Return what was done, in words."""
         return self.said.format(detail)
 
 
 def collector(
     catalogue: list[Mistake[T]], *, rounds: bool = False, two: bool = False
 ) -> Callable[[str, str], Callable[[Callable[[T], Iterator[tuple[str, T]]]], Mistake[T]]]:
-    """A decorator that makes a mistake of a generator and puts it into a catalogue."""
+    """Return a decorator that makes a mistake of a generator and puts it into a catalogue."""
 
     def mistake(
         said: str, advice: str
@@ -90,13 +90,13 @@ def in_branches(
 
 
 def with_branches(recipe: Recipe, changed: dict[str, Branch]) -> Recipe:
-    """The recipe with some of its branches in place of those of the same names."""
+    """Return the recipe with some of its branches in place of those of the same names."""
     branches = (changed.get(branch.name, branch) for branch in recipe.branches)
     return replace(recipe, branches=tuple(branches))
 
 
 def without(recipe: Recipe, name: str) -> Recipe:
-    """The recipe without one of its branches."""
+    """Return the recipe without one of its branches."""
     return replace(recipe, branches=tuple(b for b in recipe.branches if b.name != name))
 
 

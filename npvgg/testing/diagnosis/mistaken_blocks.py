@@ -143,7 +143,7 @@ def branches_not_added(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "all branches are added before attention and activation",
 )
 def identity_after_the_activation(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The identity is added after the activation instead of before it."""
+    """Add the identity after the activation instead of before it."""
     for branch in recipe.branches:
         if branch.name == "identity":
             yield "the activation", replace(without(recipe, "identity"), late=(branch,))
@@ -182,7 +182,7 @@ def add_activated(act: Step, names: list[str], chosen: list[str], ys: list[Array
     "every block ends with its activation, the last one as well (before or after its attention)",
 )
 def activation_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """What comes before the activation comes out."""
+    """Give what comes before the activation."""
     missing = replace(recipe, tail=without_step(recipe, "act"))
     yield "missing", missing
     act = ops.activation(recipe.spec.act_layer)
@@ -247,7 +247,7 @@ def attention_on_the_wrong_side(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "this network has an attention layer in every block",
 )
 def attention_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The activation alone."""
+    """Give the activation alone."""
     if recipe.spec.attn_layer is not None:
         yield "", replace(recipe, tail=without_step(recipe, "attn"))
 
@@ -315,7 +315,7 @@ def gated(attention: Attention, gate: Step, y: Array) -> Array:
     "fc1 (down) has shape (hidden, K, 1, 1), fc2 (up) has (K, hidden, 1, 1), and both have biases",
 )
 def attention_weights(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """A bias left out, or a matrix read column by column."""
+    """Leave out a bias, or read a matrix column by column."""
 
     def change(attention: Attention, name: str, new: Callable[[Array], Array]) -> Attention:
         weights = attention.weights
@@ -372,12 +372,12 @@ def attention_applied_wrongly(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 
 def without_step(recipe: Recipe, name: str) -> tuple[tuple[str, Step], ...]:
-    """The tail without one of its steps; that still has its name, and does nothing."""
+    """Return the tail without one of its steps; that still has its name, and does nothing."""
     return tuple((step, same if step == name else f) for step, f in recipe.tail)
 
 
 def attention_of(recipe: Recipe) -> dict[str, Array]:
-    """The weights of the attention layer, if there is one."""
+    """Return the weights of the attention layer, if there is one."""
     for _, step in recipe.tail:
         if isinstance(step, Attention):
             return dict(step.weights)
@@ -385,7 +385,7 @@ def attention_of(recipe: Recipe) -> dict[str, Array]:
 
 
 def with_attention(recipe: Recipe, change: Callable[[Attention], Step]) -> Recipe:
-    """The recipe with another attention layer."""
+    """Return the recipe with another attention layer."""
     tail = tuple(
         (name, change(step) if isinstance(step, Attention) else step) for name, step in recipe.tail
     )
@@ -393,18 +393,18 @@ def with_attention(recipe: Recipe, change: Callable[[Attention], Step]) -> Recip
 
 
 def with_option(attention: Attention, option: str, value: str) -> Attention:
-    """The attention layer with another option."""
+    """Return the attention layer with another option."""
     return replace(attention, options={**attention.options, option: value})
 
 
 def transposed(weight: Array) -> Array:
-    """A matrix whose bytes are read in the other order: (K, C, 1, 1) as (C, K)ᵀ."""
+    """Return a matrix whose bytes are read in the other order: (K, C, 1, 1) as (C, K)ᵀ."""
     k, c = weight.shape[:2]
     return weight.reshape(c, k).T.reshape(weight.shape)
 
 
 def mean_of(y: Array) -> Array:
-    """The mean over the pixels, (N, K, 1, 1)."""
+    """Return the mean over the pixels, (N, K, 1, 1)."""
     mean: Array = y.mean(axis=(2, 3), keepdims=True)
     return mean
 

@@ -27,7 +27,9 @@ class Ending:
     after: Step = same
 
     def __call__(self, target: str, given: dict[str, Array]) -> Array:
-        """The tensor "pool" or "logits", from the last map "x", or from "pool" if that is given."""
+        """Return the tensor "pool" or "logits", from the last map "x", or from "pool" if that is
+        given.
+        """
         pooled = given["pool"] if "pool" in given else self.pool(given["x"])
         if target == "pool" or self.weight is None or self.bias is None:
             return pooled
@@ -37,7 +39,7 @@ class Ending:
 
 
 def ending(head: Head) -> Ending:
-    """The right one."""
+    """Return the right one."""
     pool = partial(ops.global_pool, kind=head.global_pool)
     return Ending(pool, head.weight, head.bias)
 
@@ -113,7 +115,7 @@ def logits_activated(right: Ending) -> Iterator[tuple[str, Ending]]:
     "between pooling and classifier there is nothing (dropout does nothing at inference)",
 )
 def features_changed(right: Ending) -> Iterator[tuple[str, Ending]]:
-    """An activation, a normalisation or a dropout that is none of the network's."""
+    """Add an activation, a normalisation or a dropout that is none of the network's."""
     steps: dict[str, Step] = {
         "a normalisation to length 1": lambda x: x / np.sqrt((x * x).sum(-1, keepdims=True)),
         "a layer norm": lambda x: (

@@ -36,7 +36,7 @@ two_mistakes = collector(KERNELS, two=True)
     "frameworks correlate: w[0, 0] meets the pixel at the top left; use correlate, not convolve",
 )
 def kernel_flipped(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Turned by 180°."""
+    """Turn the kernel by 180°."""
     return in_kernels(recipe, lambda w: w[:, :, ::-1, ::-1], taps=3)
 
 
@@ -156,7 +156,7 @@ def groups_interleaved(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "the whole network from 1 after the stem, and groups the even ones)",
 )
 def grouped_at_the_wrong_parity(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """A dense kernel run in groups: what it says about other groups' channels is lost."""
+    """Run a dense kernel in groups: what it says about other groups' channels is lost."""
     spec = recipe.spec
     for groups in (2, 4, 8):
         if spec.groups != 1 or spec.in_chs % groups or spec.out_chs % groups:
@@ -213,7 +213,7 @@ def groups_in_another_order(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "columns behind the last whole step",
 )
 def remainder_left_out(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The last channels, rows or columns are not computed, or input channels not read."""
+    """Leave the last channels, rows or columns uncomputed, or input channels unread."""
 
     def blind(conv: Conv, count: int) -> Conv | None:
         if conv.weight.shape[1] <= count:
@@ -252,7 +252,7 @@ def remainder_left_out(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "w[k, k % (C//G), 1, 1] = 1",
 )
 def identity_in_the_wrong_place(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The diagonal of a dense kernel in a grouped one, and other wrong columns."""
+    """Put the diagonal of a dense kernel into a grouped one, and into other wrong columns."""
     K, G = recipe.spec.out_chs, recipe.spec.groups
     k, size = np.arange(K), K // G
     for what, columns in (
@@ -276,7 +276,7 @@ def identity_in_the_wrong_place(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "strided 1×1 convolution reads the pixels 0, 2, 4 …, without padding",
 )
 def pointwise_off_centre(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """A 1×1 kernel, or the identity's, at another tap of the 3×3 kernel."""
+    """Put a 1×1 kernel, or the identity's, at another tap of the 3×3 kernel."""
     rows, columns = ("above", "level with", "below"), ("left of", "level with", "right of")
     for row in (-1, 0, 1):
         for column in (-1, 0, 1):
@@ -298,7 +298,7 @@ def pointwise_off_centre(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "pad a 1×1 kernel by one on every side, and give eps=1e-5 to every batch norm",
 )
 def pointwise_in_the_corner_and_eps(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """A 1×1 kernel with zeros appended, and an eps of another framework."""
+    """Append zeros to a 1×1 kernel, and take an eps of another framework."""
     for branch in recipe.branches:
         for row, column, corner in ((-1, -1, "top left"), (1, 1, "bottom right")):
             wrong = moved(branch, recipe, row, column) if branch.name == "conv_1x1" else None
@@ -345,14 +345,14 @@ OIHW = "OIHW"
 
 
 def read_as(weight: Array, layout: str) -> Array:
-    """The kernel that comes of OIHW bytes when they are taken for another layout."""
+    """Return the kernel that comes of OIHW bytes when they are taken for another layout."""
     sizes = dict(zip(OIHW, weight.shape, strict=True))
     bytes_as = weight.reshape([sizes[axis] for axis in layout])
     return bytes_as.transpose([layout.index(axis) for axis in OIHW])
 
 
 def written_as(weight: Array, layout: str) -> Array:
-    """The kernel that comes of another layout's bytes when they are taken for OIHW."""
+    """Return the kernel that comes of another layout's bytes when they are taken for OIHW."""
     return weight.transpose([OIHW.index(axis) for axis in layout]).reshape(weight.shape)
 
 
@@ -381,7 +381,7 @@ def first_columns(weight: Array, groups: int) -> Array:
 
 
 def with_identity(recipe: Recipe, what: str, kernel: Array) -> Iterator[tuple[str, Recipe]]:
-    """The recipe with this 1×1 kernel in the identity branch."""
+    """Return the recipe with this 1×1 kernel in the identity branch."""
     for branch in recipe.branches:
         if branch.name == "identity":
             conv = Conv(kernel, None, 1, 1, recipe.spec.groups, evenly(0))
@@ -389,7 +389,7 @@ def with_identity(recipe: Recipe, what: str, kernel: Array) -> Iterator[tuple[st
 
 
 def moved(branch: Branch, recipe: Recipe, row: int, column: int) -> Branch | None:
-    """A 1×1 or identity branch that reads another pixel, so many taps from its own."""
+    """Let a 1×1 or identity branch read another pixel, so many taps from its own."""
     step = recipe.spec.dilation
 
     def shift(x: Array) -> Array:

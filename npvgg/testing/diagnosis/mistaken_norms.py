@@ -103,7 +103,7 @@ def gamma_and_beta_exchanged(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "multiply by gamma; Keras calls it scale, and leaves it out for scale=False",
 )
 def gamma_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """A gamma of one."""
+    """Take a gamma of one."""
     return in_norms(recipe, lambda bn: replace(bn, gamma=np.ones_like(bn.gamma)))
 
 
@@ -112,7 +112,7 @@ def gamma_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "add beta; Keras calls it center, and leaves it out for center=False",
 )
 def beta_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """A beta of zero."""
+    """Take a beta of zero."""
     return in_norms(recipe, lambda bn: replace(bn, beta=np.zeros_like(bn.beta)))
 
 
@@ -121,7 +121,7 @@ def beta_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "the batch norms are affine: multiply by gamma and add beta",
 )
 def gamma_and_beta_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """A gamma of one and a beta of zero."""
+    """Take a gamma of one and a beta of zero."""
     return in_norms(
         recipe,
         lambda bn: replace(bn, gamma=np.ones_like(bn.gamma), beta=np.zeros_like(bn.beta)),
@@ -133,7 +133,7 @@ def gamma_and_beta_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "subtract running_mean; in a fold: b = beta - mean * gamma / sqrt(var + eps)",
 )
 def mean_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """A mean of zero."""
+    """Take a mean of zero."""
     return in_norms(recipe, lambda bn: replace(bn, mean=np.zeros_like(bn.mean)))
 
 
@@ -142,7 +142,7 @@ def mean_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "mind the sign: in a fold, b = beta - mean * gamma / sqrt(var + eps)",
 )
 def mean_added(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The mean with the other sign."""
+    """Take the mean with the other sign."""
     return in_norms(recipe, lambda bn: replace(bn, mean=-bn.mean))
 
 
@@ -215,7 +215,7 @@ def bias_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "every branch has its batch norm, the identity branch as well: it is no plain skip connection",
 )
 def batch_norm_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The batch norm is skipped."""
+    """Skip the batch norm."""
     return in_normalizing(recipe, lambda bn, y: y)
 
 
@@ -299,7 +299,7 @@ def affine_of_another_branch(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "divide by sqrt(var + eps), once",
 )
 def standard_deviation_misused(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The root taken twice, or the standard deviation multiplied."""
+    """Take the root twice, or multiply by the standard deviation."""
 
     def by_power(power: float, bn: BatchNorm, y: Array) -> Array:
         mean, var, gamma, beta = cast(bn, y.dtype)

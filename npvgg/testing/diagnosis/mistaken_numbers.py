@@ -23,25 +23,25 @@ rounding = collector(NUMBERS, rounds=True)
 
 
 def to_float16(y: Array) -> Array:
-    """Rounded to the 11 bits of float16; what is too large becomes infinite."""
+    """Round to the 11 bits of float16; what is too large becomes infinite."""
     with np.errstate(over="ignore", under="ignore"):
         return y.astype(np.float16).astype(y.dtype)
 
 
 def to_bfloat16(y: Array) -> Array:
-    """Rounded to the 8 bits of bfloat16."""
+    """Round to the 8 bits of bfloat16."""
     return widen(narrow(y)).astype(y.dtype)
 
 
 def to_tf32(y: Array) -> Array:
-    """Rounded to the 11 bits of TensorFloat-32, which has the exponents of float32."""
+    """Round to the 11 bits of TensorFloat-32, which has the exponents of float32."""
     bits = np.ascontiguousarray(y, np.float32).view(np.uint32)
     bits = (bits + np.uint32(0x0FFF) + ((bits >> 13) & np.uint32(1))) & np.uint32(0xFFFFE000)
     return bits.view(np.float32).astype(y.dtype)
 
 
 def cut_to_tf32(y: Array) -> Array:
-    """The same, but cut off."""
+    """Cut off to the 11 bits of TensorFloat-32."""
     bits = np.ascontiguousarray(y, np.float32).view(np.uint32) & np.uint32(0xFFFFE000)
     return bits.view(np.float32).astype(y.dtype)
 
@@ -62,7 +62,7 @@ OPERANDS: dict[str, Step] = {
     "keep the weights in float32, and fold batch norms in float32 or float64",
 )
 def weights_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Stored with fewer bits: the kernels, or all."""
+    """Store with fewer bits: the kernels, or all."""
     for name, short in SHORT.items():
         yield f"rounded to {name}", with_weights(recipe, short, short)
         yield f"rounded to {name}, kernels only", with_weights(recipe, short)
@@ -104,7 +104,7 @@ def results_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "write tensors as float32",
 )
 def tensor_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Rounded at the very end."""
+    """Round at the very end."""
     for name, short in SHORT.items():
         yield name, replace(recipe, after=short)
 
@@ -139,7 +139,7 @@ def fold_rounded(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 
 def folded_in(recipe: Recipe, r: Step) -> Recipe:
-    """The recipe as one convolution, each step of the fold rounded."""
+    """Return the recipe as one convolution, each step of the fold rounded."""
     spec = recipe.spec
     kernel: Array | None = None
     bias: Array | None = None
@@ -167,7 +167,7 @@ def folded_in(recipe: Recipe, r: Step) -> Recipe:
     "compare in float32 first; int8 needs tolerances of its own",
 )
 def maps_quantised(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The block's output or what it reads as 8-bit integers; with quantised weights, too."""
+    """Make the block's output, or what it reads, 8-bit integers; with quantised weights, too."""
     steps: dict[str, Step] = {
         "-127 … 127, one scale": partial(quantised, axes=None),
         "-127 … 127, one scale per channel": partial(quantised, axes=(0, 2, 3)),
@@ -189,7 +189,7 @@ def maps_quantised(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 
 def unsigned(y: Array, axes: tuple[int, ...] | None) -> Array:
-    """The nearest of 256 evenly spaced numbers from the least, or 0, to the largest."""
+    """Return the nearest of 256 evenly spaced numbers from the least, or 0, to the largest."""
     low = np.minimum(y.min(axis=axes, keepdims=True), 0)
     high = np.maximum(y.max(axis=axes, keepdims=True), 0)
     step = np.where(high > low, high - low, 1) / 255
@@ -199,7 +199,7 @@ def unsigned(y: Array, axes: tuple[int, ...] | None) -> Array:
 
 
 def with_weights(recipe: Recipe, kernels: Step, others: Step = same) -> Recipe:
-    """The recipe with other numbers in its kernels, and in its biases and batch norms."""
+    """Return the recipe with other numbers in its kernels, and in its biases and batch norms."""
 
     def change(branch: Branch) -> Branch:
         conv, bn = branch.conv, branch.bn
@@ -215,7 +215,7 @@ def with_weights(recipe: Recipe, kernels: Step, others: Step = same) -> Recipe:
 
 
 def rounding_factors(recipe: Recipe, short: Step) -> Recipe:
-    """The recipe whose convolutions, but not whose identity, read a rounded map."""
+    """Return the recipe whose convolutions, but not whose identity, read a rounded map."""
 
     def change(branch: Branch) -> Branch:
         conv = branch.conv and replace(branch.conv, before=short)
@@ -225,7 +225,7 @@ def rounding_factors(recipe: Recipe, short: Step) -> Recipe:
 
 
 def quantised(weight: Array, axes: tuple[int, ...] | None) -> Array:
-    """The nearest of 255 evenly spaced numbers, the outermost at ± the largest magnitude."""
+    """Return the nearest of 255 evenly spaced numbers, the outermost at ± the largest magnitude."""
     largest = np.abs(weight).max(axis=axes, keepdims=True)
     step = np.where(largest > 0, largest, 1) / 127
     rounded: Array = np.rint(weight / step) * step
@@ -268,7 +268,7 @@ ORDERS: dict[str, Step] = {
     "hand tensors over as NCHW: np.transpose(y, (0, 3, 1, 2)) makes it of NHWC, a reshape does not",
 )
 def order_of_the_output(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The block is right, and what is handed over is not in NCHW."""
+    """Leave the block right, and hand over its output in another order than NCHW."""
     for what, order in ORDERS.items():
         yield what, replace(recipe, after=order)
 
@@ -278,7 +278,7 @@ def order_of_the_output(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "read maps as NCHW: transpose (np.transpose(x, (0, 3, 1, 2)) from NHWC), do not reshape",
 )
 def order_of_the_input(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The block reads its input in another order."""
+    """Let the block read its input in another order."""
     for what, order in ORDERS.items():
         if "in NHWC" not in what and "image" not in what:
             yield what, replace(recipe, before=order)

@@ -27,7 +27,7 @@ two_mistakes = collector(WINDOWS, two=True)
     "True) forgets it as well: reparameterize the trained model instead",
 )
 def padding_missing(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Valid windows only, so the map is smaller."""
+    """Take valid windows only, so the map is smaller."""
     return in_convs(recipe, lambda conv: replace(conv, pads=evenly(0)), taps=3)
 
 
@@ -96,7 +96,7 @@ def padding_of_another_kind(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "pad with zeros, after the image was normalised",
 )
 def padding_with_a_constant(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """A black or white pixel, normalised; or another number."""
+    """Pad with a black or white pixel, normalised; or with another number."""
     values: dict[str, tuple[float, ...]] = {f"the constant {v:g}": (v,) for v in (1, -1, 0.5, 255)}
     if recipe.spec.in_chs == 3:
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -140,7 +140,7 @@ def same_padding_and_eps(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     "a dilated 3×3 kernel needs padding=dilation to keep the size of the map",
 )
 def padding_not_dilated(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Padding 1 at a larger dilation, so the map is smaller."""
+    """Keep padding 1 at a larger dilation, so the map is smaller."""
     if recipe.spec.dilation > 1:
         yield from in_convs(recipe, lambda conv: replace(conv, pads=evenly(1)), taps=3)
 
@@ -218,7 +218,9 @@ def top_left(y: Array) -> Array:
 
 
 def in_twos(y: Array) -> Array:
-    """The 2×2 squares of a map: (N, C, H, W) → (N, C, H/2, W/2, 4); an odd row is left out."""
+    """Return the 2×2 squares of a map: (N, C, H, W) → (N, C, H/2, W/2, 4); an odd row is left
+    out.
+    """
     n, c, h, w = y.shape
     squares = y[:, :, : h // 2 * 2, : w // 2 * 2].reshape(n, c, h // 2, 2, w // 2, 2)
     return np.moveaxis(squares, 3, 4).reshape(n, c, h // 2, w // 2, 4)

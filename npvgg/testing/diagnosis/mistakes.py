@@ -23,7 +23,7 @@ ENDING_MISTAKES: tuple[Mistake[Ending], ...] = tuple(ENDINGS)
 
 
 def names() -> list[str]:
-    """The names of all mistakes, sorted."""
+    """Return the names of all mistakes, sorted."""
     return sorted(
         [m.name for m in IMAGE_MISTAKES]
         + [m.name for m in BLOCK_MISTAKES]

@@ -88,7 +88,9 @@ class Conv:
 
 
 def weight_in(conv: Conv, dtype: Any) -> Array:
-    """The weight in this dtype. The copy in float32 is kept as long as the convolution lives."""
+    """Return the weight in this dtype. The copy in float32 is kept as long as the convolution
+    lives.
+    """
     if conv.weight.dtype == dtype:
         return conv.weight
     if conv not in _FLOAT32:
@@ -110,7 +112,7 @@ def padded(x: Array, pads: Pads, mode: Any = "constant") -> Array:
 
 
 def by_running_statistics(bn: BatchNorm, y: Array) -> Array:
-    """What a batch norm is at inference."""
+    """Return what a batch norm is at inference."""
     return ops.batch_norm(y, *cast(bn, y.dtype), bn.eps)
 
 
@@ -150,7 +152,7 @@ class Attention:
 
 
 def add(outputs: list[Array]) -> Array:
-    """The sum of the branches."""
+    """Return the sum of the branches."""
     y: Array = sum(outputs[1:], outputs[0])
     return y
 
@@ -195,7 +197,7 @@ def recipe(block: Block) -> Recipe:
 
 
 def conv_of(o: Operation) -> Conv:
-    """The convolution of an operation."""
+    """Return the convolution of an operation."""
     stride, padding, dilation, groups = (
         o.parameters[name] for name in ("stride", "padding", "dilation", "groups")
     )
@@ -204,7 +206,7 @@ def conv_of(o: Operation) -> Conv:
 
 
 def norm_of(o: Operation) -> BatchNorm:
-    """The batch norm of an operation."""
+    """Return the batch norm of an operation."""
     gamma, beta, mean, var = (
         o.weights[name] for name in ("weight", "bias", "running_mean", "running_var")
     )
@@ -222,7 +224,9 @@ class Replay:
         self._kept: WeakKeyDictionary[Branch | Conv, Array] = WeakKeyDictionary()
 
     def __call__(self, recipe: Recipe, target: str) -> Array:
-        """The tensor of this name. Raises ArgumentError where the recipe does not come to it."""
+        """Return the tensor of this name. Raises ArgumentError where the recipe does not come to
+        it.
+        """
         target = "sum" if target == "reparam_conv" else target
         for branch in recipe.branches:
             if branch.conv is not None and target == f"{branch.name}.conv":

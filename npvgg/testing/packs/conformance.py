@@ -73,7 +73,7 @@ def conformance_pack(
 def _subject(
     name: str | None, weights: str | os.PathLike[str] | None, seed: int, config: ConfigKeywords
 ) -> tuple[RepVGG, dict[str, Any]]:
-    """The model, in train form where it can be, and where its weights come from."""
+    """Return the model, in train form where it can be, and where its weights come from."""
     options: dict[str, Any] = {"engine": "reference", "reparameterize": False, **config}
     if weights is not None:
         origin = {"file": Path(weights).name, "sha256": sha256(weights)}
@@ -95,7 +95,7 @@ def _subject(
 def _image(
     model: RepVGG, image: str | os.PathLike[str], size: int, seed: int
 ) -> tuple[Array, dict[str, Any]]:
-    """The input, (1, C, size, size) float32, and where it comes from."""
+    """Return the input, (1, C, size, size) float32, and where it comes from."""
     shape = (model.config.in_chans, size, size)
     if image == NOISE:
         low, high = seeded.NOISE

@@ -41,7 +41,7 @@ def heading(
     origins: Mapping[str, Mapping[str, Any]],
     spelled: Sequence[Operation],
 ) -> dict[str, Any]:
-    """The manifest without its tensors and files."""
+    """Return the manifest without its tensors and files."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -91,7 +91,7 @@ def _fields(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def parse(text: bytes) -> dict[str, Any]:
-    """The manifest of a stranger, as far as it is believed: format, version and their like.
+    """Return the manifest of a stranger, as far as it is believed: format, version and their like.
 
     Raises WeightsError.
     """
@@ -115,7 +115,7 @@ def parse(text: bytes) -> dict[str, Any]:
 
 
 def config_of(manifest: Mapping[str, Any]) -> RepVGGConfig:
-    """The network's configuration. Raises WeightsError."""
+    """Return the network's configuration. Raises WeightsError."""
     fields = manifest.get("config")
     try:
         items = fields.items()  # type: ignore[union-attr]

@@ -197,7 +197,7 @@ class Pack:
         return contents
 
     def tensor(self, name: str) -> Array:
-        """The truth of a tensor, float32."""
+        """Return the truth of a tensor, float32."""
         return _named(self._tensors, name)
 
     def bound(self, name: str) -> Array:
@@ -217,7 +217,7 @@ class Pack:
         return within(got, self.tensor(name), self.tolerance(name, alone=alone))
 
     def probe(self, name: str) -> Probe:
-        """What a tensor is."""
+        """Return what a tensor is."""
         return _named({probe.name: probe for probe in self.probes}, name)
 
     @property
@@ -226,7 +226,8 @@ class Pack:
         return manifests.config_of(self.manifest)
 
     def network(self, form: str | None = None) -> Network:
-        """The network in float64, "train" or "deploy"; by default in the form of the tensors.
+        """Return the network in float64, "train" or "deploy"; by default in the form of the
+        tensors.
 
         Raises ArgumentError for a form that the pack does not have.
         """
@@ -235,14 +236,14 @@ class Pack:
 
 
 def rounded_up(bound: Array) -> Array:
-    """The least float32 numbers that are not below the bounds."""
+    """Return the least float32 numbers that are not below the bounds."""
     with np.errstate(over="ignore", under="ignore"):
         near = bound.astype(np.float32)
     return np.where(near < bound, np.nextafter(near, np.float32(np.inf)), near)
 
 
 def _forms(model: RepVGG) -> dict[str, Network]:
-    """The forms that a model can be given in, in float32."""
+    """Return the forms that a model can be given in, in float32."""
     if not isinstance(model, RepVGG):
         raise ArgumentError(f"model: expected one of create_model, got {type(model).__name__}")
     network = model.network.astype(np.float32)
@@ -270,7 +271,7 @@ def _is_pack(folder: Path) -> bool:
 
 
 def _files_of(manifest: Mapping[str, Any]) -> list[str]:
-    """The files that a pack has beside its manifest."""
+    """Return the files that a pack has beside its manifest."""
     names = [name for name in WEIGHTS.values() if name in manifest["files"]]
     return sorted({*names, WEIGHTS[manifest["form"]], TENSORS, BOUNDS})
 
@@ -281,7 +282,9 @@ def _check_arrays(
     tensors: Mapping[str, Array],
     bounds: Mapping[str, Array],
 ) -> None:
-    """The tensors are those of the network, each with finite numbers and bounds of its shape."""
+    """Raise unless the tensors are the network's, with finite numbers and bounds of their
+    shapes.
+    """
     listed = {entry.get("name"): entry.get("shape") for entry in manifest["tensors"]}
     if list(listed) != names or set(tensors) != set(names):
         raise WeightsError(f"tensors: expected those of this network, {', '.join(names[:3])}, …")
