@@ -17,7 +17,7 @@ import torchwriter
 from PIL import Image
 
 import npvgg
-from npvgg.cli import main as entrance
+from npvgg.cli import commands
 from npvgg.cli import photos as verbs_of_photos
 from npvgg.cli.main import main
 
@@ -484,7 +484,7 @@ def test_odd_file_names_do_not_break_the_output(run, tmp_path, format, path_of):
 
 
 def test_every_command_says_what_it_does(capsys):
-    (verbs,) = (a for a in entrance._parser()._actions if a.dest == "command")
+    (verbs,) = (a for a in commands.parser()._actions if a.dest == "command")
     assert len(verbs.choices) > 10
     for name, parser in verbs.choices.items():
         assert (parser.description or "").endswith("."), name

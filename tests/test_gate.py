@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torchwriter
 
-from npvgg.cli import main as entrance
+from npvgg.cli import commands
 from npvgg.cli.main import main
 from npvgg.formats import checkpoint
 
@@ -184,7 +184,7 @@ def test_runs(clean, tmp_path):
 
 def test_every_command_is_walked():
     """A new command has to be poisoned, too."""
-    (verbs,) = (a for a in entrance._parser()._actions if a.dest == "command")
+    (verbs,) = (a for a in commands.parser()._actions if a.dest == "command")
     source = Path(__file__).read_text("utf-8")
     walked = {"embed", "features", *re.findall(r'clean\("(\w+)"', source)}
     assert set(verbs.choices) - walked == {"warmup"}  # which reads no file

@@ -101,7 +101,7 @@ EXCUSED_ERRORS = {
     ("formats.files", "raises OSError"),  # as the system's own; `blaming` translates
     ("formats.files", "raises _in_the_way"),
     ("cli.batch_options", "raises argparse.ArgumentTypeError"),
-    ("cli.main", "raises argparse.ArgumentTypeError"),  # what argparse asks of its types
+    ("cli.options", "raises argparse.ArgumentTypeError"),  # what argparse asks of its types
     ("engines.kernelcache", "catches Exception"),  # so may a damaged file of compiled kernels
     ("engines.kernelcache", "raises PermissionError"),  # as the system's own, all caught there
     ("engines.jit", "catches Exception"),  # so may private parts of another Numba

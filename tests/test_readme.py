@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from npvgg.cli import main as entrance
-from npvgg.cli import photos
+from npvgg.cli import commands, photos
 from npvgg.cli.main import main
 from npvgg.engines import ENGINES
 
@@ -67,7 +66,7 @@ def test_every_command_that_it_shows_is_one(capsys):
     assert len(shown) >= 5
     for _, *arguments in shown:
         arguments = arguments[: arguments.index(">")] if ">" in arguments else arguments
-        assert callable(entrance._parser().parse_args(arguments).run)
+        assert callable(commands.parser().parse_args(arguments).run)
 
 
 def test_every_folder_and_every_module_of_the_root_has_its_place_in_the_house():

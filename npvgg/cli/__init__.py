@@ -1,7 +1,7 @@
 """The command line: one module per family of commands, and what they share.
 
 It may import everything but `__main__`; nothing imports it. A command is a function from parsed
-arguments (`main._parser`) to an exit status. It hands arguments to the library and writes what
+arguments (`commands.parser`) to an exit status. It hands arguments to the library and writes what
 comes back; whatever somebody may want from Python belongs below, in a function with keywords.
 
 What must not be broken here: results go to standard output, or whole into a file, and every word to

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from npvgg.batch.spec import OPENING, WANTS
+from npvgg.cli.options import add_quiet, positive
 
 
 def add(verbs: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -46,7 +47,7 @@ def _add_batch(verbs: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     rows.add_argument(
         "--want", type=_wants, metavar="WHAT", help="topk, embedding or topk,embedding (both)"
     )
-    rows.add_argument("--topk", type=_positive, metavar="K", help="classes per photo (5)")
+    rows.add_argument("--topk", type=positive, metavar="K", help="classes per photo (5)")
     rows.add_argument("--labels", metavar="FILE", help="names of the classes: .txt or .json")
     rows.add_argument(
         "--embedding-dtype", choices=("float32", "float16"), help="of the embeddings (float32)"
@@ -54,15 +55,15 @@ def _add_batch(verbs: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     rows.add_argument(
         "--inference-engine", metavar="NAME", help="auto or the name of an engine (auto)"
     )
-    rows.add_argument("--shard-size", type=_positive, metavar="N", help="photos per shard (5000)")
+    rows.add_argument("--shard-size", type=positive, metavar="N", help="photos per shard (5000)")
     work = parser.add_argument_group("how the work is done")
     work.add_argument(
-        "--workers", type=_positive, metavar="N", help="processes (as many as processors)"
+        "--workers", type=positive, metavar="N", help="processes (as many as processors)"
     )
     work.add_argument(
-        "--threads", type=_positive, metavar="N", help="threads of each (its share of processors)"
+        "--threads", type=positive, metavar="N", help="threads of each (its share of processors)"
     )
-    work.add_argument("--batch-size", type=_positive, metavar="N", help="photos at once (16)")
+    work.add_argument("--batch-size", type=positive, metavar="N", help="photos at once (16)")
     work.add_argument(
         "--max-failure-rate",
         type=_rate,
@@ -91,7 +92,7 @@ def _add_batch(verbs: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
         default="text",
         help="json: a line for each shard on standard error (text)",
     )
-    _add_quiet(parser)
+    add_quiet(parser)
     parser.set_defaults(run=_batch, **dict.fromkeys(OPENING), dtype=None)
 
 
@@ -110,13 +111,13 @@ def _add_search(verbs: Any) -> None:
     )
     parser.add_argument("folder", metavar="RUN", help="the folder of a run with embeddings")
     parser.add_argument("photo", metavar="PHOTO", help="what to look for")
-    parser.add_argument("-k", type=_positive, default=10, metavar="K", help="how many (10)")
+    parser.add_argument("-k", type=positive, default=10, metavar="K", help="how many (10)")
     parser.add_argument(
         "--format", choices=("table", "json"), default="table", help="of what is printed (table)"
     )
     parser.add_argument("--html", metavar="FILE", help="write a page that shows them")
     parser.add_argument("--force", action="store_true", help="replace FILE")
-    _add_quiet(parser)
+    add_quiet(parser)
     parser.set_defaults(run=_search)
 
 
@@ -124,19 +125,6 @@ def _search(args: argparse.Namespace) -> int:
     from npvgg.cli.search import search
 
     return search(args)
-
-
-def _add_quiet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--quiet", action="store_true", help="not a word on standard error but of what fails"
-    )
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return value
 
 
 def _wants(text: str) -> tuple[str, ...]:
