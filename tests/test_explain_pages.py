@@ -89,6 +89,14 @@ def test_a_png_of_ours_is_one(tmp_path, rng):
     [
         ("t[k] = {γ[k] / √(var[k] + eps)}", "t[k] = γ[k] / √(var[k] + eps)",
          "<mfrac><mrow><msub><mi>γ</mi><mrow><mi>k</mi></mrow></msub></mrow><mrow><msqrt>"),
+        ("w'[k] = w1'", "w'[k] = w1'",
+         "<msubsup><mi>w</mi><mrow><mi>k</mi></mrow><mo>′</mo></msubsup><mo>=</mo>"
+         "<msubsup><mi>w</mi><mn>1</mn><mo>′</mo></msubsup>"),
+        ("y_train = conv_1x1.bn", "y_train = conv_1x1.bn",
+         "<msub><mi>y</mi><mi>train</mi></msub><mo>=</mo><mi>conv_1x1.bn</mi>"),
+        ("x: the image,  G g", "x: the image,  G g",
+         '<mo>:</mo><mspace width="0.35em"/><mi>the</mi><mspace width="0.35em"/><mi>image</mi>'
+         '<mo>,</mo><mspace width="2em"/><mi>G</mi><mi>g</mi>'),
         ("Σ{c,r} x[c]", "Σ_c,r x[c]", "<munder><mo>Σ</mo><mrow><mi>c</mi>"),
         ("y = Aᵀ [x]", "y = Aᵀ [x]", "<msup><mi>A</mi><mi>T</mi></msup><mrow><mo>[</mo>"),
         ("a < b", "a < b", "<mo>&lt;</mo>"),

@@ -4,6 +4,7 @@
 
     {a / b}      a fraction           x[i, j]    indices, where no space stands before them
     Σ{c, r, s}   a sum over them      √(…)       a root          x² xᵀ    powers
+    w1, y_train  indices, too         w'         a prime         two spaces, a wide one
 
 Text keeps all but the braces; in MathML each of these has its own shape.
 """
@@ -13,8 +14,20 @@ from __future__ import annotations
 import re
 from html import escape
 
-_TOKEN = re.compile(r"[A-Za-zα-ωΑ-ΡΤ-Ω]+[0-9']*[̃~]?|\d+(?:\.\d+)?(?:e-?\d+)?|\s+|.", re.DOTALL)
-_POWERS = {"²": "<mn>2</mn>", "ᵀ": "<mi>T</mi>", "⁻": "<mo>−</mo>", "³": "<mn>3</mn>"}
+_LETTER = "[A-Za-zα-ωΑ-ΡΤ-Ω]"
+_TOKEN = re.compile(
+    rf"{_LETTER}_{_LETTER}+|{_LETTER}\d+|{_LETTER}+(?:[_.]\w+)*[̃~]?|\d+(?:\.\d+)?(?:e-?\d+)?|\s+|.",
+    re.DOTALL,
+)
+_SPACES = {"\u2003": "2em", "\u2005": "0.35em"}
+_PRIME = "<mo>′</mo>"
+_POWERS = {
+    "²": "<mn>2</mn>",
+    "ᵀ": "<mi>T</mi>",
+    "⁻": "<mo>−</mo>",
+    "³": "<mn>3</mn>",
+    "'": _PRIME,
+}
 _CLOSING = {"(": ")", "⟦": "]", "{": "}"}
 
 
@@ -25,7 +38,10 @@ def plain(text: str) -> str:
 
 def mathml(text: str) -> str:
     """Return the line as MathML, with the text beside it for those who read that."""
-    tokens = [t for t in _TOKEN.findall(re.sub(r"\s\[", "⟦", text)) if not t.isspace()]
+    spaced = re.sub(r"\s{2,}", "\u2003", text)
+    spaced = re.sub(r"(?<=[a-z][a-z:])\s(?=[a-z]{2}|\d)", "\u2005", spaced)
+    spaced = re.sub(r"\s\[", "⟦", spaced)
+    tokens = [t for t in _TOKEN.findall(spaced) if t in _SPACES or not t.isspace()]
     body = _row(tokens, [0], "")
     label = escape(plain(text), quote=True)
     return f'<math display="block" aria-label="{label}">{body}</math>'
@@ -40,9 +56,9 @@ def _row(tokens: list[str], at: list[int], end: str) -> str:
         if token == end:
             break
         if token == "[" and items:
-            items.append(f"<msub>{items.pop()}<mrow>{_row(tokens, at, ']')}</mrow></msub>")
+            items.append(_indexed(items.pop(), f"<mrow>{_row(tokens, at, ']')}</mrow>"))
         elif token in _POWERS and items:
-            items.append(f"<msup>{items.pop()}{_POWERS[token]}</msup>")
+            items.append(_raised(items.pop(), _POWERS[token]))
         elif token == "√" and _next(tokens, at) == "(":
             at[0] += 1
             items.append(f"<msqrt>{_row(tokens, at, ')')}</msqrt>")
@@ -59,6 +75,12 @@ def _row(tokens: list[str], at: list[int], end: str) -> str:
             inner = _row(tokens, at, _CLOSING[token])
             opening = token.replace("⟦", "[")
             items.append(f"<mrow><mo>{opening}</mo>{inner}<mo>{_CLOSING[token]}</mo></mrow>")
+        elif token in _SPACES:
+            items.append(f'<mspace width="{_SPACES[token]}"/>')
+        elif parts := re.fullmatch(rf"({_LETTER})(?:_(\w+)|(\d+))", token):
+            letter, name, digit = parts.groups()
+            below = f"<mi>{name}</mi>" if name else f"<mn>{digit}</mn>"
+            items.append(f"<msub><mi>{letter}</mi>{below}</msub>")
         elif token[0].isdigit():
             items.append(f"<mn>{token}</mn>")
         elif token[0].isalpha():
@@ -66,6 +88,20 @@ def _row(tokens: list[str], at: list[int], end: str) -> str:
         else:
             items.append(f"<mo>{escape(token)}</mo>")
     return "".join(items)
+
+
+def _indexed(item: str, index: str) -> str:
+    """Return what has an index; a prime stays above it."""
+    if item.endswith(end := f"{_PRIME}</msup>"):
+        return f"<msubsup>{item[len('<msup>') : -len(end)]}{index}{_PRIME}</msubsup>"
+    return f"<msub>{item}{index}</msub>"
+
+
+def _raised(item: str, power: str) -> str:
+    """Return what has a power; it stands above an index."""
+    if item.startswith("<msub>"):
+        return f"<msubsup>{item[len('<msub>') : -len('</msub>')]}{power}</msubsup>"
+    return f"<msup>{item}{power}</msup>"
 
 
 def _next(tokens: list[str], at: list[int]) -> str:
