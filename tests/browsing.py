@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import re
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
@@ -14,7 +16,8 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.policy, self.texts, self.addresses, self.inside = "", [], [], None
-        self.handlers = []
+        self.handlers, self.headings, self.ids, self.languages = [], [], [], []
+        self.unnamed = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -25,6 +28,12 @@ class Page(HTMLParser):
         self.inside = tag if runs else None
         self.addresses += [v for k, v in attributes.items() if k in ("src", "href")]
         self.handlers += [k for k in attributes if k.startswith("on") or k == "style"]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.languages += [attributes.get("lang")] if tag == "html" else []
+        self.headings += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
+        named = attributes.get("aria-label") or (tag == "th" and attributes.get("scope"))
+        if (tag in ("canvas", "math", "nav", "th") or "role" in attributes) and not named:
+            self.unnamed.append((tag, attributes))
 
     def handle_data(self, data):
         if self.inside:
@@ -39,6 +48,14 @@ def check_page(text, neighbours=()):
         digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in page.policy
     assert page.handlers == []
+    assert page.languages == ["en"]
+    assert sorted(page.ids) == sorted({*page.ids})
+    assert page.headings.index(1) == 0
+    assert page.headings.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(page.headings)), page.headings
+    assert [tag for tag, attributes in page.unnamed if attributes.get("role") != "img"] == []
+    drawn = re.findall('<svg[^>]*role="img"[^>]*><title>[^<]+<', text)
+    assert len(drawn) == text.count("<svg ")
     for address in page.addresses:
         assert address.startswith(("data:", "#")) or address in neighbours, address
 

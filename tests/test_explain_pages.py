@@ -138,13 +138,20 @@ def test_without_jinja2_a_page_is_refused_and_a_notebook_gets_text(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory):
-    """The course of a tiny network; .ci/run builds that of the network that ships."""
-    pytest.importorskip("jinja2", reason="pages need Jinja2")
+def taught():
+    """The network of that course."""
     model = tiny.model("plain", reparameterize=False)
     model.pretrained_cfg["input_size"] = (3, 32, 32)
+    return model
+
+
+@pytest.fixture(scope="module")
+def course(taught, tmp_path_factory):
+    """The course of a tiny network; .ci/run builds that of the network that ships."""
+    pytest.importorskip("jinja2", reason="pages need Jinja2")
     folder = tmp_path_factory.mktemp("course")
-    for name, text in build(model, commands={"classify": "usage: npvgg classify"}):
+    commands = {"classify": "usage: npvgg classify"}
+    for name, text in build(taught, commands=commands, reference="api/index.html"):
         (folder / name).write_text(text, "utf-8")
     return folder
 
@@ -154,7 +161,7 @@ def test_the_course_is_whole_and_leads_nowhere_else(course):
     assert {"index.html", "fold.html", "mistakes.html", "house.html"} <= names
     for path in course.iterdir():
         text = path.read_text("utf-8")
-        check_page(text, names)
+        check_page(text, {*names, "#main", "api/index.html"})
         assert 'aria-current="page"' in text
     assert "tiled_convolution" in (course / "winograd-exercise.html").read_text("utf-8")
     house = (course / "house.html").read_text("utf-8")
@@ -184,8 +191,82 @@ def test_the_pages_in_a_browser(course, chromium):  # noqa: F811
             assert "step 2 of 3" in tab.text_content(".stepper")
             titles = tab.locator(".step:not([hidden]) svg rect title").all_text_contents()
             assert "row 0, column 0: " in titles[0]
+        for width, media in ((1100, "screen"), (390, "screen"), (718, "print")):
+            tab.set_viewport_size({"width": width, "height": 900})
+            tab.emulate_media(media=media)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width, (path.name, media)
         assert said == [], path.name
         tab.close()
+
+
+def reading(tab, grid):
+    """What stands below the picture that a grid lies on: title, row, column, number."""
+    text = grid.locator("xpath=ancestor::figure").locator(".reading").text_content()
+    title, row, column, number = re.fullmatch(
+        r"(.*), row (\d+), column (\d+): (\S+)", text
+    ).groups()
+    return title, int(row), int(column), number
+
+
+def point_at(tab, grid, row, column, shape):
+    """Move the pointer to the centre of a cell."""
+    grid.scroll_into_view_if_needed()
+    box = grid.bounding_box()
+    x, y = (column + 0.5) / shape[1] * box["width"], (row + 0.5) / shape[0] * box["height"]
+    tab.mouse.move(box["x"] + x, box["y"] + y)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Playwright's event loop
+def test_what_a_picture_says_is_the_lessons_number(course, taught, chromium):  # noqa: F811
+    tab, said = opened(chromium, course / "fold.html")
+    stored = npvgg.explain.fold(taught).as_json()["example"]["stored"]["3×3"]
+    grid = tab.get_by_role("application", name="3×3: 3 × 3 numbers").first
+    tab.get_by_role("button", name="Next").focus()
+    tab.keyboard.press("Tab")  # one stop of the keyboard, whatever the number of cells
+    assert grid.evaluate("(element) => element === document.activeElement")
+    way = "Right Right Right Down Left Left Down Right Right Up Home Up Up End PageDown"
+    seen = {reading(tab, grid)}
+    for key in way.split():
+        tab.keyboard.press(key if key in ("Home", "End", "PageDown") else f"Arrow{key}")
+        seen.add(reading(tab, grid))
+    assert seen == {("3×3", r, c, f"{stored[r][c]:.6g}") for r in range(3) for c in range(3)}
+    tab.keyboard.press("Tab")
+    assert reading(tab, tab.locator(".grid:focus"))[0] == "1×1"
+    tab.goto(f"file://{course / 'photo.html'}")
+    lesson = npvgg.explain.photo(taught)
+    maps = {"What each cell of the last map adds": (lesson.class_name, lesson.class_map)}
+    for block in (b for b in lesson.blocks if b.name in lesson.resolutions):
+        maps[f"{block.name}: "] = (f"channel {block.strongest[0]}", block.maps[0])
+    for caption, (title, values) in maps.items():
+        rows, columns = values.shape
+        figure = tab.locator("figure", has_text=caption)
+        grid = figure.get_by_role("application", name=f"{title}: {rows} × {columns} numbers")
+        for row, column in {(0, 0), (rows // 2, columns // 3), (rows - 1, columns - 1)}:
+            point_at(tab, grid, row, column, values.shape)
+            said_there = (title, row, column, f"{values[row, column]:.6g}")
+            assert reading(tab, grid) == said_there
+    tab.mouse.move(0, 0)
+    assert tab.locator(".grid span:visible").count() == 0
+    tab.goto(f"file://{course / 'training.html'}")
+    ways = npvgg.explain.training().as_json()["ways"]
+    tab.locator(".grid").first.focus()
+    for _ in range(3):
+        tab.keyboard.press("ArrowRight")
+    losses = "; ".join(f"{way['name']} {way['loss'][3]:.6g}" for way in ways)
+    assert tab.locator(".reading").first.text_content() == f"loss, step 3: {losses}"
+    assert [line for line in said if not line.startswith("file:")] == []
+    tab.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Playwright's event loop
+def test_without_a_script_everything_can_be_read(course, chromium):  # noqa: F811
+    context = chromium.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(f"file://{course / 'fold.html'}")
+    assert [step.is_visible() for step in tab.locator(".step").all()] == [True] * 3
+    assert tab.locator(".grid, .stepper, .reading").count() == 0
+    assert tab.locator("rect > title").first.text_content().startswith("row 0, column 0: ")
+    context.close()
 
 
 PROSE = Path(npvgg.explain.__file__).parent

@@ -33,7 +33,7 @@ from npvgg.explain.lessons.winograd import tiled_convolution, winograd
 from npvgg.model import RepVGG
 from npvgg.ops import conv2d
 from npvgg.pages.html import page
-from npvgg.pages.parts import Document, Exercise, Heading, Paragraph, Photo, Source, Table
+from npvgg.pages.parts import Contents, Document, Exercise, Heading, Paragraph, Photo, Source, Table
 
 Make = Callable[[RepVGG, Any], Lesson]
 
@@ -129,11 +129,8 @@ def _start(model: RepVGG, first: PhotoLesson) -> Document:
                 first.says("{photo}, as the network is given it."),
                 f"The network takes it for {top.name}.",
             ),
-            Table(
-                ("page", "what leads to it"),
-                tuple((title, lead) for _, title, lead, _ in PAGES),
-                "The order of the class.",
-            ),
+            Heading("The order of the class"),
+            Contents(tuple((f"{name}.html", title, lead) for name, title, lead, _ in PAGES)),
             Heading("The whole forward pass"),
             Paragraph(
                 first.says(
@@ -232,7 +229,10 @@ def _house(commands: Mapping[str, str]) -> Document:
             ),
             Table(("module", "what it is"), tuple(modules())),
             Heading("The command line"),
-            *(Source(f"npvgg {name} --help", text, "") for name, text in commands.items()),
+            *(
+                Source(f"npvgg {name} --help", text, "", folded=True)
+                for name, text in commands.items()
+            ),
         ),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from npvgg.ops import Array
 from npvgg.pages import parts as p
 from npvgg.pages.colours import DASHES, LINES, colours, hexadecimal, on, png
-from npvgg.pages.svg import Drawing
+from npvgg.pages.svg import Drawing, Grid
 from npvgg.pages.text import number
 
 WIDTH = 860
@@ -69,8 +69,15 @@ def _heat(picture: p.Heat) -> Drawing:
     for (title, values), (x, y, cell) in zip(picture.maps.items(), places, strict=True):
         drawing.text(x, y - 6, title, size=13)
         _map(drawing, values, x, y, cell, picture)
+        rows, columns = values.shape
+        drawing.grids.append(Grid(title, x, y, cell * columns, cell * rows, _said(values)))
     _legend(drawing, below + 16, picture.limit)
     return drawing
+
+
+def _said(values: Array) -> tuple[tuple[str, ...], ...]:
+    """Return what a page says of each number."""
+    return tuple(tuple(f"{v:.6g}" for v in row) for row in values)
 
 
 def _cell(values: Array, digits: int, side: float) -> float:
@@ -93,7 +100,7 @@ def _map(drawing: Drawing, values: Array, x: float, y: float, cell: float, pictu
         written = picture.digits >= 0 and cell >= 30
         for r, s in np.ndindex(rows, columns):
             left, top, value = x + s * cell, y + r * cell, float(values[r, s])
-            says = f"row {r}, column {s}: {value:.6g}"
+            says = f"row {r}, column {s}: {value:.6g}"  # where no script reads the grid
             drawing.rect(left, top, cell, cell, hexadecimal(painted[r, s]), says)
             if written:
                 drawing.text(
@@ -157,6 +164,17 @@ def _chart(picture: p.Chart) -> Drawing:
         ends = [(left + width + 12.0, key), (left + width + 42.0, key)]
         drawing.line(ends, colour, width=2, dashes=dashes)
         drawing.text(left + width + 48, key + 4, name)
+    if len(picture.x) > 1 and np.allclose(np.diff(picture.x, 2), 0):
+        step = width / (len(picture.x) - 1)
+        said = tuple(
+            f"{picture.across} {x:.6g}: "
+            + "; ".join(f"{name} {line[i]:.6g}" for name, line in picture.lines.items())
+            for i, x in enumerate(picture.x)
+        )
+        whole = step * len(said)
+        drawing.grids.append(
+            Grid(picture.up, left - step / 2, top, whole, height, (said,), numbered=False)
+        )
     return drawing
 
 
@@ -189,4 +207,5 @@ def _photo(picture: p.Photo) -> Drawing:
         drawing.image(w + GAP, 0, w, h, png(picture.pixels))
         drawing.image(w + GAP, 0, w, h, png(colours(picture.overlay, limit)), opacity=0.7)
         _legend(drawing, h + 16, limit)
+        drawing.grids.append(Grid("map", w + GAP, 0, w, h, _said(picture.overlay)))
     return drawing

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 Links = Sequence[tuple[str, str]]
 
 _TEMPLATES = files("npvgg.pages") / "templates"
-STYLE, STEPS = ((_TEMPLATES / name).read_text("utf-8") for name in ("style.css", "steps.js"))
-"""Of every page: how it looks, and the script that shows steps one by one."""
+STYLE, *SCRIPTS = (
+    (_TEMPLATES / name).read_text("utf-8") for name in ("style.css", "steps.js", "grids.js")
+)
+"""How every page looks; how those of a document show steps one by one, and let pictures be read."""
 
 
 def page(document: p.Document, *, links: Links = (), here: str = "") -> str:
@@ -38,13 +40,13 @@ def page(document: p.Document, *, links: Links = (), here: str = "") -> str:
     Raises ArgumentError without Jinja2.
     """
     return render(
-        '{% extends "page.html" %}', scripts=(STEPS,), document=document, links=links, here=here
+        '{% extends "page.html" %}', scripts=SCRIPTS, document=document, links=links, here=here
     )
 
 
 def render(
     template: str, *, style: str = "", scripts: Sequence[str] = (), links: Links = (),
-    **values: Any,
+    here: str = "", **values: Any,
 ) -> str:  # fmt: skip
     """Return a template of somebody else's, filled; what is not `safe` is escaped.
 
@@ -62,6 +64,7 @@ def render(
             scripts=[safe(script) for script in scripts],
             policy=policy(STYLE + style, *scripts),
             links=links,
+            here=here,
         )
     )
     return made
@@ -112,7 +115,8 @@ def _environment() -> Environment:
         "inline": _inline,
         "textual": _textual,
         "mathml": lambda text: safe(mathml(text)),
-        "draw": lambda picture: safe(draw(picture).markup()),
+        "draw": draw,
+        "beside": _beside,
         "alternative": p.alternative,
         "numbers": lambda picture: list(_numbers(picture)),
     }
@@ -134,6 +138,12 @@ def _numbers(picture: p.Picture) -> Iterator[tuple[str, list[str], list[list[str
         head = [picture.across, *picture.lines]
         rows = np.stack([picture.x, *picture.lines.values()], axis=1)
         yield picture.up, head, [list(map(_number, row)) for row in rows]
+
+
+def _beside(links: Links, here: str) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
+    """Return the pages before and after this one."""
+    at = [address for address, _ in links].index(here) if here else len(links)
+    return (links[at - 1] if 0 < at < len(links) else None), (*links[at + 1 :], None)[0]
 
 
 def _inline(text: str) -> Any:

@@ -46,6 +46,13 @@ class Table:
     caption: str = ""
 
 
+@dataclass(frozen=True)
+class Contents:
+    """Pages in an order: address, title, a sentence about it."""
+
+    entries: tuple[tuple[str, str, str], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Heat:
     """Maps of numbers, side by side, on one signed scale with zero in its middle.
@@ -107,11 +114,15 @@ class Photo:
 
 @dataclass(frozen=True)
 class Source:
-    """A function's source, or another text whose lines are kept."""
+    """A function's source, or another text whose lines are kept.
+
+    folded: a page shows its name alone until it is opened, as it does if the text is long
+    """
 
     name: str
     text: str
     says: str = "as it stands in the package"
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,18 @@ class Document:
 
 Picture: TypeAlias = Heat | Chart | Bars | Photo
 Part: TypeAlias = (
-    Heading | Paragraph | Formula | Table | Heat | Chart | Bars | Photo | Source | Exercise | Steps
+    Heading
+    | Paragraph
+    | Formula
+    | Table
+    | Contents
+    | Heat
+    | Chart
+    | Bars
+    | Photo
+    | Source
+    | Exercise
+    | Steps
 )
 
 

@@ -8,10 +8,29 @@ ground.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from html import escape
+from typing import Any
 
 INK = "#1d2430"
 FONT = "system-ui, sans-serif"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of a drawing that a page lets be read one by one: where they are, what they say.
+
+    x, y, width, height: of all, pixels      cells: (rows, columns) of what is said
+    numbered: row and column are said before it
+    """
+
+    title: str
+    x: float
+    y: float
+    width: float
+    height: float
+    cells: tuple[tuple[str, ...], ...]
+    numbered: bool = True
 
 
 class Drawing:
@@ -23,6 +42,7 @@ class Drawing:
     def __init__(self, width: float, height: float, title: str, says: str) -> None:
         self.width, self.height = width, height
         self.title, self.says = title, says
+        self.grids: list[Grid] = []
         self._body: list[str] = []
 
     def rect(
@@ -71,6 +91,10 @@ class Drawing:
             f'<image x="{n(x)}" y="{n(y)}" width="{n(width)}" height="{n(height)}" '
             f'preserveAspectRatio="none" image-rendering="pixelated" href="{address}"{faint}/>'
         )
+
+    def readings(self) -> list[dict[str, Any]]:
+        """Return the grids, as the script of a page reads them."""
+        return [asdict(grid) for grid in self.grids]
 
     def markup(self, *, alone: bool = False) -> str:
         """Return the SVG; alone: for a file of its own."""

@@ -33,6 +33,9 @@ def _lines(part: p.Part) -> Iterator[str]:
         case p.Table():
             yield from _table(part.head, part.rows)
             yield from _caption(part.caption)
+        case p.Contents():
+            for number, (_, title, text) in enumerate(part.entries, 1):
+                yield f"{number}. {title}: {text}"
         case p.Heat():
             yield from _heat(part)
             yield from _caption(part.caption)
