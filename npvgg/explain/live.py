@@ -21,6 +21,7 @@ from npvgg.images.labels import labels_for
 from npvgg.model import RepVGG
 from npvgg.ops import Array
 from npvgg.pages import html
+from npvgg.pages.colours import SIGNED
 
 FIELDS = {"act_layer": "relu", "attn_layer": None, "global_pool": "avg", "output_stride": 32}
 """What the JavaScript knows: the plain networks, as they were published."""
@@ -55,7 +56,7 @@ def live(model: RepVGG) -> str:
     names = [label.name for label in labels or ()] or list(map(str, range(model.num_classes)))
     settings = {
         "size": height, "crop_pct": how["crop_pct"], "mean": how["mean"], "std": how["std"],
-        "labels": names,
+        "labels": names, "scale": SIGNED[2:],
         "example": base64.b64encode(subject.PHOTO.read_bytes()).decode("ascii"),
     }  # fmt: skip
     return html.render(

@@ -13,11 +13,14 @@ import numpy as np
 
 from npvgg.ops import Array
 
-SIGNED = ((8, 64, 129), (78, 150, 200), (247, 247, 247), (240, 150, 60), (140, 62, 4))
+SIGNED = ((8, 65, 131), (84, 162, 216), (247, 247, 247), (218, 136, 54), (110, 49, 3))
 """From one end over zero to the other; equally light at equal distances from zero."""
 
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
-"""Of lines; after Okabe & Ito, Color Universal Design, 2008. Each has its dashes as well."""
+LINES = ("#0073b9", "#d76000", "#a145fd", "#77744f", "#b3779e", "currentColor")
+"""Of lines, on a light ground and on a dark one: far apart in every kind of sight (the tests have
+the numbers). The first two are near the blue and the vermilion of Okabe & Ito, Color Universal
+Design, 2008. Each has its dashes as well.
+"""
 
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "12 4")
 
@@ -39,8 +42,11 @@ def hexadecimal(colour: Array) -> str:
 
 def on(colour: Array) -> str:
     """Black or white, whichever is legible on this colour."""
-    light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-    return "#000000" if light > 140 else "#ffffff"
+    share = np.asarray(colour, np.float64) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    # WCAG's contrast is (lighter + 0.05) / (darker + 0.05), with black at 0 and white at 1.
+    return "#000000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#ffffff"
 
 
 def png(pixels: Array) -> str:

@@ -91,9 +91,9 @@ function paint(canvas, width, height, colour) {
 
 // White at zero, over orange to brown: the upper half of the scale of the other pages.
 function colourOf(share) {
-  const anchors = [[247, 247, 247], [240, 150, 60], [140, 62, 4]];
   const place = Math.min(Math.max(share, 0), 1) * 2, left = Math.min(Math.floor(place), 1);
-  return anchors[left].map((v, i) => Math.round(v + (anchors[left + 1][i] - v) * (place - left)));
+  const [from, to] = settings.scale.slice(left, left + 2);
+  return from.map((v, i) => Math.round(v + (to[i] - v) * (place - left)));
 }
 
 function mapOf(block) {
