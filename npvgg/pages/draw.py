@@ -128,10 +128,11 @@ def _chart(picture: p.Chart) -> Drawing:
     drawing = Drawing(
         left + width + 220, top + height + 46, picture.caption, p.alternative(picture)
     )
-    values = np.concatenate([y[np.isfinite(y)] for y in picture.lines.values()])
+    values = np.concatenate([y[_drawn(picture, y)] for y in picture.lines.values()])
+    values = values if values.size else np.ones(1)
     low, high = float(values.min()), float(values.max())
     if picture.log:
-        low = 10.0 ** np.floor(np.log10(max(low, 1e-30)))
+        low = 10.0 ** np.floor(np.log10(low))
         high = 10.0 ** np.ceil(np.log10(max(high, low * 10)))
     elif low == high:
         low, high = low - 1, high + 1
@@ -157,8 +158,11 @@ def _chart(picture: p.Chart) -> Drawing:
     drawing.text(left, top - 4, picture.up)
     for i, (name, line) in enumerate(picture.lines.items()):
         colour, dashes = LINES[i % len(LINES)], DASHES[i % len(DASHES)]
-        seen = [(across(float(x)), up(float(y))) for x, y in zip(picture.x, line, strict=True)
-                if np.isfinite(y) and (y > 0 or not picture.log)]  # fmt: skip
+        seen = [
+            (across(float(x)), up(float(y)))
+            for x, y in zip(picture.x, line, strict=True)
+            if _drawn(picture, y)
+        ]
         drawing.line(seen, colour, width=2, dashes=dashes)
         key = top + 14 + 22 * i
         ends = [(left + width + 12.0, key), (left + width + 42.0, key)]
@@ -176,6 +180,12 @@ def _chart(picture: p.Chart) -> Drawing:
             Grid(picture.up, left - step / 2, top, whole, height, (said,), numbered=False)
         )
     return drawing
+
+
+def _drawn(picture: p.Chart, y: Array) -> Array:
+    """Return which numbers have a place on the axis."""
+    drawn: Array = np.isfinite(y) & ((y > 0) if picture.log else True)
+    return drawn
 
 
 def _bars(picture: p.Bars) -> Drawing:
