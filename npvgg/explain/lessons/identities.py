@@ -113,7 +113,11 @@ class IdentitiesLesson(Lesson):
                         "{ring_inside} are. The remedy is to pad with the bias."
                     )
                 ),
-                Heat({"error": self.ring}, "Folded − right, on a map of 6×6.", digits=0),
+                Heat(
+                    {"error": self.ring},
+                    "Folded − right, on a map of {}×{}.".format(*self.ring.shape),
+                    digits=0,
+                ),
                 Heading("Why a ResNet does not fold"),
                 Formula("ReLU(x ∗ w) + x ≠ ReLU(x ∗ w + x)"),
                 Paragraph(

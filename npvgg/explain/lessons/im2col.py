@@ -133,8 +133,8 @@ class Im2colLesson(Lesson):
                 Exercise(
                     "How many times larger than the map are the columns of a convolution of 3×3 "
                     "with stride 2?",
-                    "Nine numbers are read for each output, and there is one output for four "
-                    "inputs: 9 / 4 of it.",
+                    f"{3**2} numbers are read for each output, and there is one output for {2**2} "
+                    f"inputs: {3**2 / 2**2:g} times as large.",
                 ),
             ),
         )  # fmt: skip

@@ -32,6 +32,9 @@ from npvgg.testing.trace import operations
 Outcome = tuple[str, str, Array | None, Array]
 """The first tensor that changes and its equation, the block's wrong output, the wrong logits."""
 
+UNSEEN = 1e-3
+"""Logits that change by less, relatively, are as they were."""
+
 
 @dataclass(frozen=True)
 class Made:
@@ -79,9 +82,9 @@ class MistakesLesson(Lesson):
                     "Each is made once, in {block} of {model} where it is about blocks, on "
                     "{photo}. Right, the network says {top}, {probability:.2%}. Of {count} "
                     "mistakes {changed} change that answer; {unseen} leave the logits as they "
-                    "are to one part in a thousand, on this photo: a test on one answer misses "
+                    "are to one part in {part:,.0f}, on this photo: a test on one answer misses "
                     "them, a test of every tensor does not.",
-                    count=len(self.mistakes),
+                    count=len(self.mistakes), part=1 / UNSEEN,
                 )
             ),
             Table(
@@ -154,7 +157,7 @@ def mistakes(
     return MistakesLesson(
         model=model.name, photo=title, block=chosen.spec.name, top=top, probability=probability,
         mistakes=made,
-        unseen=sum(m.logits < 1e-3 for m in made),
+        unseen=sum(m.logits < UNSEEN for m in made),
         changed=sum(m.after != m.before for m in made),
     )  # fmt: skip
 

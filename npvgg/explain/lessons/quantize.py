@@ -83,10 +83,10 @@ class QuantizeLesson(Lesson):
             self.says("Eight bits: {block} of {model}"),
             (
                 Paragraph(
-                    "An int8 kernel has 255 values, evenly spaced from the largest weight down to "
-                    "its negative. One large weight therefore makes the step coarse for all "
-                    "others. Folding puts such weights there: the identity and the 1×1 add to the "
-                    "centre tap alone."
+                    f"An int8 kernel has {2 * LEVELS + 1} values, evenly spaced from the largest "
+                    "weight down to its negative. One large weight therefore makes the step "
+                    "coarse for all others. Folding puts such weights there: the identity and the "
+                    "1×1 add to the centre tap alone."
                 ),
                 Formula("q = round({w / s}),     s = {max|w| / 127}"),
                 Table(

@@ -43,6 +43,7 @@ class QuestionsLesson(Lesson):
     ring: Any
     ring_wrong: int
     ring_inside: int
+    relu_x: Any
     relu_before: Any
     relu_after: Any
     runs: tuple[Any, ...]
@@ -68,7 +69,8 @@ class QuestionsLesson(Lesson):
                     "the two are the same channel (inside the group: k mod (C/G)), 0 elsewhere; "
                     "each 1 in the centre of a 3×3 of zeros."
                 ),
-                Heat({"centre taps": self.identity_grid}, "The first eight channels.", digits=0),
+                Heat({"centre taps": self.identity_grid},
+                     f"The first {len(self.identity_grid)} channels.", digits=0),
             ),
             (
                 self._says(
@@ -80,15 +82,17 @@ class QuestionsLesson(Lesson):
             (
                 self._says(
                     "Outside the map the 3×3 behind a 1×1 with bias reads what the 1×1 makes of a "
-                    "zero: the bias. With zeros in its place {ring_wrong} numbers of a 6×6 map "
-                    "are wrong, the outer ring; inside, {ring_inside} are."
+                    "zero: the bias. With zeros in its place {ring_wrong} numbers of a "
+                    "{rows}×{columns} map are wrong, the outer ring; inside, {ring_inside} are.",
+                    rows=self.ring.shape[0], columns=self.ring.shape[1],
                 ),
                 Heat({"error": self.ring}, "Folded − right.", digits=0),
             ),
             (
                 self._says(
-                    "No. Its ReLU comes before the sum: ReLU(−x) + x of −3 … 3 is {before}, "
-                    "ReLU(−x + x) is {after}. RepVGG has one ReLU, after the sum.",
+                    "No. Its ReLU comes before the sum: for x from {first} to {last} ReLU(−x) + x "
+                    "is {before}, ReLU(−x + x) is {after}. RepVGG has one ReLU, after the sum.",
+                    first=self.relu_x[0], last=self.relu_x[-1],
                     before=_joined(self.relu_before), after=_joined(self.relu_after),
                 ),
             ),
@@ -196,6 +200,7 @@ def questions(model: RepVGG, photo: Any = None) -> QuestionsLesson:
         ring=sums.ring,
         ring_wrong=sums.ring_wrong,
         ring_inside=sums.ring_inside,
+        relu_x=sums.resnet[0],
         relu_before=sums.resnet[1],
         relu_after=sums.folded_resnet,
         runs=eight_bits.runs,

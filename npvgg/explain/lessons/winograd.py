@@ -218,7 +218,8 @@ class WinogradLesson(Lesson):
             Table(
                 ("tile", "points", "error", "bound there", "largest share"),
                 rows,
-                "Ours are those of the engine, found by search; usual are 0, 1, −1, 2, −2, ½, −½.",
+                "Ours are those of the engine, found by search; usual are "
+                f"{', '.join(map(str, USUAL))}.",
             ),
             Chart(
                 sizes, lines, "m", "largest error",
