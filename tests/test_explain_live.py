@@ -171,10 +171,13 @@ def drop(tab, content):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Playwright's event loop
-def test_the_live_page_in_a_browser(chromium, page, nano, tmp_path):  # noqa: F811
+def test_the_live_page_in_a_browser(chromium, page, nano, tmp_path, capfd):  # noqa: F811
     (tmp_path / "live.html").write_text(page, "utf-8")
     tab, said = opened(chromium, tmp_path / "live.html")
     expect = pytest.importorskip("playwright.sync_api").expect
+
+    def cells(row):
+        return row.locator("th, td")
 
     def shows(text):  # not wait_for_function, whose eval the page's policy forbids
         expect(tab.locator("#answer")).to_have_text(text, timeout=30_000)
@@ -184,6 +187,13 @@ def test_the_live_page_in_a_browser(chromium, page, nano, tmp_path):  # noqa: F8
     probability = npvgg.softmax(nano(x))[0]
     answer = f"cat, {100 * probability[3]:.2f} %"
     shows(answer)
+    assert main(["explain", "photo", str(PHOTO), "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)["topk"]
+    rows = [row.all_text_contents() for row in map(cells, tab.locator("#classes tr").all())]
+    assert [name for name, *_ in rows] == [entry["name"] for entry in told]
+    for (_, percent, logit, _), entry in zip(rows, told, strict=True):  # to the digits shown
+        assert float(percent[:-2]) == pytest.approx(100 * entry["probability"], abs=0.0051)
+        assert float(logit) == pytest.approx(entry["logit"], abs=0.000051)
     tab.select_option("#blocks", label="stages.0.1")
     tab.locator("#maps button").nth(5).click()
     tab.locator("#channel").focus()

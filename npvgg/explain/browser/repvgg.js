@@ -64,7 +64,7 @@ const repvgg = (() => {
     const P = Math.floor((H + 2 * padding - R) / stride) + 1;
     const Q = Math.floor((W + 2 * padding - R) / stride) + 1;
     const width = W + 2 * padding, plane = (H + 2 * padding) * width;
-    const padded = new Float32Array(C * plane); // zeros around each channel
+    const padded = new Float64Array(C * plane + stride); // zeros around each channel
     for (let c = 0; c < C; c++) {
       for (let h = 0; h < H; h++) {
         padded.set(x.data.subarray((c * H + h) * W, (c * H + h + 1) * W),
@@ -85,16 +85,25 @@ const repvgg = (() => {
     return { shape: [K, P, Q], data: y };
   }
 
-  // Add one input channel's part of a 3×3 convolution: nine products for each output.
+  // Add one input channel's part of a 3×3 convolution: nine products for each output. A window is
+  // the one before it, moved on: at stride 1 six of its nine numbers are at hand already.
   function addWindows(sums, x, from, width, w, at, P, Q, stride) {
     const w0 = w[at], w1 = w[at + 1], w2 = w[at + 2], w3 = w[at + 3], w4 = w[at + 4];
     const w5 = w[at + 5], w6 = w[at + 6], w7 = w[at + 7], w8 = w[at + 8];
     for (let p = 0, out = 0; p < P; p++) {
       let a = from + p * stride * width, b = a + width, c = b + width;
-      for (let q = 0; q < Q; q++, out++, a += stride, b += stride, c += stride) {
-        sums[out] += x[a] * w0 + x[a + 1] * w1 + x[a + 2] * w2
-          + x[b] * w3 + x[b + 1] * w4 + x[b + 2] * w5
-          + x[c] * w6 + x[c + 1] * w7 + x[c + 2] * w8;
+      let a0 = x[a], a1 = x[a + 1], b0 = x[b], b1 = x[b + 1], c0 = x[c], c1 = x[c + 1];
+      for (const end = out + Q; out < end; out++) {
+        const a2 = x[a + 2], b2 = x[b + 2], c2 = x[c + 2];
+        sums[out] += a0 * w0 + a1 * w1 + a2 * w2
+          + b0 * w3 + b1 * w4 + b2 * w5
+          + c0 * w6 + c1 * w7 + c2 * w8;
+        a += stride; b += stride; c += stride;
+        if (stride === 1) {
+          a0 = a1; a1 = a2; b0 = b1; b1 = b2; c0 = c1; c1 = c2;
+        } else {
+          a0 = x[a]; a1 = x[a + 1]; b0 = x[b]; b1 = x[b + 1]; c0 = x[c]; c1 = x[c + 1];
+        }
       }
     }
   }
