@@ -19,6 +19,7 @@ from PIL import Image
 import npvgg
 from npvgg.cli.main import main
 from npvgg.errors import ArgumentError
+from npvgg.explain.course import PAGES, course
 from npvgg.explain.live import live
 from npvgg.testing import compare, conformance_pack
 
@@ -139,10 +140,21 @@ def test_the_page_is_one_file_that_lets_nothing_else_in(page):
     check_page(page)
 
 
-@pytest.mark.parametrize("name", ["se", "pool-max", "output-stride-8", "silu", "grey"])
-def test_a_network_that_the_page_does_not_know_is_refused(name):
-    with pytest.raises(ArgumentError, match=r"which the page's JavaScript knows|photos in colour"):
-        live(tiny.model(name, reparameterize=False))
+@pytest.mark.parametrize(
+    "name", ["se", "eca", "pool-max", "pool-catavgmax", "output-stride-8", "silu", "grey"]
+)
+def test_of_a_network_that_the_page_does_not_know_it_says_what_can_be_shown(name, monkeypatch):
+    model = tiny.model(name, reparameterize=False)
+    with pytest.raises(ArgumentError, match=r"JavaScript knows|photos in colour") as refused:
+        live(model)
+    instead = re.search("; (.*) can be shown$", str(refused.value))[1]
+    if instead == "the lessons and the course":
+        quick = [entry for entry in PAGES if entry[0] not in ("mistakes", "questions")]
+        monkeypatch.setattr("npvgg.explain.course.PAGES", quick)
+        assert len(list(course(model))) == len(quick) + 3
+    else:
+        for lesson in instead.replace(" and ", ", ").split(", "):
+            assert getattr(npvgg.explain, lesson)(model).as_text()
 
 
 def test_the_command_writes_it_once(tmp_path, capfd):

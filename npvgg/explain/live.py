@@ -23,8 +23,14 @@ from npvgg.ops import Array
 from npvgg.pages import html
 from npvgg.pages.colours import SIGNED
 
-FIELDS = {"act_layer": "relu", "attn_layer": None, "global_pool": "avg", "output_stride": 32}
-"""What the JavaScript knows: the plain networks, as they were published."""
+ALL = "the lessons and the course"
+FIELDS = {
+    "act_layer": ("relu", ALL),
+    "attn_layer": (None, "network, fold and photo"),
+    "global_pool": ("avg", "network, fold and pixel"),
+    "output_stride": (32, ALL),
+}
+"""What the JavaScript knows, the plain networks as they were published; what else shows others."""
 
 
 def live(model: RepVGG) -> str:
@@ -38,11 +44,11 @@ def live(model: RepVGG) -> str:
     net = subject.network_of(model)
     subject.named(net, None, branches=True)
     config = model.config
-    for name, known in FIELDS.items():
+    for name, (known, instead) in FIELDS.items():
         if getattr(config, name) != known:
             raise ArgumentError(
                 f"model: expected {name} {known!r}, which the page's JavaScript knows, got "
-                f"{getattr(config, name)!r}; the lessons and the course can be shown"
+                f"{getattr(config, name)!r}; {instead} can be shown"
             )
     how = resolve_model_data_config(model)
     _, height, width = how["input_size"]
@@ -50,7 +56,7 @@ def live(model: RepVGG) -> str:
     if not plain or height != width or config.in_chans != 3 or not config.num_classes:
         raise ArgumentError(
             "model: expected a classifier of square photos in colour, resized bilinearly and "
-            "cropped at the centre; the lessons and the course can be shown"
+            f"cropped at the centre; {ALL} can be shown"
         )
     labels = labels_for({**model.pretrained_cfg, "num_classes": model.num_classes})
     names = [label.name for label in labels or ()] or list(map(str, range(model.num_classes)))
