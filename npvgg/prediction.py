@@ -8,20 +8,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from npvgg import pipeline
 from npvgg.data import Transform, create_transform, resolve_model_data_config
 from npvgg.engines.threads import resolve
-from npvgg.errors import ArgumentError, ImageError
-from npvgg.images.ahead import MOST_DECODERS, ahead
+from npvgg.errors import ArgumentError
 from npvgg.images.labels import labels_for
 from npvgg.images.opening import Source
 from npvgg.ops import Array, softmax, topk
+from npvgg.pipeline import Result
 
 
 class Class(NamedTuple):
@@ -37,9 +39,9 @@ class Outcome:
     """What became of one photo.
 
     photo: what was given
-    classes: the most probable ones, the best first; () where the photo could not be read
-    logits: (num_classes,), of all classes; None where the photo could not be read
-    error: why it could not be read, or ""
+    classes: the most probable ones, the best first; () where there is an error
+    logits: (num_classes,), of all classes; None where there is an error
+    error: why the photo could not be read, or that the network's answer is not finite; or ""
     notes: what the photo holds that the network does not see (`images.open_image`)
     """
 
@@ -92,8 +94,12 @@ def predict(
             "model.classify takes one"
         )
     transform = transform or create_transform(**resolve_model_data_config(model))
-    workers = min(MOST_DECODERS, resolve(threads))
-    return _outcomes(model, iter(photos), k, batch_size, transform, workers)
+    decode = partial(pipeline.decoded, transform=transform)
+    through = partial(
+        pipeline.results, decode=decode, forward=model, batch_size=batch_size,
+        threads=resolve(threads),
+    )  # fmt: skip
+    return _outcomes(model, iter(photos), k, batch_size, through)
 
 
 def check_classes(model: Classifying, k: int) -> None:
@@ -109,26 +115,12 @@ def _outcomes(
     photos: Iterator[Source],
     k: int,
     batch_size: int,
-    transform: Transform,
-    workers: int,
+    through: Callable[[list[Source]], Iterator[Result[Source]]],
 ) -> Iterator[Outcome]:
-    def decode(photo: Source) -> tuple[Array | None, str, tuple[str, ...]]:
-        try:
-            x, notes = transform.apply(photo)
-        except ImageError as error:
-            return None, str(error), ()
-        return x, "", notes
-
-    while batch := list(islice(photos, batch_size)):
-        decoded = list(ahead(decode, batch, threads=min(workers, len(batch)), limit=len(batch)))
-        inputs = [x for x, _, _ in decoded if x is not None]
-        logits: Iterator[Array] = iter(model(np.stack(inputs)) if inputs else ())
-        for photo, (x, error, notes) in zip(batch, decoded, strict=True):
-            if x is None:
-                yield Outcome(photo, error=error)
-            else:
-                answer = next(logits)
-                yield Outcome(photo, best(answer, model.pretrained_cfg, k), answer, "", notes)
+    while batch := list(islice(photos, batch_size)):  # never more: they may come from a camera
+        for r in through(batch):
+            classes = () if r.error else best(r.answer, model.pretrained_cfg, k)
+            yield Outcome(r.photo, classes, r.answer, r.error, r.notes)
 
 
 def best(logits: Array, pretrained_cfg: Mapping[str, Any], k: int) -> tuple[Class, ...]:

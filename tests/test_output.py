@@ -13,8 +13,8 @@ import pytest
 
 from npvgg.cli import arrays, output, photos, rows
 from npvgg.cli.inputs import Photo
-from npvgg.cli.predict import Outcome
 from npvgg.errors import ArgumentError
+from npvgg.pipeline import Result
 
 COLUMNS = ["path", "status", "error"]
 ROWS = [{"path": name, "status": "ok", "error": ""} for name in "abc"]
@@ -72,7 +72,7 @@ def test_what_was_finished_is_kept_and_can_be_read(tmp_path, name, read, caplog)
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_vectors_that_were_finished_are_kept_as_npy(tmp_path, suffix, after):
     listed = [Photo(name) for name in "abc"]
-    vectors = [Outcome(name, np.full(4, i, np.float32)) for i, name in enumerate("abc")]
+    vectors = [Result(Photo(name), np.full(4, i, np.float32)) for i, name in enumerate("abc")]
     as_file = arrays.as_npy if suffix == "npy" else arrays.as_npz
     pieces = as_file(interrupted(vectors, after), listed, 4, "float32")
     ending = photos._npy_ending(4, "float32") if suffix == "npy" else None
@@ -89,8 +89,8 @@ def test_vectors_that_were_finished_are_kept_as_npy(tmp_path, suffix, after):
 def test_npz_is_written_as_it_comes_and_holds_every_text(tmp_path):
     listed = [Photo("a"), Photo("long name \udcff"), Photo("c")]
     outcomes = [
-        Outcome("a", np.arange(3.0)), Outcome("long name \udcff", error="broken"),
-        Outcome("c", np.ones(3), notes=("a note",)),
+        Result(Photo("a"), np.arange(3.0)), Result(Photo("long name \udcff"), error="broken"),
+        Result(Photo("c"), np.ones(3), notes=("a note",)),
     ]  # fmt: skip
     pieces = list(arrays.as_npz(outcomes, listed, 3, "float64"))
     assert sum(bool(piece) for piece in pieces) > 3

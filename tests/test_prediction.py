@@ -66,6 +66,24 @@ def test_photos_are_taken_a_batch_at_a_time(nano):
     assert len(taken) == 2
 
 
+def test_an_answer_that_is_not_finite_is_an_error():
+    class Broken:
+        pretrained_cfg, num_classes = {}, 2
+
+        def __call__(self, x):
+            return np.array([[0, np.nan if image.max() > 1 else 1] for image in x])
+
+    class Pixels:
+        def apply(self, source):
+            return np.full((1, 1, 1), source.max(), np.float32), ()
+
+    photos = [np.full((1, 1, 3), value, np.uint8) for value in (1, 2, 1)]
+    outcomes = list(predict(Broken(), photos, transform=Pixels()))
+    assert [o.error for o in outcomes] == ["", "the network's answer is not finite", ""]
+    assert (outcomes[1].classes, outcomes[1].logits) == ((), None)
+    assert outcomes[2].classes[0].number == 1
+
+
 def test_classes_without_names_have_none():
     model = tiny.model()
     assert [c.label for c in model.classify(CAT, k=3)] == ["", "", ""]

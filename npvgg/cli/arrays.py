@@ -1,4 +1,4 @@
-"""Outcomes → NumPy files: vectors as npy or npz, feature maps as one npz per photo."""
+"""Results → NumPy files: vectors as npy or npz, feature maps as one npz per photo."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from npvgg.cli.inputs import Photo
-from npvgg.cli.predict import Outcome
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write
 from npvgg.formats.untrusted import path_text
 from npvgg.ops import Array
+from npvgg.pipeline import Result
 
 
 def as_npy(
-    outcomes: Iterable[Outcome], photos: Sequence[Photo], length: int, dtype: str
+    outcomes: Iterable[Result[Photo]], photos: Sequence[Photo], length: int, dtype: str
 ) -> Iterator[bytes]:
     """Write a (photos, length) array row by row; the row of a photo that failed is NaN."""
     yield npy_header(len(photos), length, dtype)
@@ -39,7 +39,7 @@ def npy_header(count: int, length: int, dtype: str) -> bytes:
 
 
 def as_npz(
-    outcomes: Iterable[Outcome], photos: Sequence[Photo], length: int, dtype: str
+    outcomes: Iterable[Result[Photo]], photos: Sequence[Photo], length: int, dtype: str
 ) -> Iterator[bytes]:
     """Write `embeddings` (photos, length), and `path`, `status` and `error` of each photo.
 
@@ -71,7 +71,7 @@ def as_npz(
     yield sink.taken()
 
 
-def _seen(outcomes: Iterable[Outcome], errors: dict[int, str]) -> Iterator[Outcome]:
+def _seen(outcomes: Iterable[Result[Photo]], errors: dict[int, str]) -> Iterator[Result[Photo]]:
     """Pass outcomes through, and note the errors by their place."""
     for number, outcome in enumerate(outcomes):
         if outcome.error:
@@ -134,7 +134,7 @@ def save_maps(target: str, maps: Mapping[str, Array], *, overwrite: bool) -> Non
         raise ArgumentError(f"--output: {path_text(target)}: {error.strerror or error}") from None
 
 
-def _vector(outcome: Outcome, length: int, dtype: str) -> Array:
+def _vector(outcome: Result[Photo], length: int, dtype: str) -> Array:
     if outcome.answer is None:
         return np.full(length, np.nan, dtype)
     return np.ascontiguousarray(outcome.answer, dtype)

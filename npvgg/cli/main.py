@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from npvgg.cli import commands, progress
-from npvgg.cli.predict import warnings_as_notes
+from npvgg.cli.decoding import warnings_as_notes
 from npvgg.cli.progress import log
 from npvgg.errors import NpvggError
 

@@ -11,15 +11,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from npvgg.cli import OK
 from npvgg.cli.arrays import as_npy, as_npz, maps_path, npy_header, save_maps
+from npvgg.cli.decoding import decode
 from npvgg.cli.inputs import Listing, Photo, expand
 from npvgg.cli.output import Standard, opened, send
-from npvgg.cli.predict import Outcome, predict
 from npvgg.cli.progress import counted, log
 from npvgg.cli.rows import FORMATS, JSON_END, as_jsonl, path_columns
 from npvgg.cli.text import escaped, noun
@@ -31,6 +31,9 @@ from npvgg.hub.pretrained import BUNDLED
 from npvgg.images import labels
 from npvgg.model import FeatureNet, RepVGG
 from npvgg.ops import Array, probabilities, topk
+from npvgg.pipeline import Result, results
+
+Outcome: TypeAlias = Result[Photo]
 
 SOME_FAILED = 1
 """Exit status: done, and some photo could not be read."""
@@ -222,12 +225,18 @@ def _outcomes(
     transform: Transform,
     forward: Callable[[Array], Sequence[Any]],
 ) -> Iterator[Outcome]:
-    outcomes = predict(photos, transform, forward, args.batch_size, threads=args.threads)
-    return counted(outcomes, len(photos), "photo")
+    found = results(
+        photos,
+        partial(decode, transform=transform),
+        forward,
+        batch_size=args.batch_size,
+        threads=args.threads,
+    )
+    return counted(found, len(photos), "photo")
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    row = {**path_columns(outcome.path), "status": outcome.status, "error": outcome.error}
+    row = {**path_columns(outcome.photo.path), "status": outcome.status, "error": outcome.error}
     return {**row, "notes": list(outcome.notes)}
 
 

@@ -2,14 +2,16 @@
 
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
+from npvgg.cli.decoding import decode
 from npvgg.cli.inputs import Photo
-from npvgg.cli.predict import predict
 from npvgg.errors import ImageError
 from npvgg.images.ahead import ahead
+from npvgg.pipeline import results
 
 
 class Numbers:
@@ -32,6 +34,11 @@ def photo(value):
 
 def forward(x):
     return list(x.ravel())
+
+
+def predict(photos, transform, forward, batch_size, *, threads=None):
+    step = partial(decode, transform=transform)
+    return results(photos, step, forward, batch_size=batch_size, threads=threads)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
