@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import PurePath
@@ -143,6 +144,9 @@ class Outputs:
 
 class RepVGG(_Evaluating):
     """A RepVGG ready to run, in train or in deploy form; make one with `create_model`.
+
+    `copy.copy(model)` shares its weights, packed ones too; after `reset_classifier(0)` it does so
+    still, and so does a `FeatureNet` of it. What is done to one in place, the others don't see.
 
     Its methods may be called from several threads at once, but for those that change it in place:
     `reset_classifier`, `load_state_dict` and `prune_intermediate_layers`. Inputs are (N, C, H, W)
@@ -427,7 +431,8 @@ class RepVGG(_Evaluating):
                 np.random.default_rng(0).uniform(-1, 1, size).astype(self.dtype) / features**0.5
                 for size in ((num_classes, features), (num_classes,))
             )
-        self._hold(replace(self.network, head=Head(pool, weight, bias)), config)
+        self._engine = self._engine.with_head(Head(pool, weight, bias))
+        self.config = config
         self.caveats = tuple(c for c in self.caveats if c != RANDOM_CLASSIFIER)
         if num_classes and "random weights" not in self.caveats:
             self.caveats += (RANDOM_CLASSIFIER,)
@@ -580,13 +585,16 @@ class RepVGG(_Evaluating):
 
 class FeatureNet(_Evaluating):
     """A RepVGG that gives its maps and has no head; `create_model(…, features_only=True)` makes
-    one.
+    one, and so does FeatureNet(model, out_indices), which shares the model's weights.
     """
 
     _table = "features"
     output_fmt = "NCHW"
 
     def __init__(self, model: RepVGG, out_indices: Selection) -> None:
+        if model.num_classes:
+            model = copy(model)
+            model.reset_classifier(0)
         self.model = model
         self.feature_info = model.feature_info.from_other(out_indices)
         self.out_indices = self.feature_info.out_indices

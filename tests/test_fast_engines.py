@@ -407,11 +407,11 @@ def test_a_model_travels_to_other_processes(engine):
 def test_few_plans_are_kept_and_the_weights_are_packed_once():
     network = model("winograd")
     network(images(1, 3, 8, 8))
-    weights = network._engine._packed
+    weights = network._engine._weights.packed(1)
     for size in range(12, 64, 4):
         network(images(1, 3, size, size))
     assert len(network._engine._plans) <= 4
-    assert network._engine._packed is weights
+    assert network._engine._weights.packed(1) is weights
 
 
 def test_the_plan_that_is_used_stays():

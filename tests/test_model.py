@@ -1,5 +1,6 @@
 """The model in people's hands: every method and attribute, what goes in, what comes out."""
 
+import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +9,7 @@ import pytest
 import tiny
 
 from npvgg import ArgumentError, FeatureNet, RepVGG, create_model
-from npvgg.engines import reference
+from npvgg.engines import compiled, packing, reference
 from npvgg.weights.build import flatten
 from tests.oracles import judge
 
@@ -419,3 +420,47 @@ def test_a_block_gives_its_one_convolution_in_either_form():
     assert train.head.classifier == (train.head.weight, train.head.bias)
     with pytest.raises(ArgumentError, match="num_classes: expected a network with a class"):
         tiny.model("embedding").network.head.classifier  # noqa: B018 - a property that raises
+
+
+# --- Shared weights -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fold", [False, True], ids=["train", "deploy"])
+@pytest.mark.parametrize("engine", ["winograd", "im2col", "reference"])
+def test_classifier_embedder_and_feature_net_share_one_set_of_weights(
+    monkeypatch, rng, engine, fold
+):
+    """From eight threads at once: every convolution is packed once, whoever comes first."""
+    packed = []
+    monkeypatch.setattr(compiled, "pack", lambda *a: packed.append(a[3].nbytes) or packing.pack(*a))
+    model = tiny.model(engine=engine, reparameterize=fold)
+    alone = tiny.model(engine=engine, reparameterize=fold)
+    x = tiny.photos(model, rng)
+    whole = alone.outputs(x, maps=True)
+    bytes_of_one, convolutions = sum(packed), len(packed)
+    assert convolutions == (engine != "reference") * (1 + len(whole.maps) * (1 if fold else 2))
+    packed.clear()
+
+    embedder = copy.copy(model)
+    embedder.reset_classifier(0)
+    maps = FeatureNet(model, (1, 3))
+    assert (model.num_classes, embedder.num_classes, maps.model.num_classes) == (5, 0, 0)
+    with ThreadPoolExecutor(8) as pool:
+        logits, vectors, (_, late) = pool.map(lambda run: run(x), (model, embedder, maps))
+    np.testing.assert_array_equal(logits, whole.logits)
+    np.testing.assert_array_equal(vectors, whole.pooled)
+    np.testing.assert_array_equal(late, alone.forward_intermediates(x)[1][3])
+    assert (sum(packed), len(packed)) == (bytes_of_one, convolutions)
+
+
+def test_a_copy_that_is_given_other_weights_leaves_the_others_theirs(rng):
+    model = tiny.model(engine="winograd")
+    x = tiny.photos(model, rng)
+    other, headed, before = copy.copy(model), copy.copy(model), model(x)
+    other.load_state_dict(tiny.tensors(seed=1))
+    headed.reset_classifier(3)
+    assert headed(x).shape == (2, 3)
+    assert not np.array_equal(other(x), before)
+    np.testing.assert_array_equal(model(x), before)
+    np.testing.assert_array_equal(headed.forward_features(x), model.forward_features(x))
+    assert model.get_classifier().out_features == 5

@@ -4,7 +4,7 @@ An engine is one function,
 
     prepare(network, *, threads=None) -> Prepared
 
-that returns an object with five verbs; what needs doing once (pack weights, choose algorithms,
+that returns an object with six verbs; what needs doing once (pack weights, choose algorithms,
 allocate) is done once, at the first call at the latest. The contract is the whole chain of blocks,
 not one layer, because the fast engines keep a memory layout of their own from the first convolution
 to the last. (Winograd adds and subtracts neighbours first: numbers near the largest float32
@@ -32,7 +32,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from npvgg.errors import ArgumentError
-from npvgg.network import Network
+from npvgg.network import Head, Network
 from npvgg.ops import Array
 
 _log = logging.getLogger("npvgg")
@@ -57,6 +57,11 @@ class Prepared(Protocol):
     @property
     def network(self) -> Network:
         """The network as data: what was given to `prepare`, to the bit."""
+
+    def with_head(self, head: Head) -> Prepared:
+        """Return the network behind another head; with its own classifier or none it shares the
+        weights, packed ones too.
+        """
 
     def load(self) -> None:
         """Do now what the first run would do once per process: compile kernels, or load them.
@@ -154,6 +159,10 @@ class Fastest:
     def network(self) -> Network:
         """The network as data."""
         return self.prepared.network
+
+    def with_head(self, head: Head) -> Fastest:
+        """Return the network behind another head."""
+        return Fastest(self.prepared.with_head(head))
 
     def load(self) -> None:
         """Compile or load the kernels, or do without."""

@@ -2,7 +2,8 @@
 
 Both fast engines are this module with another choice of algorithm per convolution.
 
-What must not be broken here: weights are held once; a model may be called from many threads, and
+What must not be broken here: weights are held once, and shared by
+networks that differ in their heads; a model may be called from many threads, and
 interrupted anywhere, and stays usable; what depends on the batch or the number of threads (slices,
 workspaces) never decides the order of a sum.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -24,7 +26,7 @@ from npvgg.engines.layout import Table, aligned
 from npvgg.engines.packing import Filter, pack, packed_floats, unpack
 from npvgg.engines.plan import Algorithm, Layer, Part, Plan, Workspace, classifier, sizes
 from npvgg.errors import ArgumentError
-from npvgg.network import Block, Network
+from npvgg.network import Block, Head, Network
 from npvgg.ops import Array
 from npvgg.reparam import FusedConv
 
@@ -49,6 +51,57 @@ PLANS = 4
 batch needs one, with a last, smaller batch two, and maps besides logits twice that."""
 
 
+class Weights:
+    """The convolutions of a network, packed when they are first needed, and once: networks that
+    differ in what is behind their blocks share them.
+
+    filters: of every block, of the classifier last;  places: where each of them begins
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.layers = [_layer(block) for block in network.blocks]
+        self.head = network.head
+        self.filters = [list(layer.filters) for layer in self.layers]
+        if network.head.weight is not None:
+            self.filters.append([classifier(network.head.weight)])
+        floats = [packed_floats(f) for row in self.filters for f in row]
+        self.places = list(accumulate(floats, initial=0))
+        self._lock = workers.Lock()
+        self._source: Network | None = network  # None once the kernels are held packed alone
+        self._packed: Array | None = None
+
+    @property
+    def network(self) -> Network:
+        """The network as data. Kernels that are kept in packed form only are unpacked."""
+        with self._lock.now:
+            source, packed = self._source, self._packed
+        if source is not None or packed is None:  # the second never without the first
+            return source  # type: ignore[return-value]
+        blocks = []
+        for layer, (f, *_), at in zip(self.layers, self.filters, self.places, strict=False):
+            arrays = unpack(f, packed[at : at + packed_floats(f)])
+            for array in arrays:
+                array.flags.writeable = False
+            blocks.append(Block(layer.spec, FusedConv(*arrays), layer.attention))
+        return Network(tuple(blocks), self.head, np.dtype(np.float32))
+
+    def packed(self, threads: int) -> Array:
+        """Return all of them as the micro-kernel reads them."""
+        with self._lock.now:
+            if self._packed is None and self._source is not None:
+                weights = aligned(self.places[-1])
+                arrays = [pair for block in self._source.blocks for pair in _arrays(block)]
+                if self.head.weight is not None:
+                    arrays.append((self.head.weight, self.head.bias))
+                filters = [f for row in self.filters for f in row]
+                for f, pair, at in zip(filters, arrays, self.places[:-1], strict=True):
+                    pack(f, *pair, weights[at : at + packed_floats(f)], threads)
+                self._packed = weights
+                if self._source.form == "deploy":
+                    self._source = None
+            return self._packed  # type: ignore[return-value]
+
+
 class CompiledNetwork:
     """A network run by compiled steps; it may be called from many threads at once.
 
@@ -64,16 +117,10 @@ class CompiledNetwork:
         self.name = name
         self._choose = choose
         self._threads = threads
-        self._lock = workers.Lock()
-        self._layers = [_layer(block) for block in network.blocks]
+        self._weights = Weights(network)
+        self._layers = self._weights.layers
         self._head = network.head
-        self._filters = [list(layer.filters) for layer in self._layers]
-        if network.head.weight is not None:
-            self._filters.append([classifier(network.head.weight)])
-        floats = [packed_floats(f) for row in self._filters for f in row]
-        self._places = list(accumulate(floats, initial=0))
-        self._source: Network | None = network  # None once the kernels are held packed alone
-        self._packed: Array | None = None
+        self._lock = workers.Lock()
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -87,18 +134,20 @@ class CompiledNetwork:
 
     @property
     def network(self) -> Network:
-        """The network as data. Kernels that are kept in packed form only are unpacked."""
-        with self._lock.now:
-            source, packed = self._source, self._packed
-        if source is not None or packed is None:  # the second never without the first
-            return source  # type: ignore[return-value]
-        blocks = []
-        for layer, (f, *_), at in zip(self._layers, self._filters, self._places, strict=False):
-            arrays = unpack(f, packed[at : at + packed_floats(f)])
-            for array in arrays:
-                array.flags.writeable = False
-            blocks.append(Block(layer.spec, FusedConv(*arrays), layer.attention))
-        return Network(tuple(blocks), self._head, np.dtype(np.float32))
+        """The network as data, as `Weights.network`."""
+        return replace(self._weights.network, head=self._head)
+
+    def with_head(self, head: Head) -> CompiledNetwork:
+        """Return the network with another head; with its own classifier or none it shares the
+        weights.
+        """
+        if head.weight is not None and head.weight is not self._weights.head.weight:
+            network = replace(self.network, head=head)
+            return CompiledNetwork(network, self.name, self._choose, self._threads)
+        shared = CompiledNetwork.__new__(CompiledNetwork)
+        own = {"_head": head, "_lock": workers.Lock(), "_plans": OrderedDict()}
+        vars(shared).update(vars(self) | own)
+        return shared
 
     def load(self) -> None:
         """Compile the kernels, or load them from where they are kept; the first run does so too.
@@ -170,34 +219,17 @@ class CompiledNetwork:
         key = shape, part
         if key not in self._plans:
             outputs = [*sizes(self._layers, shape), (1, 1)]  # the last is the classifier's
-            places = iter(self._places)
+            places = iter(self._weights.places)
             algorithms = [
                 [Algorithm(self._choose(f, *size), next(places)) for f in filters]
-                for filters, size in zip(self._filters, outputs, strict=False)
+                for filters, size in zip(self._weights.filters, outputs, strict=False)
             ]
-            weights = self._weights(threads)
+            weights = self._weights.packed(threads)
             self._plans[key] = Plan(self._layers, self._head, algorithms, weights, shape, part)
             while len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
-
-    def _weights(self, threads: int) -> Array:
-        """Return all weights as the micro-kernel reads them; pack them when they are first
-        needed.
-        """
-        if self._packed is None and self._source is not None:
-            weights = aligned(self._places[-1])
-            arrays = [pair for block in self._source.blocks for pair in _arrays(block)]
-            if self._head.weight is not None:
-                arrays.append((self._head.weight, self._head.bias))
-            filters = [f for row in self._filters for f in row]
-            for f, pair, at in zip(filters, arrays, self._places[:-1], strict=True):
-                pack(f, *pair, weights[at : at + packed_floats(f)], threads)
-            self._packed = weights
-            if self._source.form == "deploy":
-                self._source = None
-        return self._packed  # type: ignore[return-value]
 
 
 @cache

@@ -7,6 +7,7 @@ computes in the dtype of the network, float32 or float64, and needs no compiler.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from npvgg import ops
@@ -71,6 +72,10 @@ class ReferenceNetwork:
 
     def __init__(self, network: Network) -> None:
         self.network = network
+
+    def with_head(self, head: Head) -> ReferenceNetwork:
+        """Return the network with another head; it shares the weights."""
+        return ReferenceNetwork(replace(self.network, head=head))
 
     def load(self) -> None:
         """Do nothing: nothing is compiled."""
