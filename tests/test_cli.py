@@ -96,6 +96,20 @@ def test_the_batch_changes_nothing_but_speed(run, photos):
     assert json.loads(one) == json.loads(three)
 
 
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [([], [16, 4]), (["--batch-size", 7], [7, 7, 6]), (["--engine", "reference"], [1] * 20)],
+)
+def test_a_folder_goes_in_slices_but_where_bits_depend_on_them(run, monkeypatch, options, sizes):
+    seen = []
+    call = npvgg.model.RepVGG.__call__
+    monkeypatch.setattr(
+        npvgg.model.RepVGG, "__call__", lambda self, x: (seen.append(len(x)), call(self, x))[1]
+    )
+    assert run("classify", *[CAT] * 20, *options)[0] == 0
+    assert seen == sizes
+
+
 def test_standard_input_and_patterns_are_photos_too(run, photos):
     status, out, _ = run(
         "classify", "-", photos / "[ac].png", "--format", "jsonl", stdin=CAT.read_bytes()

@@ -616,3 +616,12 @@ def test_a_file_object_is_read_and_left_open():
     np.testing.assert_array_equal(np.asarray(open_image(Pipe(ODD["rgb"][0]))[0]), want)
     with pytest.raises(ImageError, match="'a pipe': not an image"):
         open_image(Pipe(b"junk"))
+
+
+def test_an_image_that_is_opened_is_a_new_one_and_one_that_is_read_need_not_be():
+    mine = Image.new("RGB", (3, 2), "red")
+    opened, _ = open_image(mine)
+    opened.putpixel((0, 0), (0, 0, 255))
+    assert mine.getpixel((0, 0)) == (255, 0, 0)
+    assert opening.read(mine, opening.Opening())[0] is mine
+    assert opening.read(mine, opening.Opening(channels=1))[0].mode == "L"

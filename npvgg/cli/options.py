@@ -52,7 +52,11 @@ def run_options() -> argparse.ArgumentParser:
         help="threads of the compiled engines (default: all cores that the process may use)",
     )
     parser.add_argument(
-        "--batch-size", type=at_most(MAX_BATCH), default=1, metavar="N", help="photos at once (1)"
+        "--batch-size",
+        type=at_most(MAX_BATCH),
+        metavar="N",
+        help="photos at once (16, or as many as there are; 1 with the reference engine, whose bits "
+        "depend on it)",
     )
     parser.add_argument(
         "--output",
