@@ -24,14 +24,13 @@ from queue import SimpleQueue
 from typing import NoReturn
 
 from npvgg.cli import output
-from npvgg.cli.main import ABORTED
-from npvgg.cli.main import main as run_command
 from npvgg.cli.progress import on_terminal
 from npvgg.cli.text import escaped
 from npvgg.formats.files import remove_unfinished
 
 SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 STACK_BYTES = 16 * 2**20  # some systems give threads much less than the main thread
+ABORTED = 2
 PATIENCE = 5.0
 """Seconds to wait for a write that must not be cut in two: a disk may hang."""
 
@@ -40,7 +39,14 @@ def main() -> NoReturn:
     """Run the command line with the process's arguments; end the process."""
     _fill_missing_streams()
     _spare_memory()
-    sys.exit(run(run_command))
+    sys.exit(run(_command))
+
+
+def _command() -> int:
+    """Import the command line and run it: a signal that meets an import ends it like any other."""
+    from npvgg.cli.main import main as run_command
+
+    return run_command()
 
 
 def run(command: Callable[[], int]) -> int:
