@@ -1,6 +1,8 @@
-"""A thousand interrupts, by hand: `python tests/stress_interrupts.py [COUNT] [SECONDS]`.
+"""A thousand interrupts, by hand: `python tests/stress_interrupts.py [COUNT] [SECONDS] [SEED]`.
 
-Commands are started again and again, and interrupted after a random time of at most SECONDS (2).
+Commands are started again and again, and interrupted after a random time of at most SECONDS (2),
+until COUNT interrupts have met a command: one that meets Python itself while it starts, before our
+first line, ends in its traceback, and isn't counted.
 Every one must end within LIMIT seconds, with the status of the signal or its own, without a
 traceback but the interpreter's own at its start, leaving a whole file, a partial one or none.
 """
@@ -72,12 +74,14 @@ def once(rng: random.Random, seconds: float) -> str:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 2.0
-    rng, ends = random.Random(0), Counter[str]()
-    for number in range(count):
+    rng, ends = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 0), Counter[str]()
+    tried = 0
+    while (met := tried - ends["while Python starts"]) < count:
         ends[once(rng, seconds)] += 1
-        if number % 100 == 99:
-            print(number + 1, dict(ends), flush=True)
-    print(count, dict(ends))
+        tried += 1
+        if tried % 50 == 0:
+            print(tried, dict(ends), flush=True)
+    print(met, "behind the first line:", dict(ends))
 
 
 if __name__ == "__main__":
