@@ -3,8 +3,10 @@
 The whole matrix is made by `weights_tools/confusion.py`; these are samples, and what it stands on.
 """
 
+import re
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,14 +157,41 @@ def test_honest_arithmetic_is_called_right(name):
 # --- The script -----------------------------------------------------------------------------------
 
 
-def test_the_script_tells_named_from_mistaken(monkeypatch):
+def test_the_script_tells_named_from_mistaken():
     plant = next(p for p in plants.PLANTS if p.mistake == "kernel-flipped")
     rows = [confusion.outcome(plant, level) for level in ("block", "logits")]
     assert [row.kind for row in rows] == ["named", "named"]
-    assert "| kernel-flipped | 1 of 1 | – | 1 of 1 |" in confusion.table(rows)
-    other = replace(plant, mistake="mean-missing")
-    row = confusion.outcome(other, "block")
+    for level in ("block", "logits"):
+        assert "| kernel-flipped | 1 of 1 | – | – | – | – |" in confusion.table(rows, level)
+    row = confusion.outcome(replace(plant, mistake="mean-missing"), "block")
     assert row.kind == "another"
-    assert "kernel-flipped (at stages." in next(confusion.listed([row], "another"))
+    line = "| mean-missing | kernel-flipped | block | tiny | 1 |"
+    assert line in confusion.off_the_diagonal([row], "another")
     right = replace(plant, hooks={})
     assert confusion.outcome(right, "block").kind == "hidden"
+
+
+def test_the_script_says_why_a_mistake_is_unknown():
+    twice = next(p for p in plants.PLANTS if p.mistake == "batch-norm-used-twice")
+    row = confusion.outcome(twice, "logits")
+    assert row.kind == "unknown"
+    assert row.why == "no variant of the catalogue is made in the same way in every block"
+
+
+def test_the_readme_says_what_the_matrix_says():
+    """And the matrix has nothing off its diagonal that makes other numbers."""
+    root = Path(__file__).parents[1]
+    text = (root / "weights_tools" / "confusion.md").read_text("utf-8")
+    counts = re.search(
+        r"([\d,]+) planted mistakes of (\d+) kinds show: ([\d,]+) are named alone .*?, ([\d,]+) "
+        r"together with others .*?, ([\d,]+) are “unknown”, 0 are called another", text,
+    )  # fmt: skip
+    seen, _, alone, together, unknown = (int(n.replace(",", "")) for n in counts.groups())
+    assert seen == alone + together + unknown
+    foreign = int(re.search(r"levels block, branch and op: (\d+) show, 0 are given", text)[1])
+    honest = int(re.search(r"(\d+) runs, 0 called wrong", text)[1])
+    readme = " ".join((root / "README.md").read_text("utf-8").split())
+    assert f"of {seen:,} that show" in readme
+    assert f"{unknown} are “unknown”, and {together} are named together with others" in readme
+    assert f"{foreign} mistakes that are in no catalogue end in “unknown”" in readme
+    assert f"of {honest} runs of honest arithmetic" in readme

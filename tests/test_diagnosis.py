@@ -10,6 +10,7 @@ from npvgg.config import expand
 from npvgg.testing.diagnosis import mistakes
 from npvgg.testing.diagnosis.diagnose import diagnose
 from npvgg.testing.diagnosis.fitted import NUMBER_PER_CHANNEL, SCALED_BRANCH
+from npvgg.testing.diagnosis.hypotheses import OTHER_NORMS, OTHER_WEIGHTS
 from npvgg.testing.packs.conformance import conformance_pack
 from npvgg.weights import build
 from tests.oracles import plants, porter
@@ -123,6 +124,7 @@ ENDINGS = {
         ("pool", lambda x, w, b: x.sum(axis=(2, 3))),
         ("pool", lambda x, w, b: x[:, :, 0, 0]),
         ("pool", lambda x, w, b: x.sum(axis=(2, 3)) / 49),
+        ("pool", lambda x, w, b: np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))).mean(axis=(2, 3))),
     ],
     "classifier-transposed": [
         ("logits", lambda x, w, b: classify(x, np.array(w.ravel()).reshape(12, 5).T, b)),
@@ -165,9 +167,10 @@ def test_a_wrong_ending_is_explained(name, target, wrong):
 
 def test_every_mistake_of_the_catalogue_is_planted():
     planted = {*IMAGES, *ENDINGS, *(plant.mistake for plant in PLANTS), "eps-outside-the-root"}
-    fitted = {NUMBER_PER_CHANNEL.name, SCALED_BRANCH.name}
-    assert sorted(planted - fitted) == mistakes.names()
-    assert fitted <= planted
+    photos = {"photo-fitted-otherwise", "photo-fitted-and-normalised-otherwise"}  # test_photo_packs
+    more = {m.name for m in (NUMBER_PER_CHANNEL, SCALED_BRANCH, OTHER_NORMS, OTHER_WEIGHTS)}
+    assert sorted((planted | photos) - more) == mistakes.names()
+    assert more <= planted
 
 
 # --- Other levels, other weights ------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_the_weights_of_another_block_are_recognised():
         for n, a in build.flatten(one.network("train")).items()
         if n.startswith("stages.0.0.")
     }
-    hooks = {"__call__": lambda port, x: porter.Port(tensors, port.place, port.taps)(x)}
+    hooks = {"__call__": lambda port, x: porter.Port(tensors, port.place, port.taps, {})(x)}
     theirs = answers(one, wrong="stages.0.1", hooks=hooks)
     assert other.shape == (8, 8, 3, 3)
     assert names(one, "stages.0.1", theirs) == {"weights-of-another-block"}

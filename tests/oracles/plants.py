@@ -762,3 +762,29 @@ plant("number-per-channel-added", "tiny stages.0.1", "tiny stages.1.0", "tiny_g2
 plant("branch-scaled", "tiny stages.0.1", "tiny stages.1.0", "tiny_g2 stages.1.1",
       join=lambda port, branches: branches["conv_1x1"] * F(0.37) + sum(
           y for n, y in branches.items() if n != "conv_1x1"))  # fmt: skip
+
+
+def norms_of(other):
+    """The batch norms of another block, in the branches that it has."""
+
+    def numbers(port, branch):
+        name = f"{other}.{branch}" if branch == "identity" else f"{other}.{branch}.bn"
+        if f"{name}.weight" not in port.network:
+            return porter.Port.numbers(port, branch)
+        parts = ("weight", "bias", "running_mean", "running_var")
+        return [port.network[f"{name}.{part}"] for part in parts]
+
+    return numbers
+
+
+def kernels_of(other):
+    return lambda port, branch: port.network[f"{other}.{branch}.conv.weight"]
+
+
+plant("batch-norms-of-another-block", "tiny stages.0.1", "tiny_g2 stages.0.1",
+      numbers=norms_of("stages.0.0"))  # fmt: skip
+plant("batch-norms-of-another-block", "tiny_dilated stages.2.1", numbers=norms_of("stages.2.2"))
+plant("weights-of-another-block", "tiny stages.0.1", "tiny_se stages.0.1",
+      numbers=norms_of("stages.0.0"), kernel=kernels_of("stages.0.0"))  # fmt: skip
+plant("weights-of-another-block", "tiny_dilated stages.2.1",
+      numbers=norms_of("stages.2.2"), kernel=kernels_of("stages.2.2"))  # fmt: skip

@@ -228,7 +228,7 @@ def judge(hypothesis: Hypothesis, wrong: Wrong, slack: float) -> Verdict | None:
     if mistake.rounds and np.isfinite(wrong.rms):
         near = wrong.noise(exact) <= 2 / EXPLAINED
     else:
-        near = largest <= NOISE * max(noise, U * scale) + slack
+        near = largest <= NOISE * max(noise, U * scale) + slack + hypothesis.slack
     good = near and rms <= wrong.rms / EXPLAINED
     return Verdict(mistake, hypothesis.detail, largest, rms, good)
 
@@ -280,10 +280,7 @@ def explained(verdicts: list[Verdict], wrong: Wrong, tried: int) -> list[Finding
 def finding(verdicts: list[Verdict], wrong: Wrong, tried: int) -> Finding:
     """One mistake, with all its variants that reproduce the numbers."""
     mistake = verdicts[0].mistake
-    details = list(dict.fromkeys(v.detail for v in verdicts))
-    without = [detail for detail in details if detail.startswith("missing in ")]
-    details = without or details  # an eps so small that the numbers can't tell it from none
-    sentence = mistake.sentence(", or ".join(details))
+    sentence = mistake.sentence(*(v.detail for v in verdicts))
     chance = wrong.chance(verdicts[0].rms, tried)
     return Finding(mistake.name, sentence, verdicts[0].largest, mistake.advice, chance)
 

@@ -61,12 +61,14 @@ class Hypothesis:
     """A mistake's variant, and the tensor that comes of it in float32 or float64.
 
     further: every mistake on top of this one
+    slack: how far another implementation that makes the same mistake may be off, besides rounding
     """
 
     mistake: Mistake[Any]
     detail: str
     run: Callable[[Any], Array]
     further: Callable[[], Iterator[Hypothesis]] = lambda: iter(())
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,25 +125,27 @@ def source_of(pack: Pack, probe: Probe) -> str:
 
 def hypotheses(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
     """Every mistake that can be made on the way to a tensor, in all its variants."""
+    image = image_of(pack)
     if probe.block:
-        yield from in_the_block(pack, probe, way)
+        yield from in_the_block(pack, probe, way, image)
     elif probe.op == "input":
-        yield from in_the_image(pack, way.given["x"])
+        yield from in_the_image(image, way.given["x"])
     else:
         yield from in_the_ending(pack, probe, way)
     if way.lacking:
-        yield from in_every_block(pack, probe, way)
+        yield from in_every_block(pack, probe, way, image)
     for other in pack.probes:
         if other.name != probe.name and other.shape == probe.shape:
             truth = pack.tensor(other.name)
             yield Hypothesis(OTHER_TENSOR, other.name, lambda dtype, y=truth: y.astype(dtype))  # type: ignore[misc]
 
 
-def in_the_image(pack: Pack, x: Array) -> Iterator[Hypothesis]:
+def in_the_image(image: Image, x: Array) -> Iterator[Hypothesis]:
     """Try what the input itself may be instead."""
     for mistake in IMAGE_MISTAKES:
-        for detail, wrong in mistake.variants(image_of(pack.manifest)):
-            yield Hypothesis(mistake, detail, lambda dtype, w=wrong: w(x.astype(dtype)))  # type: ignore[misc]
+        for detail, wrong in mistake.variants(image):
+            run: Callable[[Any], Array] = lambda dtype, w=wrong: w(x.astype(dtype))  # type: ignore[misc]  # noqa: E731
+            yield Hypothesis(mistake, detail, run, slack=wrong.slack)
 
 
 def in_the_ending(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
@@ -155,7 +159,7 @@ def in_the_ending(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
             yield Hypothesis(mistake, detail, lambda dtype, w=wrong: run(w, dtype))  # type: ignore[misc]
 
 
-def in_the_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
+def in_the_block(pack: Pack, probe: Probe, way: Way, image: Image) -> Iterator[Hypothesis]:
     """Return the mistakes of a block, made in its branches and in its folded convolution."""
     replays = {dtype: Replay(way.given, dtype) for dtype in (np.float32, np.float64)}
     target = probe.name.removeprefix(probe.block).removeprefix(".")
@@ -170,8 +174,7 @@ def in_the_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
     for number, blocks in enumerate(forms(pack)):
         index = [block.spec.name for block in blocks].index(probe.block)
         right = recipe(blocks[index])
-        image = image_of(pack.manifest) if index == 0 else None
-        for mistake, detail, wrong in wrong_recipes(right, image):
+        for mistake, detail, wrong in wrong_recipes(right, None if index else image):
             if number and wrong.branches is right.branches:
                 continue  # what is not done to branches makes the same numbers in both forms
             if contradicted(right, wrong, way.given):
@@ -251,11 +254,13 @@ def wrong_recipes(right: Recipe, image: Image | None) -> Iterator[tuple[Mistake[
 def wrong_images(right: Recipe, image: Image) -> Iterator[tuple[Mistake[Any], str, Recipe]]:
     """Return the first block's recipe with every mistake about the image that it reads."""
     for mistake in IMAGE_MISTAKES:
+        if mistake.two:
+            continue  # too many to go through a block, or all of them: the image itself will tell
         for detail, wrong in mistake.variants(image):
             yield mistake, detail, replace(right, before=wrong)
 
 
-def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
+def in_every_block(pack: Pack, probe: Probe, way: Way, image: Image) -> Iterator[Hypothesis]:
     """Mistakes in all blocks from the last right tensor on, where some in between are missing."""
     name, x = way.start
     end = ending(pack.network().head)
@@ -276,7 +281,7 @@ def in_every_block(pack: Pack, probe: Probe, way: Way) -> Iterator[Hypothesis]:
                 wrong = replace(passage, recipes=recipes)
                 yield Hypothesis(block_repeated, f"{detail}: {one.spec.name}", wrong)
         if name == "input":
-            for mistake, detail, first in wrong_images(passage.recipes[0], image_of(pack.manifest)):
+            for mistake, detail, first in wrong_images(passage.recipes[0], image):
                 wrong = replace(passage, recipes=(first, *passage.recipes[1:]))
                 yield Hypothesis(mistake, detail, wrong, partial(on_top_of, wrong, last))
 

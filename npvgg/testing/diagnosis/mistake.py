@@ -39,6 +39,7 @@ class Mistake(Generic[T]):
     two: it is two mistakes at once, which are not named where one alone makes the same numbers
     rounds: it rounds to few bits, where noise may decide between two neighbours: single numbers of
         a replay may be far off, and only their mean square tells
+    gathered: details of variants that all make the same numbers → what is said of them, fewer
     """
 
     name: str
@@ -47,23 +48,24 @@ class Mistake(Generic[T]):
     variants: Callable[[T], Iterator[tuple[str, T]]]
     rounds: bool = False
     two: bool = False
+    gathered: Callable[[list[str]], list[str]] = list
 
-    def sentence(self, detail: str) -> str:
-        """Return what was done, in words."""
-        return self.said.format(detail)
+    def sentence(self, *details: str) -> str:
+        """Return what was done, in words; several details are alternatives."""
+        return self.said.format(", or ".join(self.gathered(list(dict.fromkeys(details)))))
 
 
 def collector(
     catalogue: list[Mistake[T]], *, rounds: bool = False, two: bool = False
-) -> Callable[[str, str], Callable[[Callable[[T], Iterator[tuple[str, T]]]], Mistake[T]]]:
+) -> Callable[..., Callable[[Callable[[T], Iterator[tuple[str, T]]]], Mistake[T]]]:
     """Return a decorator that makes a mistake of a generator and puts it into a catalogue."""
 
     def mistake(
-        said: str, advice: str
+        said: str, advice: str, gathered: Callable[[list[str]], list[str]] = list
     ) -> Callable[[Callable[[T], Iterator[tuple[str, T]]]], Mistake[T]]:
         def collect(variants: Callable[[T], Iterator[tuple[str, T]]]) -> Mistake[T]:
             name = variants.__name__.replace("_", "-")
-            catalogue.append(Mistake(name, said, advice, variants, rounds, two))
+            catalogue.append(Mistake(name, said, advice, variants, rounds, two, gathered))
             return catalogue[-1]
 
         return collect

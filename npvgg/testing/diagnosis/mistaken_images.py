@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +13,9 @@ from npvgg.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from npvgg.ops import Array
 from npvgg.testing.diagnosis.mistake import Mistake, collector
 from npvgg.testing.diagnosis.mistaken_numbers import ORDERS, SHORT
+from npvgg.testing.diagnosis.photo import BYTES_APART, Photo, photo_of
 from npvgg.testing.diagnosis.recipe import Step, same
+from npvgg.testing.packs.pack import Pack
 
 ADVICE = (
     "the network wants RGB, values 0 … 1, minus its mean, divided by its std (a photo's pack has "
@@ -25,11 +28,15 @@ class Image:
     """How an image was normalised, and what was made of the right one, (N, C, H, W).
 
     mean, std: one number for each of three channels
+    photo: the photo that it was made of, if it is known
+    slack: how far other implementations of the same steps may be from the wrong image
     """
 
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN
     std: Sequence[float] = IMAGENET_DEFAULT_STD
     step: Step = same
+    photo: Photo | None = None
+    slack: float = 0.0
 
     def __call__(self, x: Array) -> Array:
         """Return the wrong image, from the right one."""
@@ -56,19 +63,20 @@ class Image:
         return replace(self, step=lambda x: step(x) if x.shape[1] == 3 else x)
 
 
-def image_of(manifest: Mapping[str, Any]) -> Image:
+def image_of(pack: Pack) -> Image:
     """Return how a pack's photo was normalised; by ImageNet's numbers where it does not say."""
-    how = manifest.get("input", {}).get("transform", {})
+    how = pack.manifest.get("input", {}).get("transform", {})
     given: list[Any] = [how.get(key) if isinstance(how, Mapping) else () for key in ("mean", "std")]
     for values in given:
         known = isinstance(values, list | tuple) and len(values) == 3
         if not known or not all(type(v) is float and 1e-6 < v < 1e6 for v in values):
             return Image()
-    return Image(given[0], given[1])
+    return Image(given[0], given[1], photo=photo_of(pack))
 
 
 IMAGES: list[Mistake[Image]] = []
 mistake = collector(IMAGES)
+two_mistakes = collector(IMAGES, two=True)
 
 Normalisation: TypeAlias = Callable[[Image, Array], Array]
 """Numbers 0 … 1 → what a wrong normalisation makes of them."""
@@ -155,6 +163,50 @@ def image_rounded(right: Image) -> Iterator[tuple[str, Image]]:
     for name, short in SHORT.items():
         yield f"rounded to {name}", replace(right, step=short)
     yield "grey", right.become(lambda x: right.normalised(grey(right.pixels(x))))
+
+
+FITTING = (
+    "fit the photo into the input as input.transform in the pack's manifest says: resize with "
+    "antialiasing (Pillow's filters have it, OpenCV's and torch's interpolate have not), and crop "
+    "at the centre"
+)
+
+
+@mistake("the photo is {}", FITTING)
+def photo_fitted_otherwise(right: Image) -> Iterator[tuple[str, Image]]:
+    """Resized by another filter or to another size, or cropped elsewhere."""
+    for what, u in right.photo.ways if right.photo else ():
+        yield what, fitted(right, u, right.normalised)
+
+
+@two_mistakes("the photo is {}", f"{FITTING}; {ADVICE}")
+def photo_fitted_and_normalised_otherwise(right: Image) -> Iterator[tuple[str, Image]]:
+    """Resize by another filter or to another size, and keep OpenCV's BGR or 0 … 255, besides."""
+    for what, u in right.photo.ways if right.photo else ():
+        for said, step in COLOURS.items():
+            if ", and " not in what:
+                yield f"{what}; {said}", fitted(right, u, partial(step, right))
+
+
+def bgr(step: Normalisation) -> Normalisation:
+    """Return a normalisation of an image whose channels were exchanged before it."""
+    return lambda image, u: step(image, u[:, ::-1])
+
+
+COLOURS: dict[str, Normalisation] = {
+    "its channels are in the order BGR": lambda image, u: image.normalised(u)[:, ::-1],
+    "its channels were exchanged before normalisation": bgr(lambda image, u: image.normalised(u)),
+    **{f"normalisation is {what}": step for what, step in NORMALISATIONS.items()},
+    **{f"it is BGR, and normalisation is {w}": bgr(step) for w, step in NORMALISATIONS.items()},
+}
+"""What else may have become of a photo that was fitted otherwise."""
+
+
+def fitted(right: Image, u: Array, normalise: Step) -> Image:
+    """Return an image that was made of other pixels u, 0 … 1, in steps of a byte."""
+    step = np.abs(normalise(u + BYTES_APART / 255) - normalise(u)).max()
+    x = normalise(u)
+    return replace(right, step=lambda y: x.astype(y.dtype), slack=float(step))
 
 
 def grey(u: Array) -> Array:

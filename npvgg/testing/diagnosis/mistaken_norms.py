@@ -38,10 +38,16 @@ OTHER_EPS = tuple(float(f"{n}e-{e}") for e in range(9) for n in (1, 2, 5))
 """A ladder, for every branch at once."""
 
 
+def none_at_all(details: list[str]) -> list[str]:
+    """Of an eps that is so small that the numbers can't tell it from none, say that it is none."""
+    return [detail for detail in details if detail.startswith("missing in ")] or details
+
+
 @mistake(
     "the batch norm's eps is {}; it is 1e-05",
     "give eps=1e-5 to every batch norm, and to the fold: it is PyTorch's default, while Keras and "
     "TensorFlow have 1e-3",
+    none_at_all,
 )
 def batch_norm_eps(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Another eps, or none."""

@@ -162,13 +162,37 @@ def dilation_ignored(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
             yield f"the dilation is ignored in {where}{what}", wrong
 
 
+BEYOND = "so large that the kernel's centre alone meets the map"
+
+
+def classed(details: list[str]) -> list[str]:
+    """Say "3 or more" of dilations that no map so small can tell apart.
+
+    A dilation that is not less than a side of the map leaves the kernel's centre alone; and so does
+    every larger one.
+    """
+    found: dict[str, list[str]] = {}
+    for detail in details:
+        dilation, _, rest = detail.partition(", ")
+        found.setdefault(rest, []).append(dilation)
+    said = []
+    for rest, dilations in found.items():
+        known = sorted((d for d in dilations if d != BEYOND), key=int)
+        if known and BEYOND in dilations:
+            said.append(f"{known[0]} or more, {rest}")
+        else:
+            said += [f"{dilation}, {rest}" for dilation in known or dilations]
+    return said
+
+
 @mistake(
     "the dilation is {}",
     "the first block of a stage takes dilation 1 where the stage's is 1 or 2, and 2 where it is "
     "more, and has no identity branch where that differs; without output_stride nothing is dilated",
+    classed,
 )
 def dilation_of_another_block(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Any up to four times."""
+    """Any up to four times, and one beyond the map."""
     right = recipe.spec.dilation
     for dilation in sorted({1, 2, 3, 4, 2 * right, 4 * right} - {1, right}):
         for where, wrong in in_convs(
@@ -177,6 +201,12 @@ def dilation_of_another_block(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
             taps=3,
         ):
             yield f"{dilation}, not {right}, in {where}", wrong
+    for where, wrong in in_convs(
+        recipe,
+        lambda conv: replace(conv, weight=conv.weight[:, :, 1:2, 1:2], dilation=1, pads=evenly(0)),
+        taps=3,
+    ):
+        yield f"{BEYOND}, not {right}, in {where}", wrong
 
 
 # --- Stride ---------------------------------------------------------------------------------------

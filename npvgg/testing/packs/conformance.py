@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,8 +13,10 @@ from npvgg.config import ConfigKeywords
 from npvgg.create import create_model
 from npvgg.data import create_transform, resolve_data_config
 from npvgg.errors import ArgumentError
-from npvgg.formats.files import sha256
+from npvgg.formats.files import open_regular, sha256
+from npvgg.formats.untrusted import blaming
 from npvgg.hub.pretrained import pretrained_cfg, split_tag
+from npvgg.images.opening import MAX_STREAM
 from npvgg.model import RepVGG
 from npvgg.ops import Array
 from npvgg.testing import seeded
@@ -44,7 +47,8 @@ def conformance_pack(
         ones: "tiny", "tiny_g2", "tiny_se", "tiny_plus", "tiny_dilated"
     weights: a weights file; without it and without a tag they come from the seed
     seed: of weights and noise (`npvgg.testing.seeded`); by default 0, or that of the tiny network
-    image: a photo, which goes through the network's own transform, or "noise"
+    image: a photo, which goes through the network's own transform, or "noise"; the pack holds it,
+        byte for byte
     level: "block", "branch" or "op", see `npvgg.testing.trace`
     size: height and width of the image; 64 by default, 18 for a tiny network
     form: "train" or "deploy", which the tensors are of; train by default, where it is known
@@ -61,12 +65,12 @@ def conformance_pack(
         raise ArgumentError(f"size: expected a positive integer, got {size!r}")
     subject, weights_origin = _subject(model, weights, seed, config)
     size = size or (TINY_SIZE if model in TINY else SIZE)
-    x, input_origin = _image(subject, image, size, seed)
+    x, input_origin, photo = _image(subject, image, size, seed)
     how = input_origin.get("transform")
     return Pack.of(
         subject, x, level=level, form=form, winograd=winograd,
         weights_origin=weights_origin, input_origin=input_origin,
-        normalised=(how["mean"], how["std"]) if how else None,
+        normalised=(how["mean"], how["std"]) if how else None, photo=photo,
     )  # fmt: skip
 
 
@@ -94,12 +98,17 @@ def _subject(
 
 def _image(
     model: RepVGG, image: str | os.PathLike[str], size: int, seed: int
-) -> tuple[Array, dict[str, Any]]:
-    """Return the input, (1, C, size, size) float32, and where it comes from."""
+) -> tuple[Array, dict[str, Any], bytes | None]:
+    """Return the input, (1, C, size, size) float32, where it comes from, and the photo's bytes."""
     shape = (model.config.in_chans, size, size)
     if image == NOISE:
         low, high = seeded.NOISE
-        return seeded.noise((1, *shape), seed), {"noise": seed, "low": low, "high": high}
+        return seeded.noise((1, *shape), seed), {"noise": seed, "low": low, "high": high}, None
     how = resolve_data_config({"input_size": shape}, model.pretrained_cfg)
     x: Array = np.asarray(create_transform(**how)(image))[None]
-    return x, {"photo": Path(image).name, "sha256": sha256(image), "transform": how}
+    with blaming(image), open_regular(image) as file:
+        photo = file.read(MAX_STREAM + 1)
+    if len(photo) > MAX_STREAM:
+        raise ArgumentError(f"image: expected a photo of at most {MAX_STREAM:,} bytes, got more")
+    origin = {"photo": Path(image).name, "sha256": hashlib.sha256(photo).hexdigest()}
+    return x, {**origin, "transform": how}, photo

@@ -5,6 +5,7 @@
     weights.deploy.safetensors   the folded convolutions
     tensors.safetensors          the input, and the truth: computed in float64, rounded once
     bounds.safetensors           "local.<name>" and "chain.<name>": see `npvgg.testing.bounds.walk`
+    photo.jpg                    of an input that was made of a photo: that, byte for byte
     README.md                    how to use all that without npvgg, or Python
 
 A `Pack` is the same in memory. From a seed, every byte is the same on every machine (`steady`,
@@ -30,6 +31,7 @@ from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import checkpoint, safetensorsfile
 from npvgg.formats.files import open_regular, sha256, write_folder
 from npvgg.formats.untrusted import blaming
+from npvgg.images.opening import MAX_STREAM, SUFFIXES
 from npvgg.model import RepVGG
 from npvgg.network import Network
 from npvgg.ops import Array
@@ -46,6 +48,8 @@ Named = TypeVar("Named")
 MANIFEST, README = "manifest.json", "README.md"
 TENSORS, BOUNDS = "tensors.safetensors", "bounds.safetensors"
 WEIGHTS = {form: f"weights.{form}.safetensors" for form in ("train", "deploy")}
+PHOTOS = {f"photo{suffix}" for suffix in ("", *SUFFIXES)}
+"""What a pack's photo may be called."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,6 +58,7 @@ class Pack:
 
     manifest: what manifest.json says
     probes: what each tensor is, in the order of execution
+    photo: the bytes of the photo that the input was made of, or None
     """
 
     manifest: Mapping[str, Any]
@@ -62,6 +67,7 @@ class Pack:
     _local: Mapping[str, Array]
     _chain: Mapping[str, Array]
     _weights: Mapping[str, Mapping[str, Array]]
+    photo: bytes | None = None
 
     def __repr__(self) -> str:
         model, form, level = (self.manifest[key] for key in ("model", "form", "level"))
@@ -74,6 +80,7 @@ class Pack:
         weights_origin: Mapping[str, Any] | None = None,
         input_origin: Mapping[str, Any] | None = None,
         normalised: tuple[Sequence[float], Sequence[float]] | None = None,
+        photo: bytes | None = None,
     ) -> Pack:  # fmt: skip
         """Run a model's weights in float64 and keep every tensor of a level, with its bounds.
 
@@ -85,6 +92,7 @@ class Pack:
         weights_origin, input_origin: words for the manifest on where the two come from
         normalised: mean and std by which x was made of a photo's bytes, if it was: then the bounds
         admit whatever float32 arithmetic normalises it
+        photo: the bytes of that photo, which go into the pack
 
         Raises ArgumentError, and WeightsError where the maps overflow float32.
         """
@@ -97,7 +105,7 @@ class Pack:
             raise ArgumentError(f"form: expected one of {', '.join(networks)}, got {form!r}")
         exact = networks[form].astype(np.float64)
         x = checked_images(checked_images(x, networks[form]), exact)
-        photo = normalisation_error(x, *normalised) if normalised else 0.0
+        inexact = normalisation_error(x, *normalised) if normalised else 0.0
         spelled = operations(exact)
         kept = at_level(spelled, level)
         probes: list[Probe] = []
@@ -105,7 +113,7 @@ class Pack:
         tensors: dict[str, Array] = {}
         local: dict[str, Array] = {}
         chain: dict[str, Array] = {}
-        for o, y, local_error, chain_error in walk(exact, x, kept, winograd, photo):
+        for o, y, local_error, chain_error in walk(exact, x, kept, winograd, inexact):
             if o.name not in kept:
                 continue
             with np.errstate(over="ignore", under="ignore"):
@@ -122,7 +130,7 @@ class Pack:
         )
         flat = {form: build.flatten(network) for form, network in networks.items()}
         manifest = json.loads(json.dumps({**heading, "tensors": entries}))  # as a file has it
-        return cls(manifest, tuple(probes), tensors, local, chain, flat)
+        return cls(manifest, tuple(probes), tensors, local, chain, flat, photo)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Pack:
@@ -153,7 +161,7 @@ class Pack:
         local, chain = (
             {name: bounds[f"{kind}.{name}"] for name in kept} for kind in ("local", "chain")
         )
-        return cls(manifest, probes, tensors, local, chain, arrays)
+        return cls(manifest, probes, tensors, local, chain, arrays, _photo(folder, manifest))
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the folder, whole or not at all.
@@ -189,6 +197,9 @@ class Pack:
         bounds = {f"local.{name}": bound for name, bound in self._local.items()}
         bounds |= {f"chain.{name}": bound for name, bound in self._chain.items()}
         contents[BOUNDS] = _safetensors(bounds, {})
+        if self.photo is not None:
+            suffix = Path(str(self.manifest["input"].get("photo", ""))).suffix.lower()
+            contents[f"photo{suffix if suffix in SUFFIXES else ''}"] = self.photo
         text = (resources("npvgg.testing.packs") / "conformance.md").read_text("utf-8")
         for key in ("model", "form", "level"):  # a model's name may be a stranger's: no Markdown
             plain = re.sub(r"[^\w .-]", r"\\\g<0>", self.manifest[key])
@@ -272,8 +283,19 @@ def _is_pack(folder: Path) -> bool:
 
 def _files_of(manifest: Mapping[str, Any]) -> list[str]:
     """Return the files that a pack has beside its manifest."""
-    names = [name for name in WEIGHTS.values() if name in manifest["files"]]
+    names = [name for name in (*WEIGHTS.values(), *PHOTOS) if name in manifest["files"]]
     return sorted({*names, WEIGHTS[manifest["form"]], TENSORS, BOUNDS})
+
+
+def _photo(folder: Path, manifest: Mapping[str, Any]) -> bytes | None:
+    """Return the bytes of the photo that a pack holds, if it holds one."""
+    for name in sorted(PHOTOS & manifest["files"].keys()):
+        with blaming(folder / name), open_regular(folder / name) as file:
+            data = file.read(MAX_STREAM + 1)
+            if len(data) > MAX_STREAM:
+                raise WeightsError(f"expected a photo of at most {MAX_STREAM:,} bytes, got more")
+            return data
+    return None
 
 
 def _check_arrays(
