@@ -97,9 +97,23 @@ def test_an_activation_outside_of_a_module_is_no_mistake():
         done, notes = _with_activation(Run(wrong, watched=True), found, PACK, False)
         assert notes == []
         assert not PACK.accepts("stages.0.0", done.arrays["stages.0.0"])
-    by_hand = quick(theirs, PACK)
-    assert by_hand.first_wrong.name == "stages.0.0"
-    assert "the logits are right: the network does not go on with this tensor" in str(by_hand)
+
+
+def test_maps_before_the_activation_are_no_mistake_where_the_logits_are_right():
+    """Of arrays that are handed over, too; and the activation is missing where they are wrong."""
+    theirs = tensors() | {n: OP.tensor(f"{n}.sum") for n in ("stem", "stages.0.0")}
+    report = compare(theirs, PACK)
+    assert report.ok, str(report)
+    assert report.notes == (
+        "these maps are not the ones that the network goes on with, but those before the "
+        "activation, which was done by npvgg (the logits are right): stem, stages.0.0",
+    )
+    assert quick(theirs, PACK, alone=True).first_wrong.name == "stem"
+    wrong = compare({**theirs, "logits": theirs["logits"] + 1}, PACK)
+    assert wrong.first_wrong.name == "stem"
+    assert "activation-missing" in {found.mistake for found in wrong.mistakes}
+    odd = quick({**theirs, "stages.0.0": theirs["stages.0.0"] + 1}, PACK)
+    assert "the logits are right: the network does not go on with this tensor" in str(odd)
 
 
 def test_another_call_of_a_module_is_taken_where_the_first_is_wrong():

@@ -15,7 +15,7 @@ from npvgg import ArgumentError, ops
 from npvgg.cli.main import main
 from npvgg.engines.reference import forward_block
 from npvgg.formats import checkpoint
-from npvgg.testing import assert_matches, compare, conformance_pack
+from npvgg.testing import assert_matches, compare, conformance_pack, error_bound
 from npvgg.testing.comparison.html import page
 from npvgg.testing.packs.pack import Pack
 
@@ -100,8 +100,15 @@ def test_what_winograds_tiles_may_do_is_right_if_no_mistake_does_it(rng):
     short = quick(theirs, PACK)
     assert not short.ok
     assert "it may be right: 2 tensors are beyond the bound of plain sums" in str(short)
-    theirs["stages.0.0.sum"] = PACK.tensor("stages.0.0.sum") + 5 * PACK.bound("stages.0.0.sum")
-    assert not compare(theirs, PACK).ok
+    wide = error_bound(PACK.network(), PACK.tensor("input"), level="branch", winograd=6)
+    for name in ("stages.0.0.conv_kxk.bn", "stages.0.0.sum"):
+        error = np.minimum(5 * PACK.bound(name), 0.9 * wide[name])
+        theirs[name] = PACK.tensor(name) + rng.choice([-1.0, 1.0], error.shape) * error
+    beyond = compare(theirs, PACK)
+    assert not beyond.ok
+    assert "if it computes by Winograd's algorithms, it may be right: 2 tensors are" in str(beyond)
+    theirs["stages.0.0.sum"] = PACK.tensor("stages.0.0.sum") + 300 * PACK.bound("stages.0.0.sum")
+    assert "Winograd" not in str(compare(theirs, PACK))
 
 
 def test_alone_the_bound_is_the_local_one():

@@ -204,25 +204,32 @@ def _with_what_is_returned(
 
 
 def _with_activation(run: Run, found: Match, pack: Pack, alone: bool) -> tuple[Match, list[str]]:
-    """Return the match with the activation done to the maps that a watched module gives before it.
+    """Return the match with the activation done to the maps that are given as they are before it.
 
-    An activation may be a function outside of the module. Only where the logits are right, and the
-    map is right behind its activation; else it may be missing.
+    An activation may be a function outside of the module, or stand in the next step. Only where the
+    logits of a whole run are right, so that the network does not go on with these maps, and the map
+    is right behind its activation; else it may be missing.
     """
     logits = found.arrays.get("logits")
-    if not run.watched or logits is None or not pack.accepts("logits", logits, alone=alone):
+    if alone or logits is None or not pack.accepts("logits", logits):
         return found, []
     act = activation(pack.config.act_layer)
     arrays, outside = dict(found.arrays), []
     for name, array in found.arrays.items():
-        if name == pack.probe(name).block and not pack.accepts(name, array, alone=alone):
+        if name == pack.probe(name).block and not pack.accepts(name, array):
             with np.errstate(over="ignore", invalid="ignore"):
                 behind = act(array)
-            if pack.accepts(name, behind, alone=alone):
+            if pack.accepts(name, behind):
                 arrays[name] = behind
                 outside.append(name)
     listed = ", ".join(outside[:5]) + (", …" if len(outside) > 5 else "")
-    note = f"the activation stands outside of the module, and was done by npvgg: {listed}"
+    if run.watched:
+        note = f"the activation stands outside of the module, and was done by npvgg: {listed}"
+    else:
+        note = (
+            "these maps are not the ones that the network goes on with, but those before the "
+            f"activation, which was done by npvgg (the logits are right): {listed}"
+        )
     return replace(found, arrays=arrays), [note] * bool(outside)
 
 
@@ -262,45 +269,57 @@ def _explained(report: Report, diagnosis: bool) -> Report:
     if first is None:
         return report
     findings = [*_facts(first, report), *_inputs(first, report)]
-    tiled = _by_tiles(report)
     if not diagnosis:
-        if tiled:
-            findings.append(f"it may be right: {tiled.notes[-1]}")
+        if note := _tiled_note(report):
+            findings.append(f"it may be right: {note}")
         return replace(report, findings=tuple(findings))
     mistakes = diagnose(report.pack, first.name, report.match.arrays, alone=report.alone)
-    if tiled and all(found.mistake == UNKNOWN for found in mistakes):
-        return tiled
+    if all(found.mistake == UNKNOWN for found in mistakes) and (note := _tiled_note(report)):
+        if _largest(report) <= BEYOND:
+            rows = tuple(replace(row, status=OK) if row.fails else row for row in report.rows)
+            return replace(report, rows=rows, notes=(*report.notes, note))
+        findings.append(f"if it computes by Winograd's algorithms, it may be right: {note}")
     return replace(report, findings=tuple(findings), mistakes=tuple(mistakes))
 
 
 BEYOND = 4.0
-"""The largest share of a bound that Winograd's algorithms may have without being asked for: twice
-what a correct implementation was seen to have (ncnn, 2.13)."""
+"""Up to how many times the bound of plain sums a tensor is right by Winograd's bound, unasked.
+
+Winograd's bound is derived (`bounds.tiles`: |Aᵀ| M̃ |A| and γ of the lengths); this limit on its use
+is a convention, and no theorem. A tile's largest numbers decide that bound, so it is up to `WIDER`
+times the plain one, and a mistake would fit in between. The largest share seen of a correct
+implementation is 2.13 (ncnn's F(6) in a stem); the limit is twice that, rounded down. Whoever is
+further off is told of `--winograd`, and asks for the wider bounds himself."""
+
+WIDER = 200.0
+"""How much wider Winograd's bound may be, roughly (2.13 of the one was seen to be 0.0155 of the
+other): tensors that are further off are not asked for it, as that takes as long as another pack."""
 
 
-def _by_tiles(report: Report) -> Report | None:
-    """Return the report by the bounds of Winograd's algorithms, if everything is right by them.
+def _largest(report: Report) -> float:
+    """Return the largest share of a bound of what is wrong; infinite for a wrong shape."""
+    shares = [row.measured.share if row.measured else np.inf for row in report.rows if row.fails]
+    return max(shares)
 
-    They are some twenty times wider, so that only what is hardly beyond the others is asked.
-    """
+
+def _tiled_note(report: Report) -> str:
+    """Say that all that is wrong is right by the bounds of Winograd's algorithms; "" if not."""
     pack, wrong = report.pack, [row for row in report.rows if row.fails]
-    if any(row.measured is None or row.measured.share > BEYOND for row in wrong):
-        return None
+    largest = _largest(report)
+    if largest > WIDER:
+        return ""
     bounds = error_bound(
         pack.network(), pack.tensor("input"), level=pack.manifest["level"],
         kind="local" if report.alone else "chain", winograd=LARGEST,
     )  # fmt: skip
     for row in wrong:
         if not within(report.match.arrays[row.name], pack.tensor(row.name), bounds[row.name]):
-            return None
-    largest = max(row.measured.share for row in wrong if row.measured)
-    note = (
+            return ""
+    return (
         f"{counted(len(wrong), 'tensor is', 'tensors are')} beyond the bound of plain sums, "
         f"{largest:.2f} times at most, and within that of Winograd's algorithms (`npvgg "
         f"conformance --winograd {LARGEST}` makes a pack with such bounds)"
     )
-    rows = tuple(replace(row, status=OK) if row.fails else row for row in report.rows)
-    return replace(report, rows=rows, notes=(*report.notes, note))
 
 
 def _facts(row: Row, report: Report) -> Iterator[str]:

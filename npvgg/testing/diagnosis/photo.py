@@ -132,7 +132,7 @@ def _fits(image: Image.Image, transform: Transform) -> list[Fit]:
     """Return the right way, and every other that leaves as many pixels as the input has."""
     _, height, width = transform.input_size
     right = transform.plan(image.height, image.width)
-    seen = {(right, None)}
+    seen: set[tuple[Plan, tuple[int, int, int, int] | None]] = {(right, None)}
     found = [Fit("", right)]
     for fit in _other_fits(image, transform, right):
         (h, w), top, left = fit.plan
@@ -228,8 +228,9 @@ def _by_matrix(
         weights(kernel, size, count, aligned)
         for size, count in zip(x.shape[1:], (height, width), strict=True)
     )
-    y = rows @ x @ columns.T
-    return np.floor(np.clip(y, 0, 255) + 0.5) / 255
+    y: Array = np.clip(rows @ x @ columns.T, 0, 255)
+    rounded: Array = np.floor(y + 0.5) / 255
+    return rounded
 
 
 def weights(kernel: Callable[[Array], Array], size: int, count: int, aligned: bool) -> Array:
@@ -245,7 +246,8 @@ def weights(kernel: Callable[[Array], Array], size: int, count: int, aligned: bo
 
 def tent(d: Array) -> Array:
     """Bilinear interpolation: max(0, 1 − d) at a distance d ≥ 0."""
-    return np.maximum(0.0, 1.0 - d)
+    kernel: Array = np.maximum(0.0, 1.0 - d)
+    return kernel
 
 
 def keys(d: Array) -> Array:
@@ -253,10 +255,11 @@ def keys(d: Array) -> Array:
     a = -0.75
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    kernel: Array = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    return kernel
 
 
 def _bytes(image: Any) -> Array:
     """Return the pixels, (C, H, W) float64, 0 … 255."""
-    pixels = np.asarray(image, np.float64)
-    return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+    pixels: Array = np.asarray(image, np.float64)
+    return np.moveaxis(pixels.reshape(*pixels.shape[:2], -1), 2, 0)

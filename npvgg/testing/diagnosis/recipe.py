@@ -3,9 +3,13 @@ data.
 
     block(x) = after( tail( Σ branches( before(x) ) ) + Σ late branches( x ) )
 
-A `Recipe` is a block's operations (`trace`), with places where a mistake can be made. The right one
-is made by `recipe`; the catalogue (`mistakes`) changes it. A `Replay` runs recipes on what is
-given, up to any named tensor, in float32 or float64.
+A `Recipe` is a block's operations (`trace`) gathered by branches, with places where a mistake can
+be made; `recipe` makes it of them, and it holds nothing else. The operations themselves will not
+do: a mistake puts steps where a list of operations has none (before the branches part, between a
+convolution and its batch norm, behind the last step, after every one of them), a replay begins at
+whatever tensor is given, and hundreds of them share what none of them changed. The catalogue
+(`mistakes`) changes it. A `Replay` runs recipes on what is given, up to any named tensor, in
+float32 or float64.
 
 Tensors are named inside their block: "x" what it reads, "conv_kxk.conv", "conv_kxk.bn",
 "conv_1x1.conv", "conv_1x1.bn", "identity", "sum" (deploy form: "reparam_conv"), "attn", "act", and
