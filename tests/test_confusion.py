@@ -4,6 +4,7 @@ The whole matrix is made by `weights_tools/confusion.py`; these are samples, and
 """
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,8 +17,10 @@ from npvgg.testing import compare, conformance_pack
 from npvgg.testing.diagnosis.diagnose import UNKNOWN, Wrong, diagnose
 from npvgg.testing.diagnosis.hypotheses import Passage
 from npvgg.testing.diagnosis.mistaken_endings import ending
-from npvgg.testing.diagnosis.mistakes import BLOCK_MISTAKES
-from npvgg.testing.diagnosis.recipe import recipe
+from npvgg.testing.diagnosis.mistaken_images import image_of
+from npvgg.testing.diagnosis.mistakes import BLOCK_MISTAKES, ENDING_MISTAKES, IMAGE_MISTAKES
+from npvgg.testing.diagnosis.recipe import Replay, recipe
+from npvgg.testing.packs import pack as pack_module
 from npvgg.testing.tiny import TINY
 from tests.oracles import plants, porter
 from tests.test_diagnosis import answers, first_wrong, pack
@@ -61,6 +64,68 @@ def test_every_mistake_shows_in_the_logits(name):
             shows = not one.accepts("logits", y)
             assert shows or (mistake.name, detail) in HIDDEN, (mistake.name, detail)
     assert tried > 60
+
+
+UNSEEN = {
+    ("activation-doubled", "twice"): "a ReLU that is applied twice",
+    ("activation-doubled", "to what the block reads as well"): "what a ReLU gave already",
+    ("same-padding", "the 3×3 branch"): "TensorFlow's SAME where the side of the map is odd",
+    ("attention-on-the-wrong-side", "between two activations"): "a ReLU more before the attention",
+    ("attention-activations", "the hidden activation is relu6"): "a hidden ReLU6",
+    ("order-of-the-image", "has its images in the reverse order"): "the order of the images",
+    ("order-of-the-image", "has the first image in the place of every other"): "of which there is",
+    ("order-of-the-image", "has zeros in the place of every image but the first"): "of which there",
+    ("another-pool", "the mean"): "",  # the right one
+    ("another-pool", "the mean over 7×7 pixels"): "a pool of 7×7 pixels",
+    ("image-rounded", "rounded to float16"): "an image that is rounded to float16 or bfloat16",
+    ("image-rounded", "rounded to bfloat16"): "an image that is rounded to float16 or bfloat16",
+}
+"""What no level of some tiny pack shows, or its logits alone do not, and how its README says so."""
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_mistake_shows_at_every_level(name):
+    """In the output of a block that has it, which is a tensor of every level; in pool and logits.
+
+    In every block, and of each mistake the first variants; and every mistake of the image and of
+    the ending.
+    """
+    one = conformance_pack(name)
+    network, x = one.network(), one.tensor("input")
+    shown, unseen = set(), set()
+
+    def note(key, tensor, y):
+        (unseen if one.accepts(tensor, y) else shown).add(key)
+
+    source = "input"
+    for block in network.blocks:
+        right, replay = recipe(block), Replay({"x": one.tensor(source)}, np.float32)
+        source = block.spec.name
+        for mistake in BLOCK_MISTAKES:
+            for detail, wrong in islice(mistake.variants(right), 2):
+                with np.errstate(all="ignore"), suppress(ArgumentError):
+                    note((mistake.name, detail), source, replay(wrong, ""))
+    recipes = tuple(map(recipe, network.blocks))
+    passage = Passage(one.probe("logits"), recipes, ending(network.head), x)
+    for mistake in IMAGE_MISTAKES:
+        for detail, wrong in mistake.variants(image_of(one)):
+            first = replace(recipes[0], before=wrong)
+            with np.errstate(all="ignore"), suppress(ArgumentError):
+                y = replace(passage, recipes=(first, *recipes[1:]))(np.float32)
+                note((mistake.name, detail), "logits", y)
+            if mistake.name != "order-of-the-image":  # what is seen in the image itself
+                assert not one.accepts("input", wrong(x).astype(np.float32)), detail
+    for mistake in ENDING_MISTAKES:
+        for detail, wrong in mistake.variants(ending(network.head)):
+            note((mistake.name, detail), "logits", wrong("logits", {"x": one.tensor(source)}))
+    assert unseen <= UNSEEN.keys()
+    assert len(shown) > 200
+
+
+def test_the_readme_of_a_pack_lists_what_it_cannot_show():
+    text = (Path(pack_module.__file__).parent / "conformance.md").read_text("utf-8")
+    for words in UNSEEN.values():
+        assert words in " ".join(text.split()), words
 
 
 # --- Nothing is called what it is not -------------------------------------------------------------

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -31,8 +31,8 @@ from npvgg.images.transform import Plan, Transform
 from npvgg.ops import Array
 from npvgg.testing.packs.pack import Pack
 
-if TYPE_CHECKING:
-    from PIL import Image
+Image: TypeAlias = Any
+"""One of Pillow's, which `images.opening` alone brings in."""
 
 BYTES_APART = 2.0
 """How many steps of a byte the same filter may differ between implementations: Pillow rounds to
@@ -42,7 +42,7 @@ at the end; who rounds once, or not at all, is off by half a step of his own: ½
 MANY_PIXELS = 2**22
 """Of larger photos filters and sizes are not tried together: each pair takes some 50 ms."""
 
-Resize: TypeAlias = "Callable[[Image.Image, int, int], Array]"
+Resize: TypeAlias = Callable[[Image, int, int], Array]
 """(photo, height, width) → (C, height, width) in float64, 0 … 1."""
 
 
@@ -59,9 +59,9 @@ class Fit:
 class Photo:
     """An opened photo, and the transform that made a pack's input of it."""
 
-    image: Image.Image
+    image: Image
     transform: Transform
-    upright: Image.Image | None = None
+    upright: Image | None = None
 
     @cached_property
     def ways(self) -> tuple[tuple[str, Array], ...]:
@@ -128,7 +128,7 @@ KEYS = {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
 # --- Sizes and places -----------------------------------------------------------------------------
 
 
-def _fits(image: Image.Image, transform: Transform) -> list[Fit]:
+def _fits(image: Image, transform: Transform) -> list[Fit]:
     """Return the right way, and every other that leaves as many pixels as the input has."""
     _, height, width = transform.input_size
     right = transform.plan(image.height, image.width)
@@ -143,7 +143,7 @@ def _fits(image: Image.Image, transform: Transform) -> list[Fit]:
     return found
 
 
-def _other_fits(image: Image.Image, transform: Transform, right: Plan) -> Iterator[Fit]:
+def _other_fits(image: Image, transform: Transform, right: Plan) -> Iterator[Fit]:
     _, height, width = transform.input_size
     (h, w), top, left = right
     for mode in ("center", "squash"):
@@ -203,9 +203,7 @@ def _unit(transform: Transform, x: Array) -> Array:
     return np.rint((x * std + mean) * 255) / 255
 
 
-def _by_pillow(
-    transform: Transform, name: str, image: Image.Image, height: int, width: int
-) -> Array:
+def _by_pillow(transform: Transform, name: str, image: Image, height: int, width: int) -> Array:
     size = (transform.input_size[0], height, width)
     whole = replace(
         transform, input_size=size, crop_mode="squash", crop_pct=1.0, interpolation=name
@@ -213,14 +211,14 @@ def _by_pillow(
     return _unit(whole, whole.tensor(image))
 
 
-def _by_corner(image: Image.Image, height: int, width: int) -> Array:
+def _by_corner(image: Image, height: int, width: int) -> Array:
     x = _bytes(image)
     rows, columns = (np.arange(n) * m // n for n, m in ((height, x.shape[1]), (width, x.shape[2])))
     return x[:, rows][:, :, columns] / 255
 
 
 def _by_matrix(
-    kernel: Callable[[Array], Array], image: Image.Image, height: int, width: int, *,
+    kernel: Callable[[Array], Array], image: Image, height: int, width: int, *,
     aligned: bool = False,
 ) -> Array:  # fmt: skip
     x = _bytes(image)
@@ -259,7 +257,7 @@ def keys(d: Array) -> Array:
     return kernel
 
 
-def _bytes(image: Any) -> Array:
+def _bytes(image: Image) -> Array:
     """Return the pixels, (C, H, W) float64, 0 … 255."""
     pixels: Array = np.asarray(image, np.float64)
     return np.moveaxis(pixels.reshape(*pixels.shape[:2], -1), 2, 0)
