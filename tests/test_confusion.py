@@ -255,6 +255,9 @@ def test_the_readme_says_what_the_matrix_says():
     assert seen == alone + together + unknown
     foreign = int(re.search(r"levels block, branch and op: (\d+) show, 0 are given", text)[1])
     honest = int(re.search(r"(\d+) runs, 0 called wrong", text)[1])
+    unnamed = text.partition("## Unknown, and why")[2].partition("\n## ")[0]
+    assert ", logits)" in unnamed
+    assert ", block)" not in unnamed
     readme = " ".join((root / "README.md").read_text("utf-8").split())
     assert f"of {seen:,} that show" in readme
     assert f"{unknown} are “unknown”, and {together} are named together with others" in readme

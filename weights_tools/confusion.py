@@ -137,6 +137,8 @@ def why_unknown(one: Pack, name: str, theirs: dict[str, np.ndarray], mistake: st
     wrong = Wrong(got, one.tensor(name).astype(np.float64))
     verdicts, _ = judged(hypotheses(one, probe, way), wrong, way.slack)
     own = [v for v in verdicts if v.mistake.name == mistake and v.reproduced]
+    if not own and name != "logits":
+        return "a tensor inside of the block that no variant makes so, where its output would tell"
     if not own:
         return "no variant of the catalogue is made in the same way in every block"
     chance = min(wrong.chance(v.rms, len(verdicts)) for v in own)
