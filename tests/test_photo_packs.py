@@ -82,7 +82,7 @@ def by_hand():
         ({"interpolation": "nearest"}, "resized by the filter nearest, not bilinear"),
         ({"interpolation": "lanczos"}, "resized by the filter lanczos, not bilinear"),
         ({"interpolation": "box"}, "resized by the filter box, not bilinear"),
-        ({"crop_pct": 1.0}, "resized to 24×35 (crop_pct 1)"),
+        ({"crop_pct": 1.0}, "resized to 24×35 before the crop (crop_pct 1)"),
         ({"crop_mode": "squash", "crop_pct": 1.0}, "squashed to 24×24 (crop_pct 1)"),
         ({"crop_mode": "border"}, "resized by its long side, with a border"),
         (
