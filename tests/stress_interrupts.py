@@ -1,10 +1,12 @@
 """A thousand interrupts, by hand: `python tests/stress_interrupts.py [COUNT] [SECONDS] [SEED]`.
 
-Commands are started again and again, and interrupted after a random time of at most SECONDS (2),
-until COUNT interrupts have met a command: one that meets Python itself while it starts, before our
-first line, ends in its traceback, and isn't counted.
-Every one must end within LIMIT seconds, with the status of the signal or its own, without a
-traceback but the interpreter's own at its start, leaving a whole file, a partial one or none.
+Commands are started again and again, and interrupted after a random time of at most SECONDS (2)
+from the moment on at which `npvgg` is imported and the command line begins. Every one must end
+within LIMIT seconds, with the status of the signal or its own, without a traceback, leaving a whole
+file, a partial one or none.
+
+Not covered: the 0.25 s before, while Python starts and imports NumPy. An interrupt then ends in
+their traceback, with their status; one of 206 was lost in a callback of importlib's (3.11).
 """
 
 import os
@@ -20,6 +22,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CAT = ROOT / "tests" / "photos" / "chelsea.png"
 LIMIT = 20.0
+BEGINNING = """
+from npvgg.cli.process import main
+print("begins", flush=True)
+main()
+"""
 SIGNALS = (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMANDS = (
     ["classify", *[str(CAT)] * 200, "--output", "rows.jsonl"],
@@ -47,10 +54,11 @@ def once(rng: random.Random, seconds: float) -> str:
     command, number = rng.choice(COMMANDS), rng.choice(SIGNALS)
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [sys.executable, "-m", "npvgg", *command], cwd=folder, stdout=subprocess.PIPE,
+            [sys.executable, "-c", BEGINNING, *command], cwd=folder, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
             preexec_fn=lambda: [signal.signal(s, signal.SIG_DFL) for s in set(SIGNALS)],
         )  # fmt: skip
+        assert process.stdout.readline() == b"begins\n"
         time.sleep(rng.uniform(0, seconds))
         process.send_signal(number)
         began = time.monotonic()
@@ -64,8 +72,6 @@ def once(rng: random.Random, seconds: float) -> str:
         left = {path.name for path in Path(folder).iterdir()}
         assert left <= KEPT, left
         assert not any(p.name.endswith(".tmp") for p in Path(folder).rglob("*")), left
-        if text.rstrip().endswith("KeyboardInterrupt") and not left:
-            return "while Python starts"  # later, nothing raises it
         assert "Traceback" not in text, text
         assert status in (0, -number, 128 + number), (status, text)
         return "done" if status == 0 else "slow" if waited > 2 else "at once"
@@ -74,14 +80,12 @@ def once(rng: random.Random, seconds: float) -> str:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 2.0
-    rng, ends = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 0), Counter[str]()
-    tried = 0
-    while (met := tried - ends["while Python starts"]) < count:
+    rng, ends = random.Random(sys.argv[3] if len(sys.argv) > 3 else 0), Counter[str]()
+    for tried in range(1, count + 1):
         ends[once(rng, seconds)] += 1
-        tried += 1
         if tried % 50 == 0:
             print(tried, dict(ends), flush=True)
-    print(met, "behind the first line:", dict(ends))
+    print(count, dict(ends))
 
 
 if __name__ == "__main__":
