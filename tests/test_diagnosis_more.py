@@ -218,6 +218,22 @@ def test_no_eps_is_not_said_to_be_one_that_looks_the_same():
     assert found.sentence == "the batch norm's eps is missing in every branch; it is 1e-05"
 
 
+def test_dilations_that_a_small_map_cannot_tell_apart_are_named_as_a_class():
+    """On 3×3 pixels a dilation of 3 leaves the kernel's centre alone, and so does every other."""
+    one = pack("tiny", size=12)
+    assert one.tensor("stages.1.1").shape[2:] == (3, 3)
+    for dilation in (3, 4, 7):
+        hooks = {"kxk": lambda port, x, d=dilation: porter.conv(
+            x, port.kernel("conv_kxk"), dilation=d, pad=(d, d))}  # fmt: skip
+        theirs = answers(one, wrong="stages.1.1", hooks=hooks)
+        (found,) = diagnose(one, "stages.1.1", theirs)
+        assert found.sentence.startswith("the dilation is 3 or more, not 1, in the 3×3 branch")
+    hooks = {"kxk": lambda port, x: porter.conv(x, port.kernel("conv_kxk"), dilation=2, pad=(2, 2))}
+    theirs = answers(one, wrong="stages.1.1", hooks=hooks)
+    (found,) = diagnose(one, "stages.1.1", theirs)
+    assert found.sentence.startswith("the dilation is 2, not 1, in the 3×3 branch")
+
+
 def test_another_tensor_under_this_name_is_recognised():
     one = pack("tiny", "branch")
     theirs = answers(one)
@@ -356,7 +372,7 @@ def test_a_tensor_computed_alone_is_held_against_the_pack_itself():
     alone = porter.Port(
         {n.removeprefix("stages.0.1."): a.astype(np.float32) for n, a in build.flatten(
             one.network("train")).items() if n.startswith("stages.0.1.")},
-        expand(one.config)[2], {},
+        expand(one.config)[2], {}, {},
     )  # fmt: skip
     y = alone.kxk(one.tensor("stages.0.0"))
     target = "stages.0.1.conv_kxk.conv"
