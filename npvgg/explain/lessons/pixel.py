@@ -100,8 +100,8 @@ class PixelLesson(Lesson):
                     )
                 ),
                 Formula(
-                    "y[k,p,q] = act(b[k] + Σ{c,r,s} x[c, p·stride + r − 1, q·stride + s − 1] · "
-                    "w[k,c,r,s])"
+                    "y[k,p,q] = act(b[k] + Σ{c,r,s} x[c, p·stride + (r − 1)·dilation, "
+                    "q·stride + (s − 1)·dilation] · w[k,c,r,s])"
                 ),
                 Photo(
                     marked,
