@@ -15,6 +15,7 @@ from npvgg.cli.main import main
 from npvgg.config import expand
 from npvgg.errors import ArgumentError
 from npvgg.explain import subject
+from tests.oracles import naive
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,29 @@ def test_a_lesson_prints_itself_and_gives_json(told, nano):
     )
 
 
+def test_the_promised_keys_are_in_the_json(told):
+    """Programs read these; what else a lesson gives may change."""
+
+    def read(*arguments):
+        return json.loads(told(*arguments, "--json"), parse_constant=pytest.fail)
+
+    costs = {"parameters", "macs", "activations"}
+    for block in (blocks := read("network")["blocks"]):
+        assert {"name", "out_shape", "receptive_field", "train", "deploy"} <= set(block)
+        assert costs <= set(block["train"])
+        assert costs <= set(block["deploy"])
+    assert blocks
+    fold = read("fold")
+    assert {"block", "branches", "folded", "difference", "bound"} <= set(fold)
+    for branch in fold["branches"]:
+        assert {"name", "energy_share", "largest_over_std"} <= set(branch)
+    assert {"energy_share_centre", "largest_over_std"} <= set(fold["folded"])
+    assert {
+        "m", "r", "points", "at", "g", "bt", "multiplications", "direct_multiplications",
+        "error", "bound",
+    } <= set(read("winograd", "--m", "2"))  # fmt: skip
+
+
 # --- identities -----------------------------------------------------------------------------------
 
 
@@ -197,15 +221,22 @@ def test_only_the_ring_is_wrong_where_zeros_are_put_around_too_late():
 @pytest.mark.parametrize("name", ["plain", "groups", "output-stride-8"])
 def test_one_number_is_that_of_the_loops(name, rng):
     model = tiny.model(name, reparameterize=False)
-    lesson = explain.pixel(model, photo(rng), "stages.1.1", 5, (2, 3))
-    x = subject.image(model, photo(rng))[0]
-    assert lesson.at == (2, 3)
-    assert lesson.channel == 5
-    total = sum(window.sum for window in lesson.windows) + lesson.rest + lesson.bias
-    assert lesson.before == pytest.approx(total, rel=1e-12)
+    taken = photo(rng)
+    lesson = explain.pixel(model, taken, "stages.1.1", 5, (2, 3))
+    assert (lesson.channel, lesson.at) == (5, (2, 3))
+    net = model.network.reparameterized()
+    block = subject.named(net, "stages.1.1")
+    first, last = lesson.group
+    x = subject.input_of(net, "stages.1.1", subject.image(model, taken)[0])
+    want = naive.conv2d(
+        x[:, first : last + 1, :12, :12], block.form.weight[5:6], block.form.bias[5:6],
+        block.spec.stride, block.spec.dilation, block.spec.dilation,
+    )[0][0][2][3]  # fmt: skip
+    assert lesson.before == pytest.approx(want, rel=1e-9, abs=1e-12)
     assert lesson.output == max(lesson.before, 0)
     assert lesson.output == pytest.approx(lesson.of_the_engine, rel=1e-4, abs=1e-4)
-    assert x.shape[1] == 3
+    shown = sum(window.sum for window in lesson.windows)
+    assert shown + lesson.rest + lesson.bias == pytest.approx(lesson.before, rel=1e-12)
     for window in lesson.windows:
         by_hand = sum(
             float(window.patch[r, s]) * float(window.kernel[r, s])

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     elif getattr(args, "latex", False):
         say(lesson.as_latex())
     elif args.json:
-        say(json.dumps(lesson.as_json()) + "\n")
+        say(json.dumps(lesson.as_json(), allow_nan=False) + "\n")
     elif not args.html and not args.svg:
         say(lesson.as_text())
     if args.html:
