@@ -447,7 +447,8 @@ def test_right_is_0_and_wrong_is_1(run, folder, tmp_path):
 
 def test_the_command_diagnoses_unless_told_not_to(run, folder, tmp_path):
     theirs = tensors()
-    theirs["stem"] = theirs["stem.sum"]  # the ReLU is missing
+    theirs["stem"] = theirs["stem.sum"]  # the ReLU is missing, and the network goes on without it
+    theirs["logits"] = theirs["logits"] + 1
     np.savez(tmp_path / "a.npz", **theirs)
     assert "→" in run("compare", folder, tmp_path / "a.npz")[1]
     assert "→" not in run("compare", folder, tmp_path / "a.npz", "--no-diagnosis")[1]
