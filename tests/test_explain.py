@@ -1,6 +1,7 @@
 """The lessons: their numbers, held against what was computed in another way; their words."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from xml.etree import ElementTree
 
@@ -476,3 +477,13 @@ def test_every_lesson_comes_from_the_shell_in_every_form(lesson, told, tmp_path)
     for drawing in folder.iterdir():
         ElementTree.parse(drawing)  # well-formed
     assert "exists; --force replaces it" in told(*arguments, *forms, status=2)
+
+
+def test_no_factor_is_claimed_for_an_identity_that_a_block_has_not(nano):
+    lesson = explain.questions(nano)
+    assert "what the identity adds there" in " ".join(lesson.as_text().split())
+    factor = {k: v for k, v in lesson.fold.example.factor.items() if k != "identity"}
+    without = replace(lesson.fold, example=replace(lesson.fold.example, factor=factor))
+    text = " ".join(replace(lesson, fold=without).as_text().split())
+    assert f"{lesson.block} has no identity branch" in text
+    assert "what the identity adds there" not in text

@@ -75,8 +75,11 @@ class QuestionsLesson(Lesson):
             (
                 self._says(
                     "Into that diagonal, and into the bias. Channel {fold[channel]} of {block} is "
-                    "multiplied by γ/√(var + eps) = {identity_factor:.4f}: that is what stands "
-                    "there after the fold."
+                    "multiplied by γ/√(var + eps) = {identity_factor:.4f}: that is what the "
+                    "identity adds there in the fold."
+                    if "identity" in self.fold.example.factor
+                    else "Into that diagonal, times γ/√(var + eps), and into the bias. {block} has "
+                    "no identity branch to show it on."
                 ),
             ),
             (
