@@ -8,6 +8,7 @@
     python -m bench threads      one thread to all of them
     python -m bench readable     the reference engine and onnx's evaluator, both in NumPy
     python -m bench batch        a batch run: what it costs beside the network, and its plan
+    python -m bench folder       photos of the web and of a camera, from files to classes
     python -m bench constants    the constants of the fast engines, each beside its neighbours
 
 Every contender's output is checked before it is timed. Rivals that are not installed are left out,
@@ -110,6 +111,13 @@ def batch(args: argparse.Namespace) -> Rows:
     return measure(args.photos)
 
 
+def folder(args: argparse.Namespace) -> Rows:
+    """Measure folders of photos."""
+    from bench.folder import folder as measure
+
+    return measure("repvgg_a2", args.photos, args.turns)
+
+
 def _case(model: str, size: int, batch: int, count: int, args: argparse.Namespace) -> Row:
     names = args.only or installed()
     results = race(
@@ -128,8 +136,8 @@ def _case(model: str, size: int, batch: int, count: int, args: argparse.Namespac
 
 WHAT: dict[str, Callable[[argparse.Namespace], Rows]] = {
     f.__name__: f
-    for f in (headline, variants, layers, startup, memory, threads, readable, constants, batch)
-}
+    for f in (headline, variants, layers, startup, memory, threads, readable, constants)
+} | {"batch": batch, "folder": folder}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -141,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="these contenders")
     parser.add_argument("--turns", type=int, default=7, help="turns of each contender (7)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn (1)")
-    parser.add_argument("--photos", type=int, default=1000, help="of `batch` (1000)")
+    parser.add_argument("--photos", type=int, default=1000, help="of `batch` and `folder` (1000)")
     parser.add_argument(
         "--out", type=Path, default=Path("bench/results"), help="folder to write to"
     )

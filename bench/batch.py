@@ -16,16 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import npvgg
+from bench.folder import KINDS, write_photos
 from bench.report import Row, Rows
 from npvgg.batch.predictor import Predictor
 from npvgg.batch.run import Run
 from npvgg.batch.spec import Spec
-
-SIZE = (500, 375)
-"""Width and height of the photos: what ImageNet's are on average."""
 
 PLAN = """
 import json, resource, sys, time
@@ -52,7 +49,7 @@ def _work(folder: Path, count: int) -> Iterator[Row]:
     weights = folder / "a0.safetensors"
     npvgg.create_model("repvgg_a0").save(weights)
     spec = Spec(model="repvgg_a0", weights=str(weights))
-    files = list(_photos(folder / "photos", count))
+    files = write_photos(folder / "photos", count, *KINDS["500×375"])
     predictor = Predictor(spec)
     predictor.warm_up(16)
     with _measured() as decoding:
@@ -134,17 +131,6 @@ def _finished(run: Run) -> None:
         empty = pa.nulls(len(ids), pa.string())
         table = {"id": ids, "path": [entry.path for entry in entries], "status": ["ok"] * len(ids)}
         pq.write_table(pa.table({**table, "error": empty}), run.shard(number))
-
-
-def _photos(folder: Path, count: int) -> Iterator[Path]:
-    """Write photos that compress as photos do: smooth noise, about 90 kB each."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for n in range(count):
-        small = rng.integers(0, 256, (SIZE[1] // 4, SIZE[0] // 4, 3), dtype=np.uint8)
-        image = Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC)
-        image.save(folder / f"{n:05}.jpg", quality=92)
-        yield folder / f"{n:05}.jpg"
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def draw(what: str, rows: Rows, folder: Path) -> None:
     if what == "layers":
         rows = [row for row in rows if row["batch"] == 1]
         pictures = {what: _layers, f"{what}-roofline": _roofline}
-    if what == "batch":  # units of all kinds
+    if what in ("batch", "folder"):  # units of all kinds
         pictures = {}
     for name, picture in pictures.items():
         tall = 1.5 + 0.26 * sum(len(row.get("contenders", [0])) for row in rows)

@@ -40,6 +40,9 @@ NOTES = {
     "is the processor's.",
     "batch": "A0 with random weights, photos of 500 × 375 pixels in JPEG. CPU seconds count all "
     "processes. What is beside network and decoding holds the start of the processes as well.",
+    "folder": "A2 with random weights, JPEG, batches of 16; as many threads decode as there are "
+    "processors, four at the most; medians of turns taken alternately. Decoding and network share "
+    "the processors: together they allow the sum of their times.",
     "startup": "Whole processes, from the shell to the printed classes: median (quartiles).",
     "memory": "Peak resident memory of a process that loads A2 from its file and runs one image; "
     "“before” is the part that was there first: Python, NumPy, npvgg's front door, the image.",

@@ -10,7 +10,7 @@ import pytest
 
 import npvgg
 from bench import __main__ as bench
-from bench import constants, contenders, exports, measure, numbers, report
+from bench import constants, contenders, exports, folder, measure, numbers, report
 from bench import points as points_
 from bench.layers import work
 from npvgg.engines import program as p
@@ -239,6 +239,14 @@ def test_the_command_line_races_and_writes(small, tmp_path, monkeypatch, capsys)
     assert (row["model"], row["size"], row["batch"]) == (small, 32, 1)
     assert row["contenders"][0]["ms"] > 0
     assert "| ms per image | npvgg winograd |" in capsys.readouterr().out
+
+
+def test_a_folder_is_measured_beside_its_parts(small, monkeypatch):
+    monkeypatch.setattr(folder, "KINDS", {"500×375": (40, 30, 5), "4000×3000": (60, 40, 5)})
+    rows = folder.folder(small, 20, turns=1)
+    assert [row["what"].split(": ")[1] for row in rows[:3]] == ["decoding", "network", "folder"]
+    assert len(rows) == 10
+    assert all(row["value"] > 0 for row in rows)
 
 
 def test_the_onnx_file_of_the_rivals_is_npvggs_own(small):
