@@ -5,6 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import npvgg
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +21,28 @@ def test_the_command_line_starts_without_them_too():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_the_command_line_listens_for_signals_before_numpy_comes():
+    code = "import npvgg.cli.process, sys; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.split() == ["False"]
+
+
+def test_the_front_door_leads_to_everything_that_it_names():
+    modules = {path.stem for path in Path(npvgg.__file__).parent.glob("[a-z]*.py")}
+    folders = {path.parent.name for path in Path(npvgg.__file__).parent.glob("*/__init__.py")}
+    assert modules | folders == {*npvgg._MODULES, "cli", "version"}
+    code = (
+        "import npvgg, sys; assert 'numpy' not in sys.modules\n"
+        f"for name in {[*npvgg.__all__, *npvgg._MODULES]}:\n"
+        "    assert name in dir(npvgg) and getattr(npvgg, name) is getattr(npvgg, name)\n"
+        "from npvgg import *\n"
+        "assert npvgg.create_model is create_model"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="module 'npvgg' has no attribute 'nothing'"):
+        npvgg.nothing  # noqa: B018
 
 
 def test_what_the_package_needs_at_run_time_lies_inside_it():

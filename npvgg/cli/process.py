@@ -126,15 +126,15 @@ def _end(number: int, word: str) -> NoReturn:
 
 
 def _spare_memory() -> None:
-    """Let SciPy's BLAS, of which nothing is used, start no threads where memory is limited (ulimit
-    -v): without memory for them its import never ends, nor lets a signal be handled.
+    """Let BLAS, NumPy's and SciPy's, start no threads where memory is limited (ulimit -v): without
+    memory for them its import never ends, nor lets a signal be handled.
     """
     try:
         import resource
     except ImportError:  # not POSIX
         return
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's has started already
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _fill_missing_streams() -> None:
