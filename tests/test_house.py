@@ -106,6 +106,7 @@ EXCUSED_ERRORS = {
     ("cli.options", "raises argparse.ArgumentTypeError"),  # what argparse asks of its types
     ("engines.kernelcache", "catches Exception"),  # so may a damaged file of compiled kernels
     ("engines.kernelcache", "raises PermissionError"),  # as the system's own, all caught there
+    ("engines.jit", "raises MemoryError"),  # where LLVM would end the process
     ("engines.jit", "catches Exception"),  # so may private parts of another Numba
     ("images.ahead", "catches BaseException"),  # handed to the thread that waits for the result
     ("images.ahead", "raises error"),

@@ -335,6 +335,19 @@ def test_compiling_that_fails_ends_as_well(at_once):
             assert not thread.is_alive()
 
 
+def test_without_room_for_llvm_nothing_is_compiled(monkeypatch):
+    resource = pytest.importorskip("resource", reason="limits of memory are POSIX's")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**20, resource.RLIM_INFINITY))
+    with (
+        pytest.raises(MemoryError, match=r"expected 230 MiB of address space .*, got 0"),
+        jit.compiling(),
+    ):
+        raise AssertionError
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**60, resource.RLIM_INFINITY))
+    with jit.compiling():
+        pass
+
+
 # --- Signals and forks ----------------------------------------------------------------------------
 
 
