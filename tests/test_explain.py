@@ -334,6 +334,23 @@ def test_the_cells_and_the_bias_are_the_logit(nano):
     assert len(numbers["blocks"][0]["strongest"]) == 6
 
 
+def test_few_images_need_no_compiled_engine_and_many_get_it(monkeypatch):
+    module, taken = import_module("npvgg.explain.lessons.photo"), []
+    real = module.prepare
+
+    def prepare(net, engine):
+        taken.append(engine)
+        return real(net, "reference")
+
+    monkeypatch.setattr(module, "prepare", prepare)
+    model = tiny.model("plain")
+    model.pretrained_cfg["input_size"] = (3, 12, 10)
+    for much in (30e9, 0):
+        monkeypatch.setattr(module, "MUCH", much)
+        assert explain.photo(model).occlusion.shape == (8, 8)
+    assert taken == ["reference", "auto"]
+
+
 def test_the_class_that_is_asked_for_is_shown(nano, told):
     numbers = json.loads(told("photo", "--class", "8", "--json"))
     assert (numbers["class"], numbers["class_name"]) == (8, "ship")
@@ -391,6 +408,18 @@ def test_a_mistake_changes_what_it_is_about(nano):
     assert one.equation.startswith("y[n,k,p,q] = (x[n,k,p,q] − mean[k])")
 
 
+def test_each_mistake_gets_its_own_logits_out_of_a_batch(monkeypatch):
+    model = tiny.model("plain", reparameterize=False)
+    together = explain.mistakes(model).mistakes
+    monkeypatch.setattr(import_module("npvgg.explain.lessons.mistakes"), "BATCH", 1)
+    alone = explain.mistakes(model).mistakes
+    assert [made.name for made in together] == [made.name for made in alone]
+    np.testing.assert_allclose(
+        [made.logits for made in together], [made.logits for made in alone], rtol=1e-3, atol=1e-6
+    )
+    assert len({round(made.logits, 4) for made in alone}) > len(alone) / 2  # they do differ
+
+
 def test_an_unknown_mistake_is_refused(nano):
     with pytest.raises(ArgumentError, match="got 'bias-mising'; there are bias-missing"):
         explain.mistakes(nano, "bias-mising")
@@ -405,6 +434,14 @@ def test_a_sum_of_branches_only_rescales_the_step_and_a_product_does_not():
     assert constants.rate == pytest.approx(5 * plain.rate)  # 2² + 1²
     assert max(total.apart, constants.apart) < 1e-12
     assert min(product.apart, norm.apart) > 0.1
+
+
+def test_descents_side_by_side_are_those_one_by_one():
+    toy = import_module("npvgg.explain.lessons.training")
+    rates = np.array([0.01, 0.1, 0.73])
+    together, _ = toy._plain(rates[:, None])
+    for i, rate in enumerate(rates):
+        np.testing.assert_allclose(together[:, i], toy._plain(rate)[0], rtol=1e-13)
 
 
 def test_the_gradients_of_the_toy_are_those_of_differences():

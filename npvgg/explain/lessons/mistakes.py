@@ -6,7 +6,6 @@ image, in the ending) and the network is run on from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -29,8 +28,8 @@ from npvgg.testing.diagnosis.mistakes import BLOCK_MISTAKES, ENDING_MISTAKES, IM
 from npvgg.testing.diagnosis.recipe import Recipe, Replay, recipe
 from npvgg.testing.trace import operations
 
-Outcome = tuple[str, str, Array | None, Array]
-"""The first tensor that changes and its equation, the block's wrong output, the wrong logits."""
+BATCH = 8
+"""Wrong maps of one shape that run through the rest of the network together."""
 
 UNSEEN = 1e-3
 """Logits that change by less, relatively, are as they were."""
@@ -162,6 +161,20 @@ def mistakes(
     )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What a mistake does.
+
+    tensor: the first that changes      place: of the block that reads the wrong map; none is left
+        where `wrong` are the logits
+    wrong: the image, the block's output or the logits
+    """
+
+    tensor: str
+    wrong: Array
+    place: int | None = None
+
+
 class _Bench:
     """The right run, and wrong ones beside it."""
 
@@ -178,22 +191,28 @@ class _Bench:
         self.logits = self._end(self.last)
         self.operations = {o.name: o for o in operations(net)}
 
-    def all(self, name: str | None) -> Iterator[Made]:
+    def all(self, name: str | None) -> list[Made]:
         """Every mistake, in its first variant that changes something; or one in all variants."""
         tables: tuple[tuple[Any, Any, Any], ...] = (
             (IMAGE_MISTAKES, self._image(), self._of_image),
             (BLOCK_MISTAKES, self.right, self._of_block),
             (ENDING_MISTAKES, self.ending, self._of_ending),
         )
+        found: list[tuple[Mistake[Any], str, _Outcome]] = []
         for catalogue, right, outcome in tables:
             for mistake in catalogue:
                 if name in (None, mistake.name):
                     for detail, wrong in mistake.variants(right):
-                        made = self._made(mistake, detail, outcome(wrong))
-                        if made is not None:
-                            yield made
+                        what = outcome(wrong)
+                        if what is not None:
+                            found.append((mistake, detail, what))
                             if name is None:
                                 break
+        logits = self._run_on([what for _, _, what in found])
+        return [
+            self._made(mistake, detail, what, answer)
+            for (mistake, detail, what), answer in zip(found, logits, strict=True)
+        ]
 
     def top(self, logits: Array) -> tuple[str, float]:
         """Return the likeliest class and its probability."""
@@ -204,14 +223,12 @@ class _Bench:
         best = int(probabilities.argmax())
         return subject.class_name(self.model, best), float(probabilities[best])
 
-    def _made(self, mistake: Mistake[Any], detail: str, outcome: Outcome | None) -> Made | None:
-        if outcome is None:
-            return None
-        tensor, right, output, logits = outcome
+    def _made(self, mistake: Mistake[Any], detail: str, what: _Outcome, logits: Array) -> Made:
+        tensor = what.tensor
         truth = {"input": self.x, "logits": self.logits, "pool": self.logits}.get(
             tensor, self.output
         )
-        wrong = logits if output is None else output
+        wrong = logits if what.place is None else what.wrong
         fits = wrong.shape == truth.shape
         error = np.abs(wrong.astype(np.float64) - truth) if fits else np.array([np.inf])
         shape = logits.shape == self.logits.shape
@@ -224,7 +241,7 @@ class _Bench:
             says=mistake.sentence(detail),
             advice=mistake.advice,
             tensor=tensor,
-            equation=right,
+            equation=self.operations[tensor].equation,
             error=float(error.max() / np.abs(truth).max()),
             logits=float(away.max() / np.abs(self.logits).max()),
             before=self.top(self.logits)[0],
@@ -239,34 +256,45 @@ class _Bench:
             x = y
         return x
 
+    def _run_on(self, outcomes: list[_Outcome]) -> list[Array]:
+        """Return the logits of each, (1, classes): wrong maps of one shape run as batches."""
+        alike: dict[Any, list[int]] = {}
+        answers = [what.wrong for what in outcomes]  # logits where nothing is left to run
+        for i, what in enumerate(outcomes):
+            if what.place is not None:
+                alike.setdefault((what.place, what.wrong.shape), []).append(i)
+        for (place, _), members in alike.items():
+            for start in range(0, len(members), BATCH):
+                some = members[start : start + BATCH]
+                with np.errstate(all="ignore"):
+                    x = np.concatenate([answers[i] for i in some]).astype(np.float32)
+                    logits = self._end(self._through(place, None, x))
+                for i, one in zip(some, logits, strict=True):
+                    answers[i] = one[None]
+        return answers
+
     def _image(self) -> Image:
         cfg = resolve_model_data_config(self.model)
         mean, std = cfg["mean"], cfg["std"]
         return Image(mean, std) if len(mean) == 3 else Image()
 
-    def _of_image(self, wrong: Any) -> Outcome | None:
+    def _of_image(self, wrong: Any) -> _Outcome | None:
         x = np.asarray(wrong(self.x), np.float32)
         if x.shape[1] != self.x.shape[1] or np.array_equal(x, self.x):
             return None
-        with np.errstate(all="ignore"):
-            reads = self._through(0, self.place, x)
-            output = Replay({"x": reads}, np.float32)(self.right, "")
-            logits = self._end(self._through(self.place + 1, None, output))
-        return "input", self.operations["input"].equation, x, logits
+        return _Outcome("input", x, 0)
 
-    def _of_block(self, wrong: Recipe) -> Outcome | None:
+    def _of_block(self, wrong: Recipe) -> _Outcome | None:
         try:
             with np.errstate(all="ignore"):
                 output = self.replay(wrong, "")
                 if np.array_equal(output, self.output, equal_nan=True):
                     return None
-                if output.shape[1] != self.output.shape[1]:
-                    return None
-                logits = self._end(self._through(self.place + 1, None, output.astype(np.float32)))
         except ArgumentError:
             return None
-        tensor = self._first(wrong)
-        return tensor, self.operations[tensor].equation, output, logits
+        if output.shape[1] != self.output.shape[1]:
+            return None  # the next block would refuse it
+        return _Outcome(self._first(wrong), output, self.place + 1)
 
     def _first(self, wrong: Recipe) -> str:
         """Return the first tensor of the block that a wrong recipe changes."""
@@ -286,7 +314,7 @@ class _Bench:
                 return o.name
         return name
 
-    def _of_ending(self, wrong: Any) -> Outcome | None:
+    def _of_ending(self, wrong: Any) -> _Outcome | None:
         with np.errstate(all="ignore"):
             pooled, right = (end("pool", {"x": self.last}) for end in (wrong, self.ending))
             if pooled.shape != right.shape:
@@ -294,8 +322,7 @@ class _Bench:
             logits = self._end(self.last, wrong)
         if logits.shape == self.logits.shape and np.array_equal(logits, self.logits):
             return None
-        tensor = "logits" if np.array_equal(pooled, right) else "pool"
-        return tensor, self.operations[tensor].equation, None, logits
+        return _Outcome("logits" if np.array_equal(pooled, right) else "pool", logits)
 
     def _end(self, x: Array, end: Any = None) -> Array:
         answer: Array = (end or self.ending)("logits", {"x": x})

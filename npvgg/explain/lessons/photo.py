@@ -27,6 +27,7 @@ from npvgg.pages.parts import (
     Photo,
     Table,
 )
+from npvgg.summary import info
 
 STRONGEST, TOP = 6, 5
 GRID = 8
@@ -34,6 +35,10 @@ GRID = 8
 
 COARSE = 4
 """A class map of so few cells along a side does not tell where; covering squares does."""
+
+MUCH = 30e9
+"""Multiply-accumulates from which on it pays to load the compiled engine: the reference needs about
+a second for them."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,8 @@ def photo(model: RepVGG, photo: Any = None, class_: int | None = None) -> PhotoL
     if rival is not None:
         between = _class_map(weight[order[0]] - weight[rival], last)
     coarse = min(last.shape[1:]) <= COARSE
-    occlusion = _occlusion(net, x, index, float(logits[index])) if coarse else None
+    engine = "auto" if info(model).deploy.macs * GRID**2 > MUCH else "reference"
+    occlusion = _occlusion(net, engine, x, index, float(logits[index])) if coarse else None
     taps = {entry["block"] for entry in model.feature_info}
     names = [block.spec.name for block in net.blocks]
     return PhotoLesson(
@@ -272,13 +278,13 @@ def _strongest(name: str, maps: Array) -> BlockMaps:
     )  # fmt: skip
 
 
-def _occlusion(net: Network, x: Array, index: int, logit: float) -> Array:
+def _occlusion(net: Network, engine: str, x: Array, index: int, logit: float) -> Array:
     """How far a logit falls when a square is covered by the mean colour, which is 0 here."""
     rows, columns = (np.linspace(0, side, GRID + 1).astype(int) for side in x.shape[2:])
     covered = np.repeat(x, GRID * GRID, axis=0)
     for i, (r, s) in enumerate(np.ndindex(GRID, GRID)):
         covered[i, :, rows[r] : rows[r + 1], columns[s] : columns[s + 1]] = 0
-    runner = prepare(net)  # the fastest engine there is: 64 images
+    runner = prepare(net, engine)
     answers = [runner.logits(part)[:, index] for part in np.array_split(covered, GRID)]
     fall: Array = (logit - np.concatenate(answers).astype(np.float64)).reshape(GRID, GRID)
     return fall

@@ -145,24 +145,26 @@ def descend(
     start: Parameters,
     fold: Callable[[Parameters], Array],
     back: Callable[[Parameters, Array], Parameters],
-    rate: float = RATE,
+    rate: float | Array = RATE,
 ) -> tuple[Array, list[Parameters]]:
     """Descend in the parameters p of w = fold(p):  p ← p − rate · back(p, g),  g = Σ (w − w*).
 
     back: the gradient of L with respect to p, from that with respect to w
-    → the path of w, (steps + 1, 2), and that of p
+    rate: one, or (R, 1) for R descents side by side, where start has (R, 2)
+    → the path of w, (steps + 1, 2) or (steps + 1, R, 2), and that of p
     """
     p, path, parameters = start, [fold(start)], [start]
     for _ in range(STEPS):
-        gradient = back(p, COVARIANCE @ (fold(p) - TARGET))
+        gradient = back(p, (fold(p) - TARGET) @ COVARIANCE)  # which is symmetric
         p = tuple(one - rate * each for one, each in zip(p, gradient, strict=True))
         path.append(fold(p))
         parameters.append(p)
     return np.stack(path), parameters
 
 
-def _plain(rate: float) -> tuple[Array, list[Parameters]]:
-    return descend((START,), lambda p: p[0], lambda p, g: (g,), rate)
+def _plain(rate: float | Array) -> tuple[Array, list[Parameters]]:
+    start = START + np.zeros_like(rate)
+    return descend((start,), lambda p: p[0], lambda p, g: (g,), rate)
 
 
 def _normed(p: Parameters) -> Array:
@@ -191,14 +193,15 @@ def _nearest(path: Array) -> tuple[float, float]:
     from it.
     """
 
-    def apart(rate: float) -> float:
-        return float(np.abs(_plain(rate)[0] - path).max())
+    def nearest(rates: Array) -> tuple[float, float]:
+        paths, _ = _plain(rates[:, None])  # (steps + 1, R, 2)
+        apart = np.abs(paths - path[:, None]).max((0, 2))
+        best = int(apart.argmin())
+        return float(rates[best]), float(apart[best])
 
     low, high, best = 0.01, 1.2, RATE
     for _ in range(6):  # finer and finer around the best
-        rates = np.linspace(low, high, 41)
-        best = float(min(rates, key=apart))
+        best, _ = nearest(np.linspace(low, high, 41))
         width = (high - low) / 40
         low, high = max(best - width, 1e-6), best + width
-    best = min((best, *(RATE * n for n in range(1, 8))), key=apart)
-    return best, apart(best)
+    return nearest(np.array([best, *(RATE * n for n in range(1, 8))]))
