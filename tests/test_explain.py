@@ -1,6 +1,7 @@
 """The lessons: their numbers, held against what was computed in another way; their words."""
 
 import json
+import re
 from dataclasses import replace
 from importlib import import_module
 from xml.etree import ElementTree
@@ -145,7 +146,7 @@ def test_a_wrong_fold_would_exceed_its_bound(nano, monkeypatch):
 
 def test_what_cannot_be_folded_is_refused_with_what_can_be_shown(nano, told):
     folded = tiny.model("plain")
-    with pytest.raises(ArgumentError, match="folded already; of that, network, pixel"):
+    with pytest.raises(ArgumentError, match="folded already; of that, network, pixel, im2col"):
         explain.fold(folded)
     error = told("fold", "stages.9.9", status=2)
     assert "block: expected one of this network's, got 'stages.9.9'" in error
@@ -252,7 +253,7 @@ def test_a_pixel_outside_is_refused(nano, told):
     with pytest.raises(ArgumentError, match=r"at, row: expected 0 … 31, got 32"):
         explain.pixel(nano, at=(32, 0))
     attentive = tiny.model("se")
-    with pytest.raises(ArgumentError, match=r"without attention.*network, fold and photo"):
+    with pytest.raises(ArgumentError, match=r"without attention.*network, im2col, winograd, photo and"):
         explain.pixel(attentive)
 
 
@@ -359,7 +360,7 @@ def test_the_class_that_is_asked_for_is_shown(nano, told):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("pool-max", "class map is untrue.*network, fold and pixel"),
+    [("pool-max", "class map is untrue.*network, pixel, im2col"),
      ("pool-catavgmax", "class map is untrue"),
      ("embedding", "expected a classifier.*can be shown")],
 )  # fmt: skip
@@ -486,13 +487,23 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", tiny.NETWORKS)
 def test_every_network_is_shown_or_refused_by_one_clear_error(name):
-    model = tiny.model(name, reparameterize=False)
-    model.pretrained_cfg["input_size"] = (model.config.in_chans, 12, 10)
+    refused = REFUSED.get(name, set())
+    for reparameterize, more in ((False, set()), (True, {"fold", "quantize", "questions"})):
+        model = tiny.model(name, reparameterize=reparameterize)
+        model.pretrained_cfg["input_size"] = (model.config.in_chans, 12, 10)
+        check_offers(model, refused | more)
+
+
+def check_offers(model, refused):
+    """Each lesson is shown or refused; a refusal offers those that are shown, and no other."""
     lessons = ("network", "fold", "pixel", "im2col", "photo", "quantize", "mistakes", "questions")
     for lesson in lessons:
-        if lesson in REFUSED.get(name, ()):
-            with pytest.raises(ArgumentError, match="can be shown"):
+        if lesson in refused:
+            with pytest.raises(ArgumentError, match="can be shown") as caught:
                 getattr(explain, lesson)(model)
+            offered = re.search("(network, .*?) can be shown", str(caught.value))[1]
+            shown = set(re.split(", | and ", offered))
+            assert shown == {*lessons, "winograd"} - refused
         else:
             shown = getattr(explain, lesson)(model)
             assert shown.as_text()

@@ -46,8 +46,7 @@ def named(network: Network, name: str | None, *, branches: bool = False) -> Bloc
     if branches and network.form != "train":
         raise ArgumentError(
             "model: expected the branches, in train form, got a network that is folded already; "
-            "of that, network, pixel, photo, mistakes, winograd and im2col can be shown "
-            "(a model of create_model keeps its branches with reparameterize=False)"
+            f"of that, {showable(network)} can be shown (a model of create_model keeps its branches with reparameterize=False)"
         )
     if name is None:
         return next((b for b in network.blocks if b.spec.identity), network.blocks[0])
@@ -59,6 +58,26 @@ def named(network: Network, name: str | None, *, branches: bool = False) -> Bloc
             f"(`npvgg explain network` lists all {len(blocks)})"
         )
     return blocks[name]
+
+
+def showable(network: Network) -> str:
+    """Return in words which lessons can be given about a network."""
+    train, head = network.form == "train", network.head
+    photos = network.blocks[0].spec.in_chs in (1, 3)
+    classes = photos and head.weight is not None and head.bias is not None
+    lessons = {
+        "network": True,
+        "fold": train,
+        "pixel": photos and named(network, None).spec.attn_layer is None,
+        "im2col": True,
+        "winograd": True,
+        "photo": classes and head.global_pool == "avg",
+        "quantize": train and classes,
+        "mistakes": classes,
+        "questions": train and classes,
+    }
+    *most, last = (name for name, possible in lessons.items() if possible)
+    return f"{', '.join(most)} and {last}"
 
 
 def branches_of(block: Block) -> Branches:
@@ -80,8 +99,8 @@ def check_classifier(network: Network) -> None:
     """Raise ArgumentError for an embedding, which names no class."""
     if network.head.weight is None or network.head.bias is None:
         raise ArgumentError(
-            "model: expected a classifier, got an embedding (num_classes=0); network, fold, pixel, "
-            "im2col and winograd can be shown"
+            "model: expected a classifier, got an embedding (num_classes=0); "
+            f"{showable(network)} can be shown"
         )
 
 
@@ -107,8 +126,8 @@ def image(model: RepVGG, photo: PhotoSource | None) -> tuple[Array, str]:
     channels = model.config.in_chans
     if channels not in (1, 3):
         raise ArgumentError(
-            f"photo: expected a network of 1 or 3 channels, got {channels}; network, fold without "
-            "a photo, winograd and im2col can be shown"
+            f"photo: expected a network of 1 or 3 channels, got {channels}; "
+            f"{showable(model.network)} can be shown, without a photo"
         )
     transform = create_transform(**resolve_model_data_config(model))
     x = transform(PHOTO if photo is None else photo)[None]

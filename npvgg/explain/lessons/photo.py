@@ -208,14 +208,14 @@ def photo(model: RepVGG, photo: Any = None, class_: int | None = None) -> PhotoL
     Raises ArgumentError where the class map would be untrue, and says what can be shown instead;
     ImageError.
     """
-    net = subject.network_of(model).reparameterized()
-    head = net.head
-    subject.check_classifier(net)
+    given = subject.network_of(model)
+    net, head = given.reparameterized(), given.head
+    subject.check_classifier(given)
     if head.global_pool != "avg":
         raise ArgumentError(
             f"model: expected average pooling, got {head.global_pool!r}: behind any maximum a "
-            "class map is untrue, as its cells do not add up to the logit; network, fold and "
-            "pixel can be shown"
+            "class map is untrue, as its cells do not add up to the logit; "
+            f"{subject.showable(given)} can be shown"
         )
     x, name = subject.image(model, photo)
     maps = list(forward_blocks(net.blocks, x))

@@ -168,13 +168,14 @@ def pixel(
 
     Raises ArgumentError, ImageError.
     """
-    net = subject.network_of(model).reparameterized()
+    given = subject.network_of(model)
+    net = given.reparameterized()
     chosen = subject.named(net, block)
     spec, form = chosen.spec, subject.fused_of(chosen)
     if spec.attn_layer is not None:
         raise ArgumentError(
             f"block: expected one without attention, whose gates depend on the whole map, got "
-            f"{spec.name} with {spec.attn_layer}; network, fold and photo can be shown"
+            f"{spec.name} with {spec.attn_layer}; {subject.showable(given)} can be shown"
         )
     image, name = subject.image(model, photo)
     x = subject.input_of(net, spec.name, image)
