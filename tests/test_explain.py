@@ -253,7 +253,9 @@ def test_a_pixel_outside_is_refused(nano, told):
     with pytest.raises(ArgumentError, match=r"at, row: expected 0 … 31, got 32"):
         explain.pixel(nano, at=(32, 0))
     attentive = tiny.model("se")
-    with pytest.raises(ArgumentError, match=r"without attention.*network, im2col, winograd, photo and"):
+    with pytest.raises(
+        ArgumentError, match=r"without attention.*network, im2col, winograd, photo and"
+    ):
         explain.pixel(attentive)
 
 
@@ -525,6 +527,25 @@ def test_every_lesson_comes_from_the_shell_in_every_form(lesson, told, tmp_path)
     for drawing in folder.iterdir():
         ElementTree.parse(drawing)  # well-formed
     assert "exists; --force replaces it" in told(*arguments, *forms, status=2)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--latex"])
+def test_what_is_no_table_is_refused_as_one(option, told):
+    for lesson in set(cli.LESSONS) - {"network"}:
+        said = f"{option}: expected the lesson network, which is a table, got {lesson}; --json"
+        assert said in told(lesson, option, status=2)
+    with pytest.raises(SystemExit):
+        main(["explain", "network", option, "--json"])
+
+
+def test_a_photo_that_cannot_be_read_is_one_error(told, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    for path, why in ((bad, "not an image that can be read"), (tmp_path / "none", "No such file")):
+        for arguments in (("photo", path), ("fold", "--photo", path), ("pixel", path)):
+            error = told(*map(str, arguments), status=2)
+            assert error.count("\n") == 1
+            assert f"{str(path)!r}: {why}" in error
 
 
 def test_no_factor_is_claimed_for_an_identity_that_a_block_has_not(nano):

@@ -36,7 +36,7 @@ def add(verbs: Any) -> None:
         lesson = lessons.add_parser(name, help=said, description=said[0].upper() + said[1:] + ".")
         options(lesson)
         _add_model(lesson)
-        _add_forms(lesson)
+        _add_forms(lesson, table=name == TABLE)
         lesson.set_defaults(run=run)
     _add_course(lessons, verbs.choices)
     _add_live(lessons)
@@ -44,14 +44,20 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make one lesson and show it."""
+    for option in ("csv", "latex"):
+        if getattr(args, option) and args.lesson != TABLE:
+            raise ArgumentError(
+                f"--{option}: expected the lesson {TABLE}, which is a table, got {args.lesson}; "
+                "--json gives its numbers"
+            )
     for option in ("html", "svg"):
         _check_vacant(f"--{option}", getattr(args, option), args.force)
     if args.html:
         html.require()
     lesson = LESSONS[args.lesson][2](args)
-    if getattr(args, "csv", False):
+    if args.csv:
         say(lesson.as_csv())
-    elif getattr(args, "latex", False):
+    elif args.latex:
         say(lesson.as_latex())
     elif args.json:
         say(json.dumps(lesson.as_json(), allow_nan=False) + "\n")
@@ -227,8 +233,6 @@ def _network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-size", type=int, nargs=3, metavar=("C", "H", "W"), help="its own by default"
     )
-    parser.add_argument("--csv", action="store_true", help="every block in a row")
-    parser.add_argument("--latex", action="store_true", help="a table for the package booktabs")
 
 
 def _fold_options(parser: argparse.ArgumentParser) -> None:
@@ -284,6 +288,9 @@ def _no_options(parser: argparse.ArgumentParser) -> None:
     pass
 
 
+TABLE = "network"
+"""The lesson that is a table, of which there is CSV and LaTeX."""
+
 FIRST = "the first with an identity branch"
 
 
@@ -319,8 +326,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
 
 
-def _add_forms(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="the numbers, for programs")
+def _add_forms(parser: argparse.ArgumentParser, *, table: bool) -> None:
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--json", action="store_true", help="the numbers, for programs")
+    for option, said in (
+        ("--csv", "every block in a row"),
+        ("--latex", "a table for the package booktabs"),
+    ):
+        shown = said if table else argparse.SUPPRESS  # known there, to be refused with a reason
+        one.add_argument(option, action="store_true", help=shown)
     parser.add_argument("--html", metavar="FILE", help="write a page that needs nothing else")
     parser.add_argument("--svg", metavar="FOLDER", help="write each picture into a file")
     parser.add_argument("--force", action="store_true", help="replace FILE or FOLDER")
