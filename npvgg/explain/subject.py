@@ -46,7 +46,8 @@ def named(network: Network, name: str | None, *, branches: bool = False) -> Bloc
     if branches and network.form != "train":
         raise ArgumentError(
             "model: expected the branches, in train form, got a network that is folded already; "
-            f"of that, {showable(network)} can be shown (a model of create_model keeps its branches with reparameterize=False)"
+            f"of that, {showable(network)} can be shown "
+            "(a model of create_model keeps its branches with reparameterize=False)"
         )
     if name is None:
         return next((b for b in network.blocks if b.spec.identity), network.blocks[0])
