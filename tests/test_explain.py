@@ -556,3 +556,94 @@ def test_no_factor_is_claimed_for_an_identity_that_a_block_has_not(nano):
     text = " ".join(replace(lesson, fold=without).as_text().split())
     assert f"{lesson.block} has no identity branch" in text
     assert "what the identity adds there" not in text
+
+
+# --- what is said follows the numbers -------------------------------------------------------------
+
+
+def planted(change):
+    """A tiny model in train form, its weights changed: change(name, array) in place."""
+    tensors = {name: np.array(array) for name, array in tiny.tensors().items()}
+    for name, array in tensors.items():
+        change(name, array)
+    options = {"weights": tensors, "reparameterize": False, "engine": "reference"}
+    model = npvgg.create_model("repvgg_a0", **tiny.keywords(), **options)
+    model.pretrained_cfg["input_size"] = (3, 12, 10)
+    return model
+
+
+def words(lesson):
+    return " ".join(lesson.as_text().split())
+
+
+def only_3x3(name, array):
+    """Leave nothing of the other branches."""
+    if "conv_1x1.conv" in name or name.endswith("identity.weight"):
+        array[...] = 0
+
+
+def corner(name, array):
+    """Set every output channel's largest weight of the stem at a corner, one above all."""
+    if name == "stem.conv_kxk.conv.weight":
+        array[:, 0, 0, 0] = 100
+        array[0, 0, 0, 0] = 1e6
+
+
+def no_3x3(name, array):
+    if name.endswith("conv_kxk.bn.weight"):
+        array[...] = 0
+
+
+def test_where_the_fold_adds_nothing_no_question_says_that_it_does(nano):
+    usual, turned = words(explain.questions(nano)), words(explain.questions(planted(only_3x3)))
+    for said, otherwise in (
+        ("the fold makes it coarser", "the fold makes it no coarser"),
+        ("Moved a half of the 1×1", "Here no half of the 1×1 can be moved"),
+        ("They overlap in the centre tap", "Here they do not overlap"),
+    ):
+        assert said in usual
+        assert otherwise not in usual
+        assert otherwise in turned
+        assert said not in turned
+
+
+def test_a_factor_of_zero_moves_no_weight():
+    lesson = explain.questions(planted(no_3x3))
+    assert (lesson.moved, lesson.unfolded_apart) == (0, pytest.approx(0, abs=1e-12))
+    assert "Here no half of the 1×1 can be moved" in words(lesson)
+
+
+def test_a_block_without_an_identity_is_shown_none():
+    model = planted(corner)
+    lesson = explain.questions(model)
+    assert (lesson.block, lesson.identity_grid) == ("stem", None)
+    assert "stem has no identity branch to show it on" in words(lesson)
+    assert "identity" not in lesson.norms
+    assert "The identity" not in words(explain.fold(model, "stem"))
+    assert "The identity branch is a diagonal" in words(explain.fold(model))
+    assert explain.quantize(model, "stem").centred == 0
+    assert explain.quantize(planted(only_3x3), "stem").centred < 1
+
+
+def test_int8_that_loses_nothing_by_the_fold_is_said_to(nano):
+    lesson = explain.questions(nano)
+    said = "this network loses nothing by the fold"
+    assert said not in words(lesson)
+    assert said in words(replace(lesson, runs=(lesson.runs[1], lesson.runs[0], lesson.runs[2])))
+
+
+def test_a_logit_that_no_square_changes_falls_nowhere(nano):
+    def no_classifier(name, array):
+        if name == "head.fc.weight":
+            array[...] = 0
+
+    said = "it does nowhere"
+    assert said in words(explain.photo(planted(no_classifier)))
+    assert said not in words(explain.photo(nano))
+
+
+def test_mistakes_that_are_all_seen_are_not_said_to_be_missed():
+    lesson = explain.mistakes(planted(lambda name, array: None))
+    assert lesson.unseen
+    assert "misses them" in words(lesson)
+    assert "misses them" not in words(replace(lesson, unseen=0))

@@ -192,7 +192,8 @@ class FoldLesson(Lesson):
         return [
             Step("the kernels as they are stored", (
                 Heat(e.stored, "The identity is a kernel, too: a one where the input channel is "
-                     "the output channel, inside its group.", digits=3),
+                     "the output channel, inside its group." if "identity" in e.stored else
+                     "This block has no identity branch.", digits=3),
             )),
             Step("scaled by their batch norms, and padded", (
                 Heat(e.scaled, f"The factors t are {factors}.", digits=3),
@@ -205,15 +206,16 @@ class FoldLesson(Lesson):
     def _grids(self) -> list[Heat]:
         grids = {b.name: b.kernel[:SHOWN, :SHOWN, 1, 1] for b in self.branches}
         grids["folded"] = self.folded.kernel[:SHOWN, :SHOWN, 1, 1]
+        diagonal = "The identity branch is a diagonal." if "identity" in grids else ""
         group = (
             " Of a grouped block the diagonal begins anew in each group: channel k reads k mod "
-            "(C/G)." if self.groups > 1 else ""
+            "(C/G)." if self.groups > 1 and diagonal else ""
         )  # fmt: skip
         return [
             Heat(
                 grids,
                 "The centre taps: a row for each output channel, a column for each input channel. "
-                f"The identity branch is a diagonal.{group}",
+                f"{diagonal}{group}",
                 digits=-1,
             )
         ]
@@ -238,7 +240,7 @@ def fold(
         one = identity_kernel(spec.out_chs, spec.groups)
         kernels["identity"] = ConvBN(one, form.identity)
     fused = {name: fuse_conv_bn(conv.weight, conv.bn) for name, conv in kernels.items()}
-    energy = sum(float((f.weight**2).sum()) for f in fused.values())
+    energy = sum(float((f.weight**2).sum()) for f in fused.values()) or 1.0
     rows = tuple(
         BranchRow(
             name,
@@ -253,7 +255,7 @@ def fold(
     )
     total = reparam.reparameterize(form, groups=spec.groups, dtype=np.float64)
     squares = total.weight**2
-    taps = squares.sum((0, 1)) / squares.sum()
+    taps = squares.sum((0, 1)) / (squares.sum() or 1.0)
     largest = int(np.abs(total.weight).max((1, 2, 3)).argmax())
     k = subject.index_below("channel", channel, spec.out_chs, largest)
     x, name = _image(model, photo)

@@ -116,8 +116,9 @@ class Im2colLesson(Lesson):
                     ),
                     self.says(
                         "{model}, one image, float32. The columns of {largest[block]} would take "
-                        "{mb:.1f} MB, more than most caches hold: written once, and read again.",
+                        "{mb:.1f} MB, {times:.3g} times its input: written once, and read again.",
                         mb=self.largest.column_bytes / 1e6,
+                        times=self.largest.column_bytes / self.largest.map_bytes,
                     ),
                 ),
                 Heading("Columns that are never written"),

@@ -81,9 +81,11 @@ class MistakesLesson(Lesson):
                     "Each is made once, in {block} of {model} where it is about blocks, on "
                     "{photo}. Right, the network says {top}, {probability:.2%}. Of {count} "
                     "mistakes {changed} change that answer; {unseen} leave the logits as they "
-                    "are to one part in {part:,.0f}, on this photo: a test on one answer misses "
-                    "them, a test of every tensor does not.",
+                    "are to one part in {part:,.0f}, on this photo{end}.",
                     count=len(self.mistakes), part=1 / UNSEEN,
+                    end=": a test on one answer misses them, a test of every tensor does not"
+                    if self.unseen
+                    else "",
                 )
             ),
             Table(

@@ -109,10 +109,10 @@ class NetworkLesson(Lesson):
                     self.says(
                         "Folding takes away {saved[parameters]:,} of {train[parameters]:,} "
                         "parameters and {saved[macs]:,} of {train[macs]:,} multiply-accumulates "
-                        "({share:.1%}); but of {train[activations]:,} activations, which have to "
-                        "be written and read again, {saved[activations]:,} ({memory:.1%}). On "
-                        "most machines memory is what costs, so the second number is nearer to "
-                        "the time saved than the first.",
+                        "({share:.1%}); of {train[activations]:,} activations, which have to "
+                        "be written and read again, {saved[activations]:,} ({memory:.1%}). Where "
+                        "memory is what costs, the second number is nearer to the time saved than "
+                        "the first.",
                         share=self.saved.macs / self.train.macs,
                         memory=self.saved.activations / self.train.activations,
                     )

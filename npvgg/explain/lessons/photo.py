@@ -185,7 +185,7 @@ class PhotoLesson(Lesson):
                 self.says(
                     "A class map this coarse, whose cells see {sees} pixels each, does not tell "
                     "where. Covering one square of the image after the other with the mean colour "
-                    "does, and needs no gradient: what falls most was needed most."
+                    "does, and needs no gradient: where the logit falls most, most was needed."
                 )
             ),
             Photo(
@@ -193,6 +193,9 @@ class PhotoLesson(Lesson):
                 self.says(
                     "How far the logit of {class_name} falls when a square is covered; at most by "
                     "{occlusion_drop:.3f}."
+                    if self.occlusion_drop > 0
+                    else "How far the logit of {class_name} falls when a square is covered: it "
+                    "does nowhere."
                 ),
                 "Orange squares were needed, blue ones stood in the way.",
                 self.occlusion,

@@ -145,9 +145,9 @@ class PixelLesson(Lesson):
                 ),
                 Exercise(
                     "Which input channels would you leave out, if you had to leave out half of "
-                    "them, and by how much would the number change at most?",
-                    "Those whose nine products sum to least; the change is the sum of what they "
-                    "bring, or less where the activation cuts it off.",
+                    "them, and by how much would the number before its activation change?",
+                    "Those whose nine products sum to least, in magnitude; the change is the sum "
+                    "of what they bring.",
                 ),
             ),
         )  # fmt: skip

@@ -60,6 +60,7 @@ class Run:
 class QuantizeLesson(Lesson):
     """One block's kernels and the whole network in eight bits.
 
+    centred: share of the folded kernel's output channels whose largest weight is at the centre
     histogram: of the kernel's integers |q|, per tensor: of what → share per range of `ranges`
     """
 
@@ -75,6 +76,7 @@ class QuantizeLesson(Lesson):
     outliers: dict[str, float]
     worst_block: str
     worst: float
+    centred: float
     folded: Array = field(metadata=UNLISTED)
 
     def document(self) -> Document:
@@ -85,8 +87,8 @@ class QuantizeLesson(Lesson):
                 Paragraph(
                     f"An int8 kernel has {2 * LEVELS + 1} values, evenly spaced from the largest "
                     "weight down to its negative. One large weight therefore makes the step "
-                    "coarse for all others. Folding puts such weights there: the identity and the "
-                    "1×1 add to the centre tap alone."
+                    "coarse for all others. Folding may put such weights there: all branches but "
+                    "the 3×3 add to the centre tap alone."
                 ),
                 Formula("q = round({w / s}),     s = {max|w| / 127}"),
                 Table(
@@ -99,8 +101,12 @@ class QuantizeLesson(Lesson):
                         )
                         for k in self.kernels
                     ),
-                    "The error around the centre tells: that is where the 3×3 branch sees shapes, "
-                    "and where little is left of it once the centre has set the step.",
+                    self.says(
+                        "Around the centre there is the 3×3 branch alone, and its error there is "
+                        "{before:.2%} on its own and {after:.2%} in the folded kernel, one step "
+                        "for each.",
+                        before=self._around("3×3"), after=self._around("folded"),
+                    ),
                 ),
                 *(
                     Bars(
@@ -141,12 +147,22 @@ class QuantizeLesson(Lesson):
                     "the kernel before anything is quantized."
                 ),
                 Exercise(
-                    "Why does one step per output channel help less than one would hope?",
-                    "The outlier is in nearly every channel: each has its own identity weight at "
-                    "its centre, so each channel's step is set by that one weight.",
+                    "One step per output channel: in how many of the folded kernel's channels is "
+                    "it set by the centre tap?",
+                    self.says(
+                        "In {centred:.0%} of them the largest weight is at the centre. The error "
+                        "around it is {channel:.2%} with a step for each channel, {after:.2%} with "
+                        "one for all.",
+                        centred=self.centred, channel=self._around("folded", "channel"),
+                        after=self._around("folded"),
+                    ),
                 ),
             ),
         )  # fmt: skip
+
+    def _around(self, of: str, per: str = "tensor") -> float:
+        """Return the error around the centre of one kernel."""
+        return next(k.error_off_centre for k in self.kernels if (k.of, k.per) == (of, per))
 
 
 def quantize(model: RepVGG, block: str | None = None, photo: Any = None) -> QuantizeLesson:
@@ -189,6 +205,7 @@ def quantize(model: RepVGG, block: str | None = None, photo: Any = None) -> Quan
         outliers=outliers,
         worst_block=worst,
         worst=outliers[worst],
+        centred=_centred(kernels["folded"]),
         folded=kernels["folded"],
     )  # fmt: skip
 
@@ -231,7 +248,7 @@ def _kernel(of: str, per: str, w: Array) -> Kernel:
     sigma = float(w.std())
     return Kernel(
         of, per, _outlier(w),
-        zeros=float((rounded[w != 0] == 0).mean()),
+        zeros=float((rounded[w != 0] == 0).sum() / max(np.count_nonzero(w), 1)),
         bits=float(np.log2(max(sigma / float(_step(w, per).mean()), 1e-9)) + 1),
         error=_distance(rounded, w),
         error_off_centre=_distance(rounded[..., around], w[..., around]),
@@ -240,6 +257,12 @@ def _kernel(of: str, per: str, w: Array) -> Kernel:
 
 def _outlier(w: Array) -> float:
     return float(np.abs(w).max() / (w.std() or 1.0))
+
+
+def _centred(w: Array) -> float:
+    """Return the share of output channels whose largest weight is at the centre tap."""
+    sizes = np.abs(w).max(1)
+    return float((sizes[:, 1, 1] == sizes.max((1, 2))).mean())
 
 
 def _distance(a: Array, b: Array) -> float:
@@ -281,5 +304,5 @@ def _run(
         form = FusedConv(rounded.astype(weight.dtype), bias)
         blocks.append(replace(folded, form=form))
     logits = _logits(replace(deploy, blocks=tuple(blocks)), x)
-    error = float(np.abs(logits - right).max() / np.abs(right).max())
+    error = float(np.abs(logits - right).max() / (np.abs(right).max() or 1.0))
     return Run(what, per, error, *_top(model, logits))

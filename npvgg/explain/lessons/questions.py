@@ -7,6 +7,7 @@ meituan/YOLOv6 816.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from npvgg.explain.lessons.training import training
 from npvgg.model import RepVGG
 from npvgg.ops import conv2d
 from npvgg.pages.parts import Document, Heading, Heat, Paragraph, Part
-from npvgg.reparam import fuse_conv_bn
+from npvgg.reparam import fuse_conv_bn, identity_kernel
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,7 +40,7 @@ class QuestionsLesson(Lesson):
     network: NetworkLesson
     fold: FoldLesson
     identity_factor: float
-    identity_grid: Any
+    identity_grid: Any | None
     ring: Any
     ring_wrong: int
     ring_inside: int
@@ -49,6 +50,7 @@ class QuestionsLesson(Lesson):
     runs: tuple[Any, ...]
     ways: tuple[Any, ...]
     unfolded_apart: float
+    moved: int
     norms: dict[str, float]
 
     def document(self) -> Document:
@@ -69,8 +71,7 @@ class QuestionsLesson(Lesson):
                     "the two are the same channel (inside the group: k mod (C/G)), 0 elsewhere; "
                     "each 1 in the centre of a 3×3 of zeros."
                 ),
-                Heat({"centre taps": self.identity_grid},
-                     f"The first {len(self.identity_grid)} channels.", digits=0),
+                *self._identity(),
             ),
             (
                 self._says(
@@ -110,11 +111,12 @@ class QuestionsLesson(Lesson):
             ),
             (
                 self._says(
-                    "Because you may count the wrong thing. Multiply-accumulates fall by "
-                    "{macs:.0%}, from {network[train][macs]:,} to {network[deploy][macs]:,}; "
-                    "activations by {activations:.0%}, from {network[train][activations]:,} to "
-                    "{network[deploy][activations]:,}. Whoever is bound by memory gains, whoever "
-                    "exported the folded network already gains nothing.",
+                    "Multiply-accumulates fall by {macs:.0%}, from {network[train][macs]:,} to "
+                    "{network[deploy][macs]:,}; activations by {activations:.0%}, from "
+                    "{network[train][activations]:,} to {network[deploy][activations]:,}. Where "
+                    "arithmetic takes the time expect no more than the first, where memory does "
+                    "no more than the second; and nothing, where the network that was exported "
+                    "was folded already.",
                     macs=self._saved("macs"), activations=self._saved("activations"),
                 ),
             ),
@@ -122,27 +124,43 @@ class QuestionsLesson(Lesson):
                 self._says(
                     "The largest weight of {block} is {largest:.1f} σ in its 3×3 branch and "
                     "{folded:.1f} σ after the fold; the centre tap holds {centre:.1%} of the "
-                    "energy. It sets the step for all others. The logits are off by "
-                    "{runs[1][error]:.1%} with folded kernels in int8, by {runs[0][error]:.1%} "
-                    "with each branch quantized on its own.",
+                    "energy. The largest weight sets the step for all others, so the fold makes "
+                    "it {step} for a typical weight. The logits are off by {runs[1][error]:.1%} "
+                    "with folded kernels in int8, by {runs[0][error]:.1%} with each branch "
+                    "quantized on its own{end}.",
                     largest=largest, folded=folded.largest_over_std,
                     centre=folded.energy_share_centre,
+                    step="coarser" if folded.largest_over_std > largest else "no coarser",
+                    end=""
+                    if self.runs[1].error > self.runs[0].error
+                    else ": on this photo this network loses nothing by the fold",
                 ),
             ),
             (
                 self._says(
                     "Train it on, yes; get the branches back, no. {fold[parameters][train]:,} "
-                    "learned numbers of {block} became {fold[parameters][deploy]:,}. Moved a half "
-                    "of the 1×1 into the 3×3's centre, the branches are others and the kernel is "
-                    "the same, to {unfolded_apart:.0e}."
+                    "learned numbers of {block} became {fold[parameters][deploy]:,}, and other "
+                    "branches have the same sum. "
+                    + (
+                        "Moved a half of the 1×1 into the 3×3's centre, {moved:,} weights of it, "
+                        "the branches are others and the kernel is the same, to "
+                        "{unfolded_apart:.0e}."
+                        if self.moved
+                        else "(Here no half of the 1×1 can be moved into the 3×3's centre to show "
+                        "it: it is zero, or the 3×3's factor is.)"
+                    )
                 ),
             ),
             (
                 self._says(
-                    "A weight decay on what the branches fold to, not on each of them: ‖w3'‖ = "
-                    "{norms[3×3]:.2f} and ‖w1'‖ = {norms[1×1]:.2f}, but together with the identity "
-                    "‖w‖ = {norms[folded]:.2f}. Decaying the branches one by one does not decay "
-                    "what is run."
+                    "A weight decay on what the branches fold to, not on each of them. The squares "
+                    "of the scaled branches, {branches}, add up to {apart:.4g}; the square of "
+                    "what is run, ‖w‖ = {norms[folded]:.2f}, is {together:.4g}. "
+                    + self._decays(),
+                    branches=", ".join(
+                        f"‖{name}‖ = {norm:.2f}" for name, norm in self._branch_norms.items()
+                    ),
+                    apart=self._squares, together=self.norms["folded"] ** 2,
                 ),
             ),
         ]  # fmt: skip
@@ -150,6 +168,26 @@ class QuestionsLesson(Lesson):
         for number, (question, answer) in enumerate(zip(self.questions, answers, strict=True), 1):
             parts += [Heading(f"{number}. {question}"), *answer]
         return Document(self.says("Ten questions, answered with {model}"), tuple(parts))
+
+    def _identity(self) -> list[Part]:
+        if self.identity_grid is None:
+            return [self._says("{block} has no identity branch to show it on.")]
+        many = len(self.identity_grid)
+        return [Heat({"centre taps": self.identity_grid}, f"The first {many} channels.", digits=0)]
+
+    @property
+    def _branch_norms(self) -> dict[str, float]:
+        return {name: norm for name, norm in self.norms.items() if name != "folded"}
+
+    @property
+    def _squares(self) -> float:
+        return sum(norm**2 for norm in self._branch_norms.values())
+
+    def _decays(self) -> str:
+        """Whether a decay of each branch is one of their sum: it is where they do not overlap."""
+        if math.isclose(self._squares, self.norms["folded"] ** 2, rel_tol=1e-6):
+            return "Here they do not overlap, and both are the same."
+        return "They overlap in the centre tap: to decay one by one is not to decay their sum."
 
     def _says(self, template: str, **more: Any) -> Paragraph:
         return Paragraph(self.says(template, **more))
@@ -185,9 +223,11 @@ def questions(model: RepVGG, photo: Any = None) -> QuestionsLesson:
     folded, sums, trained = fold(model, block.spec.name, None, photo), identities(), training()
     x, _ = subject.image(model, photo)
     train, deploy = (_logits(n, x) for n in (net, net.reparameterized()))
-    identity = next((b.kernel for b in folded.branches if b.name == "identity"), None)
     factor = folded.example.factor.get("identity", 0.0)
-    grid = np.zeros((1, 1)) if identity is None else (identity[:8, :8, 1, 1] != 0).astype(float)
+    grid = None
+    if block.spec.identity:
+        grid = identity_kernel(block.spec.out_chs, block.spec.groups)[:8, :8, 0, 0]
+    unfolded_apart, moved = _other_branches(block, folded)
     norms = {b.name: b.norm for b in folded.branches} | {"folded": folded.folded.norm}
     return QuestionsLesson(
         model=model.name,
@@ -208,7 +248,8 @@ def questions(model: RepVGG, photo: Any = None) -> QuestionsLesson:
         relu_after=sums.folded_resnet,
         runs=eight_bits.runs,
         ways=trained.ways,
-        unfolded_apart=_other_branches(block, folded),
+        unfolded_apart=unfolded_apart,
+        moved=moved,
         norms=norms,
     )
 
@@ -237,20 +278,27 @@ def _training_mode(net: Any, x: Any) -> Any:
     return forward_head(net.head, x)[1]
 
 
-def _other_branches(block: Any, folded: FoldLesson) -> float:
-    """How far the fold moves when half of the 1×1 is moved into the 3×3: relative, by rounding."""
+def _other_branches(block: Any, folded: FoldLesson) -> tuple[float, int]:
+    """Move half of the 1×1 into the 3×3, where its factor is not 0.
+
+    → how far the fold moves, relative, by rounding; how many weights other than 0 were moved
+    """
     form = subject.branches_of(block)
     kxk, pointwise = form.conv_kxk, form.conv_1x1
     t3 = _factors(kxk.bn)
     t1 = _factors(pointwise.bn)
-    moved = kxk.weight.astype(np.float64)
-    moved[:, :, 1, 1] += pointwise.weight[:, :, 0, 0] / 2 * (t1 / t3)[:, None]
-    other = fuse_conv_bn(moved, kxk.bn).weight
-    other[:, :, 1, 1] += fuse_conv_bn(pointwise.weight / 2, pointwise.bn).weight[:, :, 0, 0]
+    half = pointwise.weight.astype(np.float64) / 2 * (t3 != 0)[:, None, None, None]
+    ratio = np.divide(t1, t3, out=np.zeros_like(t1), where=t3 != 0)
+    moved = half[:, :, 0, 0] * ratio[:, None]
+    wide = kxk.weight.astype(np.float64)
+    wide[:, :, 1, 1] += moved
+    other = fuse_conv_bn(wide, kxk.bn).weight
+    other[:, :, 1, 1] += fuse_conv_bn(pointwise.weight - half, pointwise.bn).weight[:, :, 0, 0]
     for branch in folded.branches[2:]:
         other += branch.kernel
     kernel = folded.folded.kernel
-    return float(np.abs(other - kernel).max() / np.abs(kernel).max())
+    apart = float(np.abs(other - kernel).max() / (np.abs(kernel).max() or 1.0))
+    return apart, int(np.count_nonzero(moved))
 
 
 def _factors(bn: Any) -> Any:
