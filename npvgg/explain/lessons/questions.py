@@ -114,9 +114,9 @@ class QuestionsLesson(Lesson):
                     "Multiply-accumulates fall by {macs:.0%}, from {network[train][macs]:,} to "
                     "{network[deploy][macs]:,}; activations by {activations:.0%}, from "
                     "{network[train][activations]:,} to {network[deploy][activations]:,}. Where "
-                    "arithmetic takes the time expect no more than the first, where memory does "
-                    "no more than the second; and nothing, where the network that was exported "
-                    "was folded already.",
+                    "arithmetic takes the time, the first is what to expect; where memory does, "
+                    "the second; and nothing, where the network that was exported was folded "
+                    "already.",
                     macs=self._saved("macs"), activations=self._saved("activations"),
                 ),
             ),
