@@ -647,3 +647,15 @@ def test_mistakes_that_are_all_seen_are_not_said_to_be_missed():
     assert lesson.unseen
     assert "misses them" in words(lesson)
     assert "misses them" not in words(replace(lesson, unseen=0))
+
+
+def test_a_block_of_zeros_is_shown():
+    def no_weights(name, array):
+        if name.startswith("stages.0.0") and array.ndim == 4:
+            array[...] = 0
+
+    model = planted(no_weights)
+    for lesson in (explain.fold(model, "stages.0.0"), explain.quantize(model, "stages.0.0")):
+        assert words(lesson)
+        assert "NaN" not in json.dumps(lesson.as_json())
+    assert explain.fold(model, "stages.0.0").folded.norm == 0
