@@ -124,9 +124,13 @@ class Run:
 
     def failed(self, numbers: Iterable[int]) -> dict[int, int]:
         """Count the failed rows of shards that are done: number → count, where there are any."""
-        counts = {number: self.rows(number, ["status"]).column(0).to_pylist() for number in numbers}
-        found = {number: column.count("error") for number, column in counts.items()}
+        found = {number: self._errors(number) for number in numbers}
         return {number: count for number, count in found.items() if count}
+
+    def _errors(self, number: int) -> int:
+        """Count the failed rows of a shard: those that have an error."""
+        column = self.rows(number, ["error"]).column(0)
+        return len(column) - int(column.null_count)
 
     def rows(self, number: int, columns: Sequence[str] | None = None) -> Any:
         """Read (some columns of) a shard, as a pyarrow Table. Raises ArgumentError."""
@@ -147,11 +151,12 @@ class Run:
         rates: what was measured, for the summary
         """
         pa, pq = guests.arrow()
-        tables = []
-        for number in range(self.shards):
-            rows = self.rows(number, ["id", "path", "status", "error"])
-            tables.append(rows.filter(pa.array([s == "error" for s in rows["status"].to_pylist()])))
-        errors = pa.concat_tables(tables).drop_columns(["status"]).replace_schema_metadata(None)
+        kinds = [("id", pa.int64()), ("path", pa.string()), ("error", pa.string())]
+        tables = [pa.schema(kinds).empty_table()]
+        for number in self.failed(range(self.shards)):
+            rows = self.rows(number, [name for name, _ in kinds])
+            tables.append(rows.filter(rows["error"].is_valid()).replace_schema_metadata(None))
+        errors = pa.concat_tables(tables)
         sink = pa.BufferOutputStream()
         pq.write_table(errors, sink, compression="zstd")
         failed = int(errors.num_rows)
