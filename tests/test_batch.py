@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import tarfile
 import threading
 from pathlib import Path
@@ -20,9 +21,10 @@ from npvgg.batch import Predictor, Spec
 from npvgg.batch.run import Run
 from npvgg.batch.shards import KILLER, run_shard
 from npvgg.batch.sources import listed
-from npvgg.batch.spec import refuse_another
+from npvgg.batch.spec import PACKAGE, refuse_another, sources_digest
 from npvgg.cli import batch_options
 from npvgg.cli import main as entrance
+from npvgg.cli import options as common_options
 from npvgg.errors import ArgumentError
 
 why = "not installed: pip install 'npvgg[batch]'"
@@ -286,6 +288,23 @@ def test_versions_belong_to_the_identity(tmp_path, photos):
     assert {"npvgg", "numpy", "pillow", "libjpeg", "pyarrow"} <= set(run.identity["versions"])
 
 
+def test_sources_belong_to_the_identity(tmp_path, photos):
+    run, _ = planned(tmp_path / "run", photos)
+    assert run.identity["versions"]["npvgg_sources"] == sources_digest(PACKAGE)
+    edited = tmp_path / "npvgg"
+    shutil.copytree(PACKAGE / "batch", edited, ignore=shutil.ignore_patterns("__pycache__"))
+    digest = sources_digest.__wrapped__
+    assert digest(edited) == digest(PACKAGE / "batch")  # neither compiled files nor place count
+    (edited / "run.py").rename(edited / "again.py")
+    moved = digest(edited)
+    (edited / "again.py").write_bytes((edited / "again.py").read_bytes() + b"#")
+    found = [digest(PACKAGE / "batch"), moved, digest(edited)]
+    assert len(set(found)) == 3
+    newer = {**run.identity, "versions": {**run.identity["versions"], "npvgg_sources": moved}}
+    with pytest.raises(ArgumentError, match=r"^versions\.npvgg_sources: the run was planned with"):
+        refuse_another(run.identity, newer)
+
+
 def test_the_file_that_weights_came_in_does_not_count(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = npvgg.create_model("repvgg_nano.cifar10", pretrained=True, engine="reference")
@@ -499,6 +518,6 @@ def test_the_page_for_operators_shows_what_runs(monkeypatch):
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     exec(compile(code, "operating.md", "exec"), {})
     options = set(re.findall(r"--[a-z][a-z-]+", page))
-    known = inspect.getsource(batch_options) + inspect.getsource(entrance)
+    known = "".join(map(inspect.getsource, (batch_options, common_options, entrance)))
     theirs = {"--dependency", "--array", "--cpus-per-task", "--mem", "--requeue"}  # Slurm's
     assert {option for option in options - theirs if f'"{option}"' not in known} == set()

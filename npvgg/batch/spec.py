@@ -12,8 +12,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from npvgg.data import Transform
@@ -26,6 +28,9 @@ from npvgg.version import __version__
 from npvgg.weights.build import flatten
 
 WANTS = ("topk", "embedding")
+
+PACKAGE = Path(__file__).parents[1]
+"""The folder of npvgg's sources."""
 
 OPENING = ("exif_transpose", "alpha", "on_16bit", "frame", "max_pixels", "formats")
 """The fields of a Spec that say how a photo is opened: the options of `images.open_image`."""
@@ -163,7 +168,7 @@ def versions(engine: str) -> dict[str, str]:
 
     packages = ["numpy", "scipy", "pillow", "pyarrow"]
     packages += ["numba", "llvmlite"] if engine != "reference" else []
-    found = {"npvgg": __version__}
+    found = {"npvgg": __version__, "npvgg_sources": sources_digest(PACKAGE)}
     for package in packages:
         try:
             found[package] = metadata.version(package)
@@ -174,6 +179,23 @@ def versions(engine: str) -> dict[str, str]:
         "libtiff": str(features.version("libtiff")),
         "libwebp": str(features.version("webp")),
     }
+
+
+@cache
+def sources_digest(folder: Path) -> str:
+    """Return the sha256 of a package's sources, their paths in it and their bytes: two states of a
+    working tree have one version, and may compute different bits.
+    """
+    state = hashlib.sha256()
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(name for name in files if name.endswith(".py")):
+            path = os.path.join(place, name)
+            with open(path, "rb") as file:
+                data = file.read()
+            state.update(f"{os.path.relpath(path, folder)} {len(data)}\n".encode())
+            state.update(data)
+    return state.hexdigest()
 
 
 def refuse_another(planned: Mapping[str, Any], found: Mapping[str, Any]) -> None:
