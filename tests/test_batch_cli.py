@@ -1,5 +1,6 @@
 """`npvgg batch` as people call it, with worker processes; what kills them is in stress_batch.py."""
 
+import io
 import json
 import os
 
@@ -114,6 +115,23 @@ def test_without_a_run_there_is_nothing_to_go_on_with(tmp_path, run):
         assert (status, "expected a run, found none" in err) == (2, True)
     status, _, err = run("--output", tmp_path / "run")
     assert (status, "expected photos" in err) == (2, True)
+
+
+def test_a_list_on_standard_input(tmp_path, run, photos, monkeypatch):
+    names = b"".join(os.fsencode(path) + b"\n" for path in sorted(photos.iterdir())[:3])
+
+    def given(data):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return run("--files-from", "-", "--output", tmp_path / "run", "--workers", 1)
+
+    assert given(names)[0] == 0
+    assert [row["path"] for row in rows_of(Run.open(tmp_path / "run"))] == names.decode().split()
+    assert given(names)[0] == 0
+    status, _, err = given(names + b"more.png\n")
+    assert (status, "inputs.files_from: the run was planned with" in err) == (2, True)
+    monkeypatch.setattr("sys.stdin", None)
+    status, _, err = run("--files-from", "-", "--output", tmp_path / "other")
+    assert (status, "expected names on standard input" in err) == (2, True)
 
 
 def test_more_failures_than_may_be_abort(tmp_path, run, photos):

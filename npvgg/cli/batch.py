@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +46,22 @@ LATER = ("batch_size", "max_failure_rate")
 
 def batch(args: argparse.Namespace) -> int:
     """Work on a run until it is done: planned first, if it is none yet."""
-    with Parting(lambda: _how_to_go_on(args.output)):
+    with Parting(lambda: _how_to_go_on(args.output)), _kept(args.files_from) as args.files_from:
         return _batch(args)
+
+
+@contextmanager
+def _kept(files_from: str | None) -> Iterator[str | None]:
+    """Give the list of photos as a file: `-` is read to its end, into one that is removed later."""
+    if files_from != "-":
+        yield files_from
+        return
+    if sys.stdin is None:
+        raise ArgumentError("--files-from: expected names on standard input, found it closed")
+    with tempfile.NamedTemporaryFile(prefix="npvgg-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield file.name
 
 
 def _how_to_go_on(output: str) -> str:

@@ -37,7 +37,9 @@ def _add_batch(verbs: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
         help="photos, folders, .tar, .parquet, or URLs of these, which fsspec reads",
     )
     parser.add_argument("--output", required=True, metavar="RUN", help="the folder of the run")
-    parser.add_argument("--files-from", metavar="FILE", help="a path or URL on each line")
+    parser.add_argument(
+        "--files-from", metavar="FILE", help="a path or URL on each line; -: standard input"
+    )
     parser.add_argument(
         "--column",
         metavar="NAME",
