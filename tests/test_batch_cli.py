@@ -179,28 +179,37 @@ def test_what_cannot_be_asked(tmp_path, run, options):
 # --- Others read it -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def shards(tmp_path, photos):
+@pytest.fixture(params=["float32", "float16"])
+def shards(request, tmp_path, photos):
     from npvgg.batch.shards import run_shard
 
-    here, predictor = planned(tmp_path / "run", photos, spec={"embedding_dtype": "float32"})
+    here, predictor = planned(tmp_path / "run", photos, spec={"embedding_dtype": request.param})
     for number in range(here.shards):
         run_shard(here, number, predictor)
     return here
+
+
+def embeddings(run):
+    """Give the embeddings as floats of Python, which hold float16 and float32 exactly."""
+    rows = [row["embedding"] for row in rows_of(run)]
+    return [None if row is None else [float(value) for value in row] for row in rows]
 
 
 def test_pandas_reads_it(shards):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.read_parquet(shards.folder / "shards")
     assert frame.sort_values("id")["status"].tolist() == ["ok"] * 3 + ["error"] + ["ok"] * 4
-    assert len(frame["embedding"].iloc[0]) == 256
+    found = [
+        None if some is None else some.tolist() for some in frame.sort_values("id")["embedding"]
+    ]
+    assert found == embeddings(shards)
     assert frame["top_index"].isna().sum() == 1
 
 
 def test_polars_reads_it(shards):
     polars = pytest.importorskip("polars", reason="polars is not installed")
     frame = polars.read_parquet(shards.folder / "shards/*.parquet").sort("id")
-    assert frame["embedding"].to_list() == [row["embedding"] for row in rows_of(shards)]
+    assert frame["embedding"].to_list() == embeddings(shards)
     assert frame["top_label"].null_count() == 1
 
 
@@ -209,3 +218,5 @@ def test_duckdb_reads_it(shards):
     table = f"read_parquet('{shards.folder}/shards/*.parquet')"
     found = duckdb.sql(f"select status, count(*), max(len(embedding)) from {table} group by 1")
     assert sorted(found.fetchall(), key=str) == [("error", 1, None), ("ok", 7, 256)]
+    found = duckdb.sql(f"select embedding from {table} order by id").fetchall()
+    assert [some for (some,) in found] == embeddings(shards)
