@@ -179,13 +179,19 @@ def test_kernels_go_into_a_folder_of_choice_for_an_image(tmp_path):
     assert (child.returncode, err) == (2, "npvgg: error: --into: file/x cannot be written\n")
 
 
-@pytest.mark.parametrize(("limit", "threads"), [(2**34, "1"), (-1, None)])
-def test_where_memory_is_limited_scipy_s_blas_starts_no_threads(monkeypatch, limit, threads):
+@pytest.mark.parametrize(
+    ("command", "limit", "threads"),
+    [("classify", 2**34, "1"), ("classify", -1, None), ("explain", -1, "1")],
+)
+def test_blas_starts_no_threads_where_memory_is_limited_nor_in_lessons(
+    monkeypatch, command, limit, threads
+):
     import resource
 
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "")  # what is set below goes away afterwards
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
     monkeypatch.setattr(resource, "RLIM_INFINITY", -1)
-    process._spare_memory()
+    monkeypatch.setattr(sys, "argv", ["npvgg", command, "explain"])
+    process._limit_blas()
     assert os.environ.get("OPENBLAS_NUM_THREADS") == threads

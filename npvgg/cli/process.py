@@ -38,7 +38,7 @@ PATIENCE = 5.0
 def main() -> NoReturn:
     """Run the command line with the process's arguments; end the process."""
     _fill_missing_streams()
-    _spare_memory()
+    _limit_blas()
     sys.exit(run(_command))
 
 
@@ -125,16 +125,24 @@ def _end(number: int, word: str) -> NoReturn:
     os._exit(128 + number)
 
 
-def _spare_memory() -> None:
-    """Let BLAS, NumPy's and SciPy's, start no threads where memory is limited (ulimit -v): without
-    memory for them its import never ends, nor lets a signal be handled.
+def _limit_blas() -> None:
+    """Let BLAS, NumPy's and SciPy's, start no threads where that does harm.
+
+    Where memory is limited (ulimit -v): without memory for them its import never ends, nor lets a
+    signal be handled. In lessons: their products are small, and its threads wait for each other,
+    spinning (on a machine with other work the lesson `photo` took 4.6 CPU seconds with two threads,
+    0.8 with one, 2026-11-28).
     """
+    if sys.argv[1:2] == ["explain"] or _memory_is_limited():
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _memory_is_limited() -> bool:
     try:
         import resource
     except ImportError:  # not POSIX
-        return
-    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _fill_missing_streams() -> None:
