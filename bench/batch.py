@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,9 @@ from bench.report import Row, Rows
 from npvgg.batch.predictor import Predictor
 from npvgg.batch.run import Run
 from npvgg.batch.spec import Spec
+
+SECONDS = 0.5
+"""Between two looks at the memory of workers."""
 
 PLAN = """
 import json, resource, sys, time
@@ -84,8 +87,8 @@ def _work(folder: Path, count: int) -> Iterator[Row]:
             1,
         ]
         command += ["--shard-size", max(1, count // 8)]
-        with _measured() as whole:
-            subprocess.run(list(map(str, command)), check=True, capture_output=True)
+        with _measured(resource.RUSAGE_CHILDREN) as whole:
+            peak, share = _watched(list(map(str, command)))
         summary = json.loads((run / "summary.json").read_text())
         per = whole["cpu"] / count
         rates = summary["rates"]["photos_per_second"]
@@ -97,6 +100,8 @@ def _work(folder: Path, count: int) -> Iterator[Row]:
             f"{workers} worker{s}: beside network and decoding", fixed, "CPU s per 1000 photos"
         )
         yield _row(f"{workers} worker{s}: a million photos", per * 1e6 / 3600, "core-hours")
+        yield _row(f"{workers} worker{s}: peak memory of the largest", peak, "MB")
+        yield _row(f"{workers} worker{s}: the largest less what is shared (PSS)", share, "MB")
         if workers == 2:
             yield _row(
                 "two workers / two threads less decoding", rates * (1 / rate + decode / 2), "×"
@@ -133,12 +138,46 @@ def _finished(run: Run) -> None:
         pq.write_table(pa.table({**table, "error": empty}), run.shard(number))
 
 
+def _watched(command: list[str]) -> tuple[float, float]:
+    """Run a command; return the peak memory (MB) of the largest worker, and its largest
+    proportional share: pages that several processes have are divided among them.
+    """
+    peak = share = 0.0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+        while True:
+            try:
+                status = driver.wait(SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                forking = _children(driver.pid)
+            for worker in [pid for parent in forking for pid in _children(parent)]:
+                with suppress(OSError):
+                    peak = max(peak, _memory(worker, "status", "VmHWM"))
+                    share = max(share, _memory(worker, "smaps_rollup", "Pss"))
+    if status:
+        raise subprocess.CalledProcessError(status, command)
+    return peak, share
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _memory(pid: int, file: str, name: str) -> float:
+    lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    return next((int(x.split()[1]) / 2**10 for x in lines if x.startswith(f"{name}:")), 0.0)
+
+
 @contextmanager
-def _measured() -> Iterator[dict[str, float]]:
-    """Measure CPU seconds, of children that have ended too, and wall seconds."""
+def _measured(*kinds: int) -> Iterator[dict[str, float]]:
+    """Measure CPU seconds, of children that have ended too (or of `kinds`), and wall seconds."""
+    kinds = kinds or (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
     def cpu() -> float:
-        kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         return sum(sum(resource.getrusage(kind)[:2]) for kind in kinds)
 
     found: dict[str, float] = {}
