@@ -3,6 +3,7 @@
 import http.server
 import inspect
 import io
+import json
 import os
 import pickle
 import re
@@ -521,3 +522,17 @@ def test_the_page_for_operators_shows_what_runs(monkeypatch):
     known = "".join(map(inspect.getsource, (batch_options, common_options, entrance)))
     theirs = {"--dependency", "--array", "--cpus-per-task", "--mem", "--requeue"}  # Slurm's
     assert {option for option in options - theirs if f'"{option}"' not in known} == set()
+
+
+def test_the_page_for_operators_tells_what_was_measured():
+    root = Path(__file__).parents[1]
+    page = (root / "npvgg/batch/operating.md").read_text(encoding="utf-8")
+    found = json.loads((root / "bench/results/batch.json").read_text(encoding="utf-8"))["rows"]
+    measured = {row["what"]: row["value"] for row in found}
+    whats = (
+        ("a million photos", 1), ("peak memory of the largest", 0),
+        ("the largest less what is shared (PSS)", 0),
+    )  # fmt: skip
+    for workers in ("1 worker", "2 workers"):
+        cells = [f"{measured[f'{workers}: {what}']:.{digits}f}" for what, digits in whats]
+        assert f"| {' | '.join([workers[0], *cells])} |" in page.splitlines()
