@@ -1,6 +1,11 @@
 """What every test file may ask for."""
 
+import os
 from zlib import crc32
+
+# Before NumPy comes. The products of small networks are small: BLAS's threads would wait for each
+# other, spinning, most of the time.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
