@@ -12,8 +12,8 @@ What cannot be found is listed all the same: it becomes a row with its error, wh
 
 from __future__ import annotations
 
+import io
 import os
-import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,10 +21,19 @@ from typing import IO, Any, NamedTuple
 
 from npvgg.batch import guests
 from npvgg.errors import ArgumentError
+from npvgg.formats import tararchive
+from npvgg.formats.files import open_regular
 from npvgg.images.opening import SUFFIXES
 
 COLUMNS = ("path", "url", "bytes", "image")
 """Columns of a parquet file in which photos are looked for, if none is named."""
+
+
+BATCH = 1024
+"""Rows of a parquet file that are held at once."""
+
+MAX_PATH = 32_768
+"""Longest path or URL of a list, in characters: Windows has that many, Linux 4,096."""
 
 
 class Entry(NamedTuple):
@@ -53,10 +62,14 @@ def listed(
         yield from _argument(argument, column)
     if files_from is not None:
         try:
-            with open(files_from, encoding="utf-8", errors="surrogateescape") as lines:
-                yield from (named(line.rstrip("\r\n")) for line in lines if line.strip())
+            with open_regular(files_from) as raw, io.BufferedReader(raw) as file:  # type: ignore[type-var]
+                while line := file.readline(4 * MAX_PATH + 4):
+                    if line.strip():
+                        path = os.fsdecode(line.rstrip(b"\r\n"))
+                        yield named(_sized(files_from, path))
         except OSError as error:
-            raise ArgumentError(f"files_from: {files_from!r}: {error.strerror}") from None
+            reason = error.strerror or error
+            raise ArgumentError(f"files_from: {files_from!r}: {reason}") from None
 
 
 def _argument(argument: str, column: str | None) -> Iterator[Entry]:
@@ -99,64 +112,72 @@ def stamp(state: os.stat_result) -> str:
     return f"{state.st_size}-{state.st_mtime_ns}"
 
 
-def _in_folder(folder: str) -> Iterator[Entry]:
-    files: list[str] = []
-    folders: list[str] = []
-    try:
-        with os.scandir(folder) as inside:
-            for item in inside:
-                if not item.name.startswith("."):
-                    (folders if item.is_dir(follow_symlinks=False) else files).append(item.name)
-    except OSError:
-        yield Entry(folder)
-        return
-    for name in sorted(files):
-        if is_photo(name):
-            yield named(os.path.join(folder, name))
-    for name in sorted(folders):
-        yield from _in_folder(os.path.join(folder, name))
+def _in_folder(top: str) -> Iterator[Entry]:
+    waiting = [top]  # not by recursion: folders may be as deep as they like
+    while waiting:
+        folder = waiting.pop()
+        files: list[str] = []
+        folders: list[str] = []
+        try:
+            with os.scandir(folder) as inside:
+                for item in inside:
+                    if not item.name.startswith("."):
+                        (folders if item.is_dir(follow_symlinks=False) else files).append(item.name)
+        except OSError:
+            yield Entry(folder)
+            continue
+        for name in sorted(files):
+            if is_photo(name):
+                yield named(os.path.join(folder, name))
+        waiting += (os.path.join(folder, name) for name in sorted(folders, reverse=True))
 
 
 def _in_tar(archive: str) -> Iterator[Entry]:
-    with opened(archive) as (file, mark):
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    tar.members = []  # type: ignore[attr-defined]  # or it keeps them all
-                    if member.isreg() and not member.issparse() and is_photo(member.name):
-                        path = f"{archive}#{member.name}"
-                        yield Entry(path, member.size, mark, archive, member.offset_data)
-        except tarfile.TarError as error:
-            raise ArgumentError(
-                f"source: {archive!r}: expected a tar file that is not compressed: {error}"
-            ) from None
+    with opened(archive) as (file, mark), refusing(archive):
+        for name, size, offset in tararchive.members(file):
+            if is_photo(name):
+                yield Entry(f"{archive}#{name}", size, mark, archive, offset)
 
 
 def _in_parquet(table: str, column: str | None) -> Iterator[Entry]:
     pa, pq = guests.arrow()
-    with opened(table) as (file, mark):
+    with opened(table) as (file, mark), refusing(table):
         try:
             parquet = pq.ParquetFile(file)
+            schema = parquet.schema_arrow
         except (pa.ArrowException, OSError) as error:
             raise ArgumentError(f"source: {table!r}: not a parquet file: {error}") from None
-        schema = parquet.schema_arrow
         name = column or next((c for c in COLUMNS if c in schema.names), None)
-        if name not in schema.names:
+        if name is None or schema.names.count(name) != 1:
             raise ArgumentError(
                 f"column: expected one of {', '.join(schema.names)} of {table!r}, got {name!r}"
             )
+        rows = parquet.metadata.num_rows
+        if rows > file.seek(0, os.SEEK_END):  # a few bytes can state any number
+            raise ArgumentError(
+                f"source: {table!r}: expected at most a row for each of its bytes, got {rows}"
+            )
         kind = schema.field(name).type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            for batch in parquet.iter_batches(columns=[name]):
+            for batch in parquet.iter_batches(BATCH, columns=[name], use_threads=False):
                 for path in batch.column(0).to_pylist():
-                    yield named(path) if path else Entry("")
+                    yield named(_sized(table, path)) if path else Entry("")
         elif holds_bytes(pa, kind):
-            for row in range(parquet.metadata.num_rows):
+            for row in range(rows):
                 yield Entry(f"{table}#{row}", None, mark, table, row, name)
         else:
             raise ArgumentError(
                 f"column: expected text or bytes, {name!r} of {table!r} holds {kind}"
             )
+
+
+def _sized(source: str, path: str) -> str:
+    """Return a path, if it is no longer than paths are. Raises ArgumentError."""
+    if len(path) > MAX_PATH:
+        raise ArgumentError(
+            f"source: {source!r}: expected paths of at most {MAX_PATH} characters, got {len(path)}"
+        )
+    return path
 
 
 def holds_bytes(pa: Any, kind: Any) -> bool:
@@ -217,9 +238,9 @@ def opened(path: str) -> Iterator[tuple[IO[bytes], str | None]]:
             mark, file = told(fs.info(place))[1], fs.open(place, "rb")
     else:
         try:
-            file = open(path, "rb")  # noqa: SIM115 - closed below
+            file = io.BufferedReader(open_regular(path))
         except OSError as error:
-            raise ArgumentError(f"source: {path!r}: {error.strerror}") from None
+            raise ArgumentError(f"source: {path!r}: {error.strerror or error}") from None
         mark = stamp(os.fstat(file.fileno()))
     with file:
         yield file, mark
