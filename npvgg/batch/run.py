@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from typing import Any
 from npvgg.batch import guests
 from npvgg.batch.sources import Entry
 from npvgg.batch.spec import Spec, plain
-from npvgg.errors import ArgumentError
-from npvgg.formats.files import atomic_write, new_folder
+from npvgg.errors import ArgumentError, WeightsError
+from npvgg.formats import jsontext
+from npvgg.formats.files import atomic_write, new_folder, open_regular
 
 FORMAT = 1
 INPUTS, PLAN, SHARDS, ERRORS, SUMMARY = (
@@ -33,6 +35,17 @@ INPUTS, PLAN, SHARDS, ERRORS, SUMMARY = (
 
 MAX_SHARDS = 100_000
 """The number of a shard has five digits, and a folder is listed in a moment."""
+
+MAX_PLAN = 16 * 2**20
+"""Largest run.json, in bytes: it holds the arguments, of which a command line has 2 MiB."""
+
+_SHARD = re.compile(r"([0-9]{5})\.parquet")
+
+KINDS = {
+    "photos": int, "shard_size": int, "inputs": str, "base": str, "sources": dict, "spec": dict,
+    "options": dict, "identity": dict,
+}  # fmt: skip
+"""What a plan holds, beside its format."""
 
 MAX_SHARD_SIZE = 100_000
 """The rows of a shard are held in memory: with 2560 numbers each, so many take 1 GB."""
@@ -53,14 +66,42 @@ class Run:
         """Open the run in a folder. Raises ArgumentError where there is none, or it is damaged."""
         path = Path(folder) / PLAN
         try:
-            plan = json.loads(path.read_bytes())
+            with open_regular(path) as file:
+                plan = jsontext.parse_object(file.read(MAX_PLAN + 1), "", MAX_PLAN)
         except OSError as error:
-            raise ArgumentError(f"run: {str(path)!r}: {error.strerror}") from None
-        except ValueError as error:
-            raise ArgumentError(f"run: {str(path)!r}: expected JSON: {error}") from None
-        if not isinstance(plan, dict) or plan.get("format") != FORMAT:
+            raise ArgumentError(f"run: {str(path)!r}: {error.strerror or error}") from None
+        except WeightsError as error:
+            raise ArgumentError(f"run: {str(path)!r}: {error}") from None
+        if plan.get("format") != FORMAT:
             raise ArgumentError(f"run: {str(path)!r}: not the plan of a run by this npvgg")
-        return cls(Path(folder), plan)
+        run = cls(Path(folder), plan)
+        try:
+            run.check_plan()
+        except ArgumentError as error:
+            raise ArgumentError(f"run: {str(path)!r}: {error}") from None
+        return run
+
+    def check_plan(self) -> None:
+        """Raise ArgumentError where an entry of the plan is not what `plan` writes."""
+        for name, kind in KINDS.items():
+            if type(self.plan.get(name)) is not kind:
+                raise ArgumentError(
+                    f"{name}: expected {kind.__name__}, got {self.plan.get(name)!r:.50}"
+                )
+        if not 0 < self.plan["shard_size"] <= MAX_SHARD_SIZE:
+            raise ArgumentError(
+                f"shard_size: expected 1 … {MAX_SHARD_SIZE}, got {self.plan['shard_size']}"
+            )
+        _check_count(self.photos, self.plan["shard_size"])
+        for name, kind in {"weights": str, "versions": dict}.items():
+            if not isinstance(self.identity.get(name), kind):
+                raise ArgumentError(f"identity.{name}: expected {kind.__name__}")
+        options = self.plan["options"]
+        if type(size := options.get("batch_size")) not in (int, type(None)) or (size or 1) < 1:
+            raise ArgumentError(f"options.batch_size: expected a positive int, got {size!r:.50}")
+        if type(rate := options.get("max_failure_rate")) not in (int, float, type(None)):
+            raise ArgumentError(f"options.max_failure_rate: expected a number, got {rate!r:.50}")
+        _ = self.spec
 
     @cached_property
     def spec(self) -> Spec:
@@ -93,8 +134,12 @@ class Run:
 
     def done(self) -> set[int]:
         """Return the numbers of the shards whose file is there."""
-        names = os.listdir(self.folder / SHARDS)
-        return {int(name[:5]) for name in names if name[:5].isdigit() and name[5:] == ".parquet"}
+        try:
+            names = os.listdir(self.folder / SHARDS)
+        except OSError as error:
+            raise ArgumentError(f"run: {str(self.folder / SHARDS)!r}: {error.strerror}") from None
+        found = {int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
+        return {number for number in found if number < self.shards}
 
     def check_inputs(self) -> None:
         """Raise ArgumentError where the list of photos is not the one that was planned."""
@@ -110,17 +155,26 @@ class Run:
 
     def entries(self, number: int) -> list[tuple[int, Entry]]:
         """Read the photos of a shard, with their numbers."""
-        table = self._inputs.read_row_group(number, use_threads=False).to_pydict()
-        ids, raw = table.pop("id"), table.pop("raw")
+        pa, pq = guests.arrow()
+        path = self.folder / INPUTS
+        try:
+            with open_regular(path) as file:
+                inputs = pq.ParquetFile(file)
+                groups, schema = inputs.num_row_groups, inputs.schema_arrow
+                if groups != self.shards or not schema.equals(_schema()):
+                    raise ArgumentError(f"inputs: {str(path)!r} is not the list of this run")
+                table = inputs.read_row_group(number, use_threads=False).to_pydict()
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            raise ArgumentError(f"inputs: {str(path)!r} cannot be read: {error}") from None
+        ids, names = table.pop("id"), table.pop("raw")
+        first = number * int(self.plan["shard_size"])
+        if ids != list(range(first, first + self.size(number))) or None in table["path"]:
+            raise ArgumentError(f"inputs: {str(path)!r} is not the list of this run")
         entries = [Entry(*row) for row in zip(*(table[f] for f in Entry._fields), strict=True)]
         return [
             (id, entry if name is None else entry._replace(path=os.fsdecode(name)))
-            for id, entry, name in zip(ids, entries, raw, strict=True)
+            for id, entry, name in zip(ids, entries, names, strict=True)
         ]
-
-    @cached_property
-    def _inputs(self) -> Any:
-        return guests.arrow()[1].ParquetFile(self.folder / INPUTS)
 
     def failed(self, numbers: Iterable[int]) -> dict[int, int]:
         """Count the failed rows of shards that are done: number → count, where there are any."""
@@ -137,7 +191,20 @@ class Run:
         pa, pq = guests.arrow()
         path = self.shard(number)
         try:
-            return pq.ParquetFile(path).read(columns, use_threads=False)
+            with open_regular(path) as file:
+                parquet = pq.ParquetFile(file)
+                schema = parquet.schema_arrow
+                for name in columns or schema.names:
+                    if schema.names.count(name) != 1 or not _is_column(name, schema.field(name)):
+                        raise ArgumentError(
+                            f"run: {str(path)!r}: expected a column {name} of a run"
+                        )
+                if parquet.metadata.num_rows != self.size(number):
+                    raise ArgumentError(
+                        f"run: {str(path)!r}: expected {self.size(number)} rows, got "
+                        f"{parquet.metadata.num_rows}"
+                    )
+                return parquet.read(columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise ArgumentError(
                 f"run: {str(path)!r} cannot be read: {error}; the shard is computed again once the "
@@ -260,27 +327,25 @@ def described(
         try:
             sources["files_from"] = file_digest(Path(files_from))
         except OSError as error:
-            raise ArgumentError(f"files_from: {files_from!r}: {error.strerror}") from None
+            reason = error.strerror or error
+            raise ArgumentError(f"files_from: {files_from!r}: {reason}") from None
     return plain(sources)
 
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file. Raises OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _write_inputs(path: Path, entries: Iterable[Entry], shard_size: int) -> int:
     """Write the list, a row group for each shard, as it comes; return how many there are."""
     pa, pq = guests.arrow()
-    schema = pa.schema([
-        ("id", pa.int64()), ("path", pa.string()), ("size", pa.int64()), ("stamp", pa.string()),
-        ("container", pa.string()), ("offset", pa.int64()), ("column", pa.string()),
-        ("raw", pa.binary()),  # a path that is no UTF-8, which `path` shows with escapes
-    ])  # fmt: skip
+    schema = _schema()
     count = 0
     remaining = iter(entries)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    # by an open file: pyarrow takes some paths for URLs, and knows no names that are not UTF-8
+    with open(path, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         while some := list(islice(remaining, shard_size)):
             columns = dict(zip(Entry._fields, map(list, zip(*some, strict=True)), strict=True))
             columns["id"] = list(range(count, count + len(some)))
@@ -289,9 +354,34 @@ def _write_inputs(path: Path, entries: Iterable[Entry], shard_size: int) -> int:
             table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
             writer.write_table(table, row_group_size=shard_size)
             count += len(some)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+            _check_count(count, shard_size)
+    with open(path, "rb") as written:
+        os.fsync(written.fileno())
     return count
+
+
+def _schema() -> Any:
+    """Return the columns of the list of photos."""
+    pa, _ = guests.arrow()
+    return pa.schema([
+        ("id", pa.int64()), ("path", pa.string()), ("size", pa.int64()), ("stamp", pa.string()),
+        ("container", pa.string()), ("offset", pa.int64()), ("column", pa.string()),
+        ("raw", pa.binary()),  # a path that is no UTF-8, which `path` shows with escapes
+    ])  # fmt: skip
+
+
+COLUMNS = {
+    "id": "int64", "path": "string", "status": "string", "error": "string", "width": "int32",
+    "height": "int32", "notes": "list<element: string>", "top_index": "list<element: int32>",
+    "top_label": "list<element: string>", "top_prob": "list<element: float>",
+    "embedding": "list<element: float> list<element: halffloat>",
+}  # fmt: skip
+"""The columns of a shard, and their types; of embeddings there are two."""
+
+
+def _is_column(name: str, field: Any) -> bool:
+    kind = str(field.type).replace("item: ", "element: ")
+    return name in COLUMNS and kind in COLUMNS[name] and bool(kind)
 
 
 def _is_text(path: str) -> bool:
@@ -303,7 +393,7 @@ def _shown(path: str) -> str:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=1) + "\n").encode()  # all in ASCII: names may be no UTF-8
 
 
 def numbers(run: Run, part: tuple[int, int] = (1, 1)) -> Iterator[int]:

@@ -59,16 +59,20 @@ def nearest(run: Run, vector: Array, k: int = 10) -> list[Hit]:
         table = table.filter(table["embedding"].is_valid())
         if not table.num_rows:
             continue
-        flat = table["embedding"].combine_chunks().flatten().to_numpy().astype(np.float64)
-        embeddings = flat.reshape(table.num_rows, -1)
-        if embeddings.shape[1:] != query.shape:
-            raise ArgumentError(f"vector: expected {embeddings.shape[1:]}, got {query.shape}")
+        column = table["embedding"].combine_chunks()
+        counts = np.unique(column.value_lengths().to_numpy())
+        if len(counts) != 1:
+            raise ArgumentError(f"run: expected embeddings of one length in shard {number}")
+        if tuple(counts.tolist()) != query.shape:
+            raise ArgumentError(f"vector: expected ({counts[0]},), got {query.shape}")
+        embeddings = column.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+        embeddings = embeddings.reshape(table.num_rows, -1)
         lengths = np.linalg.norm(embeddings, axis=1)
         # not `@`, whose sums have another order in another row: the same photo scores the same
         scores = np.einsum("nd,d->n", embeddings, query) / np.where(lengths > 0, lengths, 1)
         ids = table["id"].to_numpy()
         best = np.lexsort((ids, -scores))[:k]
-        paths = table["path"].take(best.tolist()).to_pylist()
+        paths = [path or "" for path in table["path"].take(best.tolist()).to_pylist()]
         hits += [Hit(float(scores[n]), int(ids[n]), p) for n, p in zip(best, paths, strict=True)]
         hits = sorted(hits, key=lambda hit: (-hit.score, hit.id))[:k]
     return hits

@@ -21,6 +21,7 @@ from typing import Any
 from npvgg.data import Transform
 from npvgg.engines import ENGINES, FASTEST
 from npvgg.errors import ArgumentError, refuse_keyword
+from npvgg.formats.untrusted import shown
 from npvgg.hub.pretrained import BUNDLED
 from npvgg.images.opening import FORMATS, MAX_PIXELS
 from npvgg.model import RepVGG
@@ -74,6 +75,21 @@ class Spec:
     formats: tuple[str, ...] = FORMATS
 
     def __post_init__(self) -> None:
+        for name in ("model", "weights", "wrapper", "prefix", "labels"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise ArgumentError(f"{name}: expected a text or None, got {shown(value)}")
+        for name in ("dtype", "engine", "embedding_dtype", "alpha", "on_16bit"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ArgumentError(f"{name}: expected a text, got {shown(value)}")
+        for name in ("want", "formats"):
+            value = getattr(self, name)
+            if not isinstance(value, str | list | tuple) or not all(
+                isinstance(v, str) for v in value
+            ):
+                raise ArgumentError(f"{name}: expected texts, got {shown(value)}")
+        for name in ("topk", "frame", "max_pixels"):
+            if type(value := getattr(self, name)) is not int:
+                raise ArgumentError(f"{name}: expected an int, got {shown(value)}")
         want = [self.want] if isinstance(self.want, str) else list(self.want)
         if not want or not set(want) <= set(WANTS):
             raise ArgumentError(f"want: expected some of {', '.join(WANTS)}, got {self.want!r}")
