@@ -33,6 +33,7 @@ Tensors = Mapping[str, NDArray[Any]]
 _BN = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
 _CLASSIFIER = {"head.fc.weight", "head.fc.bias"}
 _SHOWN = 5  # names listed per kind of mistake; a file of another network misses hundreds
+_COMPARED = 1000  # names among which the nearest is looked for; no network of the table has as many
 
 
 def expected_shapes(config: RepVGGConfig, form: str) -> dict[str, tuple[int, ...]]:
@@ -239,7 +240,7 @@ def _listed(kind: str, entries: list[str], count: int) -> list[str]:
 
 
 def _with_nearest(name: str, candidates: list[str]) -> str:
-    near = get_close_matches(name, candidates, n=1)
+    near = get_close_matches(name, candidates[:_COMPARED], n=1)
     printable = name[:120].encode("unicode_escape").decode("ascii")
     return f"{printable} (nearest: {near[0][:120]!r})" if near else printable
 

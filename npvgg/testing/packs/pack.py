@@ -307,7 +307,7 @@ def _check_arrays(
     """Raise unless the tensors are the network's, with finite numbers and bounds of their
     shapes.
     """
-    listed = {entry.get("name"): entry.get("shape") for entry in manifest["tensors"]}
+    listed = {str(entry.get("name")): entry.get("shape") for entry in manifest["tensors"]}
     if list(listed) != names or set(tensors) != set(names):
         raise WeightsError(f"tensors: expected those of this network, {', '.join(names[:3])}, …")
     wanted = {f"{kind}.{name}" for kind in ("local", "chain") for name in names}
