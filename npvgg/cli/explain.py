@@ -313,8 +313,8 @@ def _place(text: str | None) -> list[int] | None:
     if text is None:
         return None
     places = text.split(",")
-    if len(places) != 2 or not all(place.strip().isdecimal() for place in places):
-        raise ArgumentError(f"--at: expected row,column such as 3,5, got {text!r}")
+    if len(places) != 2 or not all(len(p) < 19 and p.strip().isdecimal() for p in places):
+        raise ArgumentError(f"--at: expected row,column such as 3,5, got {text[:50]!r}")
     return [int(place) for place in places]
 
 

@@ -20,6 +20,9 @@ from npvgg.errors import NpvggError
 
 ABORTED, INTERRUPTED = 2, 130
 
+MANY = {"paths", "sources", "image"}
+"""Arguments that may be given any number of times, none at all among them."""
+
 NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory")
 """What the system's loader says of a library for which there is no memory."""
 
@@ -49,8 +52,10 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     if getattr(args, "null", False) and args.files_from is None:
         parser.error("argument --null: expected --files-from with it")
     for name, value in vars(args).items():
-        if value == "" and name != "pattern":
-            parser.error(f"argument --{name.replace('_', '-')}: expected some text, got ''")
+        nothing = isinstance(value, list) and ((name not in MANY and not value) or [] in value)
+        if nothing or (value == "" and name != "pattern"):  # of `--weights=--` argparse makes []
+            got = "--" if nothing else ""
+            parser.error(f"argument --{name.replace('_', '-')}: expected some text, got {got!r}")
     return args
 
 

@@ -68,7 +68,10 @@ class Place:
 
 
 class Standard(Place):
-    """Standard output, for bytes; each piece is out as soon as it is there."""
+    """Standard output, for bytes; each piece is out as soon as it is there.
+
+    A terminal is given no byte of a file's text that it could act on, a program all of them.
+    """
 
     def __enter__(self) -> Self:
         _standard_output()
@@ -77,8 +80,9 @@ class Standard(Place):
     def write(self, piece: bytes) -> None:
         """Write a piece, through what the stream has: bytes, or text alone as in a notebook."""
         binary = getattr(sys.stdout, "buffer", None)
-        if binary is None:
-            sys.stdout.write(piece.decode(errors="backslashreplace"))
+        if binary is None or getattr(sys.stdout, "isatty", bool)():
+            text = piece.decode(errors="backslashreplace")
+            sys.stdout.write("\t".join(map(escaped, text.split("\t"))))
         else:
             binary.write(piece)
         sys.stdout.flush()
@@ -235,7 +239,7 @@ def opened(path: str | None, *, overwrite: bool) -> Place:
     """Return where `--output PATH` goes; none of it is touched before it is entered."""
     if path is None or path == "-":
         return Standard()
-    if not path or "\0" in path:
+    if not path or "\0" in path or not Path(path).name:
         raise ArgumentError(f"--output: expected the name of a file, got {path!r}")
     try:
         mode = os.stat(path).st_mode

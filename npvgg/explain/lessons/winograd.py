@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,6 +14,7 @@ from npvgg.engines import cook_toom
 from npvgg.engines.cook_toom import CookToom, Matrix, as_array, filter_matrices
 from npvgg.errors import ArgumentError
 from npvgg.explain.lesson import UNLISTED, Lesson
+from npvgg.formats.untrusted import shown
 from npvgg.model import RepVGG
 from npvgg.ops import Array, conv2d
 from npvgg.pages.parts import (
@@ -33,6 +35,12 @@ from npvgg.testing.bounds.tiles import tiled_error
 
 TAPS = 3
 LARGEST = 6
+
+LARGEST_PART = 2**53
+"""Largest numerator and denominator of a point: all that doubles between 1 and 2 have."""
+
+_PLAIN = re.compile(r"[+-]?[0-9.]{1,20}(/[0-9]{1,20}|e[+-]?[0-9]{1,2})?", re.IGNORECASE)
+
 USUAL = tuple(map(Fraction, ["0", "1", "-1", "2", "-2", "1/2", "-1/2"]))
 """The points that most implementations take, in the order in which they take them."""
 
@@ -283,13 +291,19 @@ def winograd(
 
 
 def _fraction(point: Fraction | int | float | str) -> Fraction:
+    """Read a point; its digits and its exponent are counted before any number is made of them."""
     try:
-        return Fraction(point)
+        if isinstance(point, str) and not _PLAIN.fullmatch(point.strip()):
+            raise ValueError
+        fraction = Fraction(point)
+        if max(abs(fraction.numerator), fraction.denominator) > LARGEST_PART:
+            raise ValueError
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise ArgumentError(
-            f"points: expected finite numbers such as -1 or 1/2 (∞ is there by itself), got "
-            f"{point!r}"
+            f"points: expected numbers such as -1 or 1/2 (∞ is there by itself), of {LARGEST_PART} "
+            f"or less above and below the line, got {shown(point)}"
         ) from None
+    return fraction
 
 
 def _sides(model: RepVGG | None) -> list[tuple[int, int]]:
