@@ -1,22 +1,35 @@
-"""What is searched for bytes that break a reader: TARGET → (read, seeds).
+"""What is searched for bytes that break a reader.
 
-Each reader gets any bytes and must give an answer or an error of npvgg's, within a second and with
-little memory. `fuzz_atheris.py` searches guided by coverage, `fuzz_blind.py` without atheris.
+Each reader gets any bytes and must give an answer or an error of npvgg's, within a second of the
+processor's time and with little memory. `fuzz_atheris.py` searches guided by coverage,
+`fuzz_blind.py` without atheris.
 """
 
+import contextlib
 import io
 import json
+import os
+import random
+import shutil
+import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import fuzz_commands
 import numpy as np
 import tiny
 import torchwriter
 
 from npvgg import create_model
+from npvgg.batch.reading import Reader
+from npvgg.batch.run import Run
+from npvgg.batch.search import nearest
+from npvgg.batch.sources import listed
 from npvgg.data import create_transform, resolve_model_data_config
-from npvgg.errors import ImageError, WeightsError
-from npvgg.formats import checkpoint, npyfile, safetensorsfile, sharded
+from npvgg.errors import ArgumentError, ImageError, WeightsError
+from npvgg.formats import checkpoint, npyfile, safetensorsfile, sharded, tararchive
 from npvgg.formats.checkpoint import Checkpoint
 from npvgg.formats.torch import pickled, reader
 from npvgg.images import labels
@@ -119,6 +132,66 @@ def use_manifest(data):
     Pack.read(folder)
 
 
+# --- What a batch run reads -----------------------------------------------------------------------
+
+
+def read_container(name):
+    """Return what lists a file of photos, and reads each of them; or refuses."""
+
+    def read(data):
+        path = str(placed(name, data))
+        reader = Reader(str(FOLDER))
+        with contextlib.closing(reader):
+            for count, entry in enumerate(listed([path])):
+                with contextlib.suppress(ImageError), reader.photo(entry) as source:
+                    assert count < len(data)
+                    assert not isinstance(source, bytes) or len(source) <= 64 * len(data)
+
+    return read
+
+
+def read_list(data):
+    list(listed([], str(placed("list", data))))
+
+
+def use_run(name):
+    """Return what reads a run of which one file is any bytes: all that is not computed anew."""
+
+    def use(data):
+        folder = FOLDER / f"run-{os.path.basename(name)}"
+        if not folder.exists():
+            shutil.copytree(fuzz_commands.stock() / "run", folder)
+        (folder / name).write_bytes(data)
+        run = Run.open(folder)
+        run.entries(0)
+        run.failed(run.done())
+        nearest(run, np.ones(12), 3)
+
+    return use
+
+
+def of_a_run(name):
+    return [(fuzz_commands.stock() / "run" / name).read_bytes()]
+
+
+def of_stock(name):
+    return [(fuzz_commands.stock() / name).read_bytes()]
+
+
+def tar_files():
+    made = []
+    for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=kind) as tar:
+            info = tarfile.TarInfo(
+                "x" * 90 + ("/a.png" if kind == tarfile.USTAR_FORMAT else "y" * 90)
+            )
+            info.size = 5
+            tar.addfile(info, io.BytesIO(b"12345"))
+        made.append(out.getvalue())
+    return made
+
+
 def npz():
     file = io.BytesIO()
     np.savez_compressed(file, **ARRAYS)
@@ -148,29 +221,57 @@ def the_metadata():
     return f"{entries['npvgg.config']}\n{entries['npvgg.pretrained_cfg']}".encode()
 
 
+class Target(NamedTuple):
+    """What is searched.
+
+    read: takes any bytes; must give an answer or refuse
+    seeds: gives the small valid inputs from which a search begins
+    seconds: of the processor's time, that an input may take
+    mutate: gives another input near to one, where the search has a better way than to change bytes
+    """
+
+    read: Callable[[bytes], object]
+    seeds: Callable[[], list[bytes]]
+    seconds: float = 1.0
+    mutate: Callable[[random.Random, bytes], bytes] | None = None
+
+
 TARGETS = {
-    "safetensors": (read_safetensors, lambda: [safetensors_file()]),
-    "header": (read_header, lambda: [safetensors_file()[8:-56].rstrip()]),
-    "pickle": (
+    "safetensors": Target(read_safetensors, lambda: [safetensors_file()]),
+    "header": Target(read_header, lambda: [safetensors_file()[8:-56].rstrip()]),
+    "pickle": Target(
         read_pickle, lambda: [torchwriter.pickled(CHECKPOINT, protocol) for protocol in (2, 4, 5)],
     ),
-    "opcodes": (pickled.parse, lambda: [torchwriter.pickled({"a": [1, (2.5, "x")]}, 4)]),
-    "zip": (read_torch, lambda: [torchwriter.zip_file(STATE)]),
-    "stream": (read_torch, lambda: [torchwriter.stream_file(CHECKPOINT)]),
-    "index": (sharded.parse, lambda: [b'{"weight_map": {"a": "1.bin"}}']),
-    "config": (timmconfig.parse, lambda: [json.dumps(CONFIG).encode()]),
-    "use": (use_config, lambda: [a_config()]),
-    "metadata": (use_metadata, lambda: [the_metadata()]),
-    "labels": (read_labels, lambda: [
+    "opcodes": Target(pickled.parse, lambda: [torchwriter.pickled({"a": [1, (2.5, "x")]}, 4)]),
+    "zip": Target(read_torch, lambda: [torchwriter.zip_file(STATE)]),
+    "stream": Target(read_torch, lambda: [torchwriter.stream_file(CHECKPOINT)]),
+    "index": Target(sharded.parse, lambda: [b'{"weight_map": {"a": "1.bin"}}']),
+    "config": Target(timmconfig.parse, lambda: [json.dumps(CONFIG).encode()]),
+    "use": Target(use_config, lambda: [a_config()]),
+    "metadata": Target(use_metadata, lambda: [the_metadata()]),
+    "labels": Target(read_labels, lambda: [
         b"0\tn02121620\tcat\n1\tn02084071\tdog\n", b"1,dog\n0,cat\n", b'{"id2label": {"0": "cat"}}',
         b'{"cat": 0, "dog": 1}', b"{0: 'cat', 1: \"dog\"}", b'["cat", ["n02121620", "dog"]]']),
-    "npz": (lambda data: npyfile.read_npz(io.BytesIO(data), len(data)), lambda: [npz()]),
-    "npy": (lambda data: npyfile.read_npy(io.BytesIO(data), len(data)), lambda: [npy()]),
-    "candidate": (read_candidate, lambda: [
+    "npz": Target(lambda data: npyfile.read_npz(io.BytesIO(data), len(data)), lambda: [npz()]),
+    "npy": Target(lambda data: npyfile.read_npy(io.BytesIO(data), len(data)), lambda: [npy()]),
+    "candidate": Target(read_candidate, lambda: [
         npz(), npy(), b'{"stem": [[1, 2], [3, null]], "b": {"shape": [2], "data": [1, 2]}}']),
-    "manifest": (use_manifest, lambda: [a_manifest()]),
+    "tar": Target(lambda data: list(tararchive.members(io.BytesIO(data))), tar_files),
+    "container": Target(read_container("x.tar"), lambda: of_stock("x.tar")),
+    "parquet": Target(read_container("x.parquet"), lambda: of_stock("x.parquet")),
+    "paths": Target(read_container("list.parquet"), lambda: of_stock("list.parquet")),
+    "list": Target(read_list, lambda: [b"a.png\nfile:///b.png\r\n\xff.png\n\n x \n"]),
+    "plan": Target(use_run("run.json"), lambda: of_a_run("run.json")),
+    "inputs": Target(use_run("inputs.parquet"), lambda: of_a_run("inputs.parquet")),
+    "shard": Target(use_run("shards/00000.parquet"), lambda: of_a_run("shards/00000.parquet")),
+    "arguments": Target(
+        fuzz_commands.run_arguments,
+        lambda: ["\0".join(c.split()).encode() for c in fuzz_commands.COMMANDS
+                 if not c.startswith(fuzz_commands.SLOW)],
+        8.0, fuzz_commands.other_arguments,
+    ),
+    "manifest": Target(use_manifest, lambda: [a_manifest()]),
 }  # fmt: skip
-"""What each target reads, and the small valid files from which a search begins."""
 
-REFUSALS = (WeightsError, ImageError, OSError)
+REFUSALS = (WeightsError, ArgumentError, ImageError, OSError)
 """How bytes are refused; `checkpoint.load` makes an OSError (cut short) a WeightsError."""

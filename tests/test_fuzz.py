@@ -28,7 +28,8 @@ def test_the_blind_search_of_every_target_runs(target):
     cases = iter(range(40))
     counts = fuzz_blind.search(target, lambda: next(cases, None) is not None, seed=1)
     assert counts["read"] + counts["refused"] == 40
-    assert counts["refused"] > 0
+    ends_itself = target in ("list", "arguments")  # with rows of errors, with a status
+    assert ends_itself or counts["refused"] > 0
 
 
 @pytest.mark.parametrize("target", ["pickle", "config"])
