@@ -163,8 +163,10 @@ class Run:
                 groups, schema = inputs.num_row_groups, inputs.schema_arrow
                 if groups != self.shards or not schema.equals(_schema()):
                     raise ArgumentError(f"inputs: {str(path)!r} is not the list of this run")
-                table = inputs.read_row_group(number, use_threads=False).to_pydict()
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+                group = inputs.read_row_group(number, use_threads=False)
+                group.validate(full=True)
+                table = group.to_pydict()
+        except (OSError, pa.ArrowException) as error:
             raise ArgumentError(f"inputs: {str(path)!r} cannot be read: {error}") from None
         ids, names = table.pop("id"), table.pop("raw")
         first = number * int(self.plan["shard_size"])
@@ -204,7 +206,9 @@ class Run:
                         f"run: {str(path)!r}: expected {self.size(number)} rows, got "
                         f"{parquet.metadata.num_rows}"
                     )
-                return parquet.read(columns, use_threads=False)
+                rows = parquet.read(columns, use_threads=False)
+                rows.validate(full=True)  # texts are UTF-8, lists lie inside their numbers
+                return rows
         except (OSError, pa.ArrowException) as error:
             raise ArgumentError(
                 f"run: {str(path)!r} cannot be read: {error}; the shard is computed again once the "
@@ -302,7 +306,7 @@ def plan(
 
 
 def _check_count(photos: int, shard_size: int) -> None:
-    if not photos:
+    if photos < 1:
         raise ArgumentError("source: expected at least one photo, found none")
     if photos > MAX_SHARDS * shard_size:
         raise ArgumentError(

@@ -44,7 +44,7 @@ def search(args: argparse.Namespace) -> int:
 
 def _page(photo: str, hits: Sequence[Hit], base: str) -> Iterator[str]:
     """Write a page that shows the photos from where they are."""
-    title = f"Nearest to {escape(photo)}"
+    title = f"Nearest to {escape(printable(photo))}"
     yield f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>\n"
     yield f"<h1>{title}</h1><main>\n"
     yield _figure(photo, os.getcwd(), "looked for")

@@ -15,6 +15,7 @@ from npvgg.ops import Array
 from npvgg.rounding import whatever_seterr_says
 from npvgg.tools.certificate import Subject, certify, probes, subject
 from npvgg.tools.sameness import compare
+from npvgg.weights.cost import check_cost
 
 PHOTO = ASSETS / "chelsea.png"
 SIZE = 64
@@ -58,8 +59,9 @@ def verify(
 def _images(one: Subject, size: int, photos: Sequence[str]) -> dict[str, Array]:
     """Return noise, a photo of a cat, and the caller's; a pattern where the network sees no photos.
 
-    Raises ArgumentError, ImageError.
+    Raises ArgumentError, ImageError, WeightsError.
     """
+    check_cost(one.config, size, size)
     images = probes(one.config, size)
     channels = one.config.in_chans
     if channels in (1, 3):

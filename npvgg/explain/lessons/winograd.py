@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -36,8 +37,8 @@ from npvgg.testing.bounds.tiles import tiled_error
 TAPS = 3
 LARGEST = 6
 
-LARGEST_PART = 2**53
-"""Largest numerator and denominator of a point: all that doubles between 1 and 2 have."""
+LARGEST_PART = 2**60
+"""Largest numerator and denominator of a point: every double from 1/128 to 128 has less."""
 
 _PLAIN = re.compile(r"[+-]?[0-9.]{1,20}(/[0-9]{1,20}|e[+-]?[0-9]{1,2})?", re.IGNORECASE)
 
@@ -292,17 +293,15 @@ def winograd(
 
 def _fraction(point: Fraction | int | float | str) -> Fraction:
     """Read a point; its digits and its exponent are counted before any number is made of them."""
-    try:
-        if isinstance(point, str) and not _PLAIN.fullmatch(point.strip()):
-            raise ValueError
-        fraction = Fraction(point)
-        if max(abs(fraction.numerator), fraction.denominator) > LARGEST_PART:
-            raise ValueError
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+    fraction = None
+    if not isinstance(point, str) or _PLAIN.fullmatch(point.strip()):
+        with suppress(ValueError, TypeError, ZeroDivisionError, OverflowError):
+            fraction = Fraction(point)
+    if fraction is None or max(abs(fraction.numerator), fraction.denominator) > LARGEST_PART:
         raise ArgumentError(
-            f"points: expected numbers such as -1 or 1/2 (∞ is there by itself), of {LARGEST_PART} "
-            f"or less above and below the line, got {shown(point)}"
-        ) from None
+            f"points: expected finite numbers such as -1 or 1/2 (∞ is there by itself), of at most "
+            f"{LARGEST_PART} above and below the line, got {shown(point)}"
+        )
     return fraction
 
 

@@ -24,6 +24,7 @@ from npvgg.testing.packs.pack import Pack
 from npvgg.testing.tiny import TINY, TINY_SEEDS, TINY_SIZE
 from npvgg.variants import VARIANTS
 from npvgg.weights.build import build_network
+from npvgg.weights.cost import check_cost
 
 NOISE = "noise"
 SIZE = 64
@@ -65,6 +66,7 @@ def conformance_pack(
         raise ArgumentError(f"size: expected a positive integer, got {size!r}")
     subject, weights_origin = _subject(model, weights, seed, config)
     size = size or (TINY_SIZE if model in TINY else SIZE)
+    check_cost(subject.config, size, size)
     x, input_origin, photo = _image(subject, image, size, seed)
     how = input_origin.get("transform")
     return Pack.of(
