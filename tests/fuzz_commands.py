@@ -26,8 +26,6 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tiny
 import torchwriter
 from PIL import Image
@@ -131,6 +129,9 @@ def stock():
 
 def containers():
     """Write a tar file and a parquet file of photos, and one of paths."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with tarfile.open("x.tar", "w") as tar:
         tar.add("cat.png")
     photo = Path("cat.png").read_bytes()

@@ -12,11 +12,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import fuzz_commands
 import numpy as np
 import pytest
 import tiny
 import torchwriter
 
+from npvgg.cli import batch as batch_command
 from npvgg.cli import commands
 from npvgg.cli.main import main
 from npvgg.formats import checkpoint
@@ -26,6 +28,20 @@ POISON = "\x1b[31mred\x1b]0;title\x07\u202eevil\x9b2J\x00"
 NAME = POISON.replace("\0", "").replace("/", "")
 """What a file can be called."""
 
+MARKUP = "<script>evil()</script><b onclick='evil()'>&amp;"
+"""What a page or a drawing would act on."""
+
+
+def unharmed(folder):
+    """Tell that no file of a folder holds what a terminal, an editor or a browser would act on."""
+    files = [path for path in folder.rglob("*") if path.suffix in (".html", ".svg", ".json")]
+    assert files
+    for path in files:
+        text = path.read_text("utf-8")
+        assert not set("\x1b\x07\x9b\u202e\0") & set(text), path
+        assert "<script>evil" not in text, path
+        assert "<b onclick" not in text, path
+
 
 @pytest.fixture
 def clean(capfdbinary, monkeypatch):
@@ -33,17 +49,19 @@ def clean(capfdbinary, monkeypatch):
 
     def clean(*arguments, stdin=b""):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = 2
         with contextlib.suppress(SystemExit):
-            main([str(argument) for argument in arguments])
+            status = main([str(argument) for argument in arguments])
         out, err = capfdbinary.readouterr()
         text = out.decode() + err.decode()
         for line in text.split("\n"):
-            assert line.isprintable(), line
+            assert line.replace("\t", "").isprintable(), line
         said.append("evil" in text)
+        return status
 
     said = []
     yield clean
-    assert sum(said) > len(said) / 2  # most of them quote the poison
+    assert sum(said) >= len(said) / 3  # many of them quote the poison
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +69,7 @@ def network(tmp_path_factory):
     """A folder as timm saves it, poisoned wherever text can stand; and its weights alone."""
     folder = tmp_path_factory.mktemp("network") / NAME
     folder.mkdir()
-    labels = [f"{POISON} {i}" for i in range(5)]
+    labels = [f"{POISON}{MARKUP} {i}" for i in range(5)]
     config = {
         "architecture": "repvgg_a0", "num_classes": 5, "label_names": labels,
         "label_descriptions": {labels[0]: POISON}, "model_args": tiny.keywords(),
@@ -180,6 +198,66 @@ def test_runs(clean, tmp_path):
         (folder / name).write_text(json.dumps({POISON: POISON}))
     clean("batch", "--output", folder)
     clean("search", folder, CAT)
+
+
+def test_runs_that_succeed(clean, network, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: no batch runs")
+    monkeypatch.setattr(batch_command, "_computed", fuzz_commands.here)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    markup = MARKUP.replace("/", "")
+    for name in (f"{NAME}.png", f"{markup}.png", "plain.png"):
+        shutil.copy(CAT, photos / name)
+    (photos / f"{NAME}.jpg").write_bytes(POISON.encode() * 9)
+    run, page = tmp_path / NAME, tmp_path / "page.html"
+    model = ["--model", network, "--inference-engine", "reference"]
+    assert clean("batch", photos, "--output", run, *model) == 1  # the one that is no photo
+    assert clean("batch", "--output", run, "--status") == 1
+    assert clean("batch", "--output", run, "--status", "--progress", "json") == 1
+    assert clean("search", run, photos / f"{NAME}.png", "--html", page) == 0
+    assert clean("search", run, photos / f"{markup}.png", "--format", "json") == 0
+    unharmed(tmp_path)
+
+
+def test_lessons_that_succeed(clean, network, tmp_path):
+    photo = tmp_path / f"{NAME}{MARKUP.replace('/', '')}.png"
+    shutil.copy(CAT, photo)
+    for lesson in ("photo", "pixel"):
+        for form in ([], ["--json"], ["--html", tmp_path / f"{lesson}.html"],
+                     ["--svg", tmp_path / lesson]):  # fmt: skip
+            assert clean("explain", lesson, photo, "--model", network, *form) == 0
+    unharmed(tmp_path)
+
+
+def test_an_onnx_file(clean, network, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed: pip install 'npvgg[onnx]'")
+    assert main(["conformance", str(tmp_path / "pack"), "--quiet"]) == 0
+    target = tmp_path / f"{NAME}.onnx"
+    clean("convert", network, target)
+    clean("compare", tmp_path / "pack", "--onnx", target)
+    target.write_bytes(POISON.encode())
+    clean("compare", tmp_path / "pack", "--onnx", target)
+
+
+def test_a_terminal_is_given_rows_that_it_does_not_act_on(network, tmp_path, monkeypatch):
+    """In a file or a pipe, CSV has names as they are."""
+    photo = tmp_path / f"{NAME}\t.png"
+    shutil.copy(CAT, photo)
+    for format in ("csv", "tsv", "table", "jsonl"):
+        screen = Screen(io.BytesIO(), "utf-8")
+        monkeypatch.setattr(sys, "stdout", screen)
+        assert main(["classify", str(photo), "--model", str(network), "--format", format]) == 0
+        screen.flush()
+        text = screen.buffer.getvalue().decode()
+        assert "evil" in text
+        assert text.replace("\n", "").replace("\t", "").isprintable()
+
+
+class Screen(io.TextIOWrapper):
+    """A terminal."""
+
+    def isatty(self):
+        return True
 
 
 def test_every_command_is_walked():

@@ -1,6 +1,7 @@
 """SECURITY.md's table of limits is that of the code, and every limit is held."""
 
 import ast
+import contextlib
 import io
 import json
 import pkgutil
@@ -12,6 +13,8 @@ import pytest
 import torchwriter
 
 import npvgg
+from npvgg.batch import reading, sources
+from npvgg.batch import run as batch_run
 from npvgg.errors import NpvggError
 from npvgg.formats import checkpoint, npyfile, safetensorsfile, sharded
 from npvgg.formats.torch import choice, pickled, reader
@@ -27,7 +30,7 @@ PAGE = (TESTS.parent / "SECURITY.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| [^|]+ \| ([^|]+) \| `([\w.]+)` \| `(\w+\.py)::(\w+)` \|$", re.MULTILINE)
 ROWS = ROW.findall(PAGE)
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-OF_STRANGERS = ("formats", "weights", "hub", "images")
+OF_STRANGERS = ("formats", "weights", "hub", "images", "batch")
 """Folders that read what strangers made: every limit of theirs stands on the page."""
 
 
@@ -132,6 +135,19 @@ def index(files):
     )
 
 
+def a_plan(size, tmp_path):
+    (tmp_path / "run.json").write_bytes(b"{}".ljust(size))
+    batch_run.Run.open(tmp_path)  # which is no plan, but that is said of what was read
+
+
+def a_photo_in_a_tar_file(size, tmp_path):
+    (tmp_path / "x.tar").write_bytes(bytes(100))
+    stamp = sources.stamp((tmp_path / "x.tar").stat())
+    entry = sources.Entry("x.png", size, stamp, str(tmp_path / "x.tar"), 0)
+    with contextlib.closing(reading.Reader("")) as reader, reader.photo(entry):
+        pass
+
+
 HELD = {
     # constant: (module, its name, the number it is set to or None, what is done with n, its folder)
     "formats.untrusted.MAX_NAME": (safetensorsfile, 1000, lambda n, _: safetensorsfile.serialized(
@@ -156,13 +172,18 @@ HELD = {
         num_classes=1, label_names=["x" * n])),
     "weights.metadata.MAX_ENTRY": (metadata, 100, lambda n, _: metadata.pretrained_cfg_of(
         {"npvgg.pretrained_cfg": "{}".ljust(n)})),
+    "batch.run.MAX_SHARDS": (batch_run, 3, lambda n, _: batch_run._check_count(n * 5, 5)),
+    "batch.run.MAX_PLAN": (batch_run, 100, a_plan),
+    "batch.sources.MAX_PATH": (sources, 30, lambda n, folder: written(
+        n, folder, lambda path: list(sources.listed([], str(path))))),
+    "batch.reading.MAX_BYTES": (reading, 30, a_photo_in_a_tar_file),
     "images.labels.MAX_BYTES": (labels, 100, lambda n, folder: written(
         n, folder, labels.load_labels)),
     "images.opening.MAX_STREAM": (opening, 100, lambda n, _: opening.open_image(
         Pipe(b"x" * n))),
 }  # fmt: skip
 
-LIMIT = "at most|got none|got more|expected a text|1 to 1000|not much larger"
+LIMIT = "at most|expected at least|got none|got more|expected a text|1 to 1000|not much larger"
 
 
 class Pipe(io.BytesIO):
