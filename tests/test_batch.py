@@ -260,6 +260,7 @@ def test_what_is_no_run_is_refused(tmp_path, text):
         ({"embedding_dtype": "float16"}, "embedding_dtype"),
         ({"on_16bit": "scale"}, "transform.open.on_16bit"),
         ({"max_pixels": 1000}, "transform.open.max_pixels"),
+        ({"draft": 64}, "transform.open.draft"),
         ({"labels": "names.txt"}, "labels"),
         ({"weights": "other.safetensors", "model": "repvgg_nano"}, "weights"),
     ],

@@ -67,6 +67,15 @@ def test_classify_says_what_the_library_says(run):
     assert "1 photo through <RepVGG repvgg_nano.cifar10" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "notes"), [((), []), (("--draft", "9"), ["decoded at 1/4 of 40×36 (draft)"])]
+)
+def test_draft_is_said_in_the_row_and_never_the_default(run, tmp_path, options, notes):
+    Image.new("RGB", (40, 36), "red").save(tmp_path / "a.jpg")
+    _, out, _ = run("classify", tmp_path / "a.jpg", "--format", "jsonl", *options)
+    assert json.loads(out)["notes"] == notes
+
+
 def test_the_cat_is_a_cat(run):
     _, out, _ = run("classify", CAT, "--format", "jsonl", "--topk", 1)
     assert json.loads(out)["topk"][0]["label"] == "cat"

@@ -463,11 +463,36 @@ def test_files_are_closed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("channels", 4), ("on_16bit", "round"), ("frame", -1), ("frame", 0.5), ("max_pixels", 0),
-     ("max_pixels", None), ("formats", "PNG"), ("formats", ("EPS",))],
+     ("max_pixels", None), ("formats", "PNG"), ("formats", ("EPS",)), ("draft", -1),
+     ("draft", True)],
 )  # fmt: skip
 def test_options_are_checked(option, value):
     with pytest.raises(ArgumentError, match=f"^{option}: expected .* got "):
         open_image(photo(), **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("draft", "scale"), [(0, 1), (1, 8), (6, 8), (7, 4), (12, 4), (13, 2), (24, 2), (25, 1)]
+)
+def test_a_jpeg_is_decoded_at_the_least_scale_that_keeps_so_many_pixels(draft, scale):
+    """Each block of 8 × 8 has one grey, its one coefficient: any scale shows it exactly."""
+    greys = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    file = encode(Image.fromarray(greys.repeat(8, 0).repeat(8, 1)), "JPEG", quality=100)
+    got, notes = open_image(file, draft=draft)
+    assert notes == ((f"decoded at 1/{scale} of 64×48 (draft)",) if scale > 1 else ())
+    want = greys.repeat(8 // scale, 0).repeat(8 // scale, 1)
+    np.testing.assert_array_equal(np.asarray(got)[:, :, 0], want)
+
+
+def test_draft_leaves_other_formats_and_images_of_the_caller_alone():
+    with Image.open(io.BytesIO(encode(RGB, "JPEG"))) as image:
+        assert open_image(image, draft=1)[0].size == image.size == RGB.size
+    assert open_image(encode(RGB), draft=1) == (RGB, ())
+
+
+def test_draft_bounds_the_photo_by_its_header():
+    with pytest.raises(ImageError, match=r"expected at most 34 pixels .* says 5×7"):
+        open_image(encode(RGB, "JPEG"), draft=1, max_pixels=34)
 
 
 def test_importing_the_module_leaves_pillow_out():

@@ -33,7 +33,7 @@ WANTS = ("topk", "embedding")
 PACKAGE = Path(__file__).parents[1]
 """The folder of npvgg's sources."""
 
-OPENING = ("exif_transpose", "alpha", "on_16bit", "frame", "max_pixels", "formats")
+OPENING = ("exif_transpose", "alpha", "on_16bit", "frame", "max_pixels", "formats", "draft")
 """The fields of a Spec that say how a photo is opened: the options of `images.open_image`."""
 
 
@@ -52,7 +52,7 @@ class Spec:
     want             "topk", "embedding" or both
     topk             how many classes a photo gets
     embedding_dtype  float32 or float16
-    exif_transpose, alpha, on_16bit, frame, max_pixels, formats: see `images.open_image`
+    exif_transpose, alpha, on_16bit, frame, max_pixels, formats, draft: see `images.open_image`
 
     Raises ArgumentError.
     """
@@ -73,6 +73,7 @@ class Spec:
     frame: int = 0
     max_pixels: int = MAX_PIXELS
     formats: tuple[str, ...] = FORMATS
+    draft: int = 0
 
     def __post_init__(self) -> None:
         for name in ("model", "weights", "wrapper", "prefix", "labels"):

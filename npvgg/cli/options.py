@@ -125,6 +125,14 @@ def photo_options() -> argparse.ArgumentParser:
         metavar="A,B",
         help=f"open these formats alone ({','.join(FORMATS)})",
     )
+    photo.add_argument(
+        "--draft",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="decode a JPEG at 1/2, 1/4 or 1/8 of its size where its short side keeps N pixels: "
+        "faster, other bits, and said in the row's notes (512 changes little)",
+    )
     return parser
 
 

@@ -192,6 +192,7 @@ def _transform(args: argparse.Namespace, model: Any) -> Transform:
         "on_16bit": args.on_16bit,
         "frame": args.frame,
         "formats": args.formats,
+        "draft": args.draft,
     }
     if args.max_pixels is not None:
         opening["max_pixels"] = args.max_pixels
