@@ -115,7 +115,7 @@ def folder(args: argparse.Namespace) -> Rows:
     """Measure folders of photos."""
     from bench.folder import folder as measure
 
-    return measure("repvgg_a2", args.photos, args.turns)
+    return measure("repvgg_a0", args.photos, args.turns)
 
 
 def _case(model: str, size: int, batch: int, count: int, args: argparse.Namespace) -> Row:

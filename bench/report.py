@@ -40,7 +40,7 @@ NOTES = {
     "is the processor's.",
     "batch": "A0 with random weights, photos of 500 × 375 pixels in JPEG. CPU seconds count all "
     "processes. What is beside network and decoding holds the start of the processes as well.",
-    "folder": "A2 with random weights, JPEG, batches of 16; as many threads decode as there are "
+    "folder": "A0 with random weights, JPEG, batches of 16; as many threads decode as there are "
     "processors, four at the most; medians of turns taken alternately. Decoding and network share "
     "the processors: together they allow the sum of their times.",
     "startup": "Whole processes, from the shell to the printed classes: median (quartiles).",
