@@ -106,7 +106,14 @@ def other_list():
     Path("run/run.json").write_text(json.dumps(plan | {"inputs": digest}))
 
 
-@pytest.mark.parametrize("change", [nested, pipe, device, no_shards, other_shard, other_list])
+def odd_names():
+    path = Path("run/shards/00000.parquet")
+    path.write_bytes(path.read_bytes().replace(b"status", b"stat\xd6s"))
+
+
+@pytest.mark.parametrize(
+    "change", [nested, pipe, device, no_shards, other_shard, other_list, odd_names]
+)
 def test_a_run_s_folder_that_was_tampered_with_is_one_error(change):
     status, said = run(["batch", "--output", "run"], change)
     assert status == 2

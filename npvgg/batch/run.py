@@ -166,7 +166,7 @@ class Run:
                 group = inputs.read_row_group(number, use_threads=False)
                 group.validate(full=True)
                 table = group.to_pydict()
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeError) as error:
             raise ArgumentError(f"inputs: {str(path)!r} cannot be read: {error}") from None
         ids, names = table.pop("id"), table.pop("raw")
         first = number * int(self.plan["shard_size"])
@@ -209,7 +209,7 @@ class Run:
                 rows = parquet.read(columns, use_threads=False)
                 rows.validate(full=True)  # texts are UTF-8, lists lie inside their numbers
                 return rows
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeError) as error:
             raise ArgumentError(
                 f"run: {str(path)!r} cannot be read: {error}; the shard is computed again once the "
                 "file is removed"
