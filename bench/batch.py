@@ -34,7 +34,9 @@ from npvgg.batch.run import plan
 from npvgg.batch.sources import listed
 from npvgg.batch.spec import Spec
 began = time.perf_counter()
-run = plan(sys.argv[1], listed([], sys.argv[2]), spec=Spec().resolved(), identity={}, sources={})
+identity = {"weights": "", "versions": {}}  # nothing is computed
+photos = listed([], sys.argv[2])
+run = plan(sys.argv[1], photos, spec=Spec().resolved(), identity=identity, sources={})
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 print(json.dumps([time.perf_counter() - began, peak, run.photos]))
 """
@@ -128,9 +130,6 @@ def _finished(run: Run) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    (run.folder / "run.json").write_text(
-        json.dumps({**run.plan, "identity": {"weights": "", "versions": {}}})
-    )
     for number in range(run.shards):
         ids, entries = zip(*run.entries(number), strict=True)
         empty = pa.nulls(len(ids), pa.string())
