@@ -261,7 +261,8 @@ class KernelCache:
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep what was compiled, if it can be kept."""
         try:
-            if not result.library.has_dynamic_globals and writable():
+            machine_code = result._asdict()["library"]
+            if not machine_code.has_dynamic_globals and writable():
                 write(self._name(signature, result.codegen), result._reduce())
         except Exception:  # a full disk, another Numba
             return
