@@ -1,7 +1,7 @@
 """Everybody who runs, behind one interface: make(model name, threads) → a function of x.
 
 Each gets the same seeded weights in deploy form, from a file in the format that it reads, and
-computes in float32, but for those of `BFLOAT16`; where a rival stores weights in half precision by
+computes in float32, but for two of bfloat16; where a rival stores weights in half precision by
 default, that is said in the notes of the report.
 """
 
@@ -168,6 +168,7 @@ CONTENDERS: dict[str, Callable[[str, int], Run]] = {
     "onnxruntime": make_onnxruntime,
     "openvino": make_openvino,
     "pytorch": make_torch,
+    # in bfloat16, where the processor has units for it, at some ten thousand times the error
     "openvino as it comes": lambda name, threads: make_openvino(name, threads, None),
     "pytorch autocast": lambda name, threads: make_torch(name, threads, autocast=True),
     "npvgg reference": make_npvgg("reference"),
@@ -177,11 +178,6 @@ CONTENDERS: dict[str, Callable[[str, int], Run]] = {
 
 READABLE = ("npvgg reference", "onnx.reference")
 """Those that are there to be read: they have a race of their own."""
-
-BFLOAT16 = ("openvino as it comes", "pytorch autocast")
-"""Those that compute in bfloat16 where the processor has units for it, at some ten thousand times
-the error: they are in columns of their own, behind the others.
-"""
 
 MODULES = {
     "ncnn": "ncnn", "onnxruntime": "onnxruntime", "openvino": "openvino", "pytorch": "torch",

@@ -7,6 +7,7 @@ from typing import Any
 from npvgg.cli import batch_options, crosscheck, explain, networks, photos, rows, weightfiles
 from npvgg.cli.options import (
     Parser,
+    add_choice,
     add_format,
     add_quiet,
     dtype,
@@ -135,8 +136,7 @@ def _add_info(verbs: Any) -> None:
         "model", nargs="?", default=None, help=f"a network, a tag, a folder, hf-hub:… ({BUNDLED})"
     )
     parser.add_argument("--weights", metavar="PATH", help="take the network from a file or folder")
-    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
-    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
+    add_choice(parser)
     parser.add_argument(
         "--input-size",
         type=side,
@@ -187,8 +187,7 @@ def _add_inspect(verbs: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="any weights file")
     parser.add_argument("--model", metavar="NAME", help="the network, where FILE does not tell")
-    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
-    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
+    add_choice(parser)
     add_format(parser, "json")
     parser.set_defaults(run=weightfiles.inspect)
 
@@ -222,8 +221,7 @@ def _add_convert(verbs: Any) -> None:
         help="float64 rounds once (float64); float32 rounds every step, as timm does",
     )
     parser.add_argument("--model", metavar="NAME", help="the network, where IN does not tell")
-    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
-    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
+    add_choice(parser)
     parser.add_argument("--force", action="store_true", help="replace OUT")
     add_quiet(parser)
     onnx = parser.add_argument_group("what an ONNX file holds beside the network")
@@ -259,8 +257,7 @@ def _add_verify(verbs: Any) -> None:
     parser.add_argument(
         "--size", type=side, default=64, metavar="N", help="height and width of images (64)"
     )
-    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a checkpoint A")
-    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
+    add_choice(parser)
     parser.add_argument("--wrapper-b", metavar="KEY", help="which weights of a checkpoint B")
     add_format(parser, "json")
     parser.set_defaults(run=weightfiles.verify)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from npvgg.cli.options import add_choice
 from npvgg.cli.output import say
 from npvgg.cli.progress import log
 from npvgg.create import create_model
@@ -152,6 +153,7 @@ def _model(args: argparse.Namespace) -> RepVGG:
         pretrained=not args.weights,
         weights=args.weights,
         wrapper=args.wrapper,
+        prefix=args.prefix,
         reparameterize=False,
         engine="reference",
     )
@@ -323,7 +325,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="NAME", help=f"a network, a tag, a folder, hf-hub:… ({BUNDLED})"
     )
     parser.add_argument("--weights", metavar="PATH", help="take the network from a file or folder")
-    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
+    add_choice(parser)
 
 
 def _add_forms(parser: argparse.ArgumentParser, *, table: bool) -> None:

@@ -80,8 +80,7 @@ def model_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", metavar="PATH", help="file or folder with weights of it, or of any that fits"
     )
-    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
-    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
+    add_choice(parser)
     parser.add_argument(
         "--dtype",
         choices=("float32", "float64"),
@@ -131,9 +130,15 @@ def photo_options() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="decode a JPEG at 1/2, 1/4 or 1/8 of its size where its short side keeps N pixels: "
-        "faster, other bits, and said in the row's notes (512 changes little)",
+        "faster, other bits, and said in the row's notes",
     )
     return parser
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses among the weights of a file that holds several."""
+    parser.add_argument("--wrapper", metavar="KEY", help="which weights of a training checkpoint")
+    parser.add_argument("--prefix", metavar="TEXT", help="only tensors whose names begin so")
 
 
 def add_format(parser: argparse.ArgumentParser, other: str) -> None:

@@ -58,7 +58,7 @@ def classify(args: argparse.Namespace) -> int:
         transform = _transform(args, model)
         listing = _listing(args, model)
         tally = Tally(listing.photos)
-        outcomes = _outcomes(args, listing.photos, model, transform, lambda x: list(model(x)))
+        outcomes = _outcomes(args, listing.photos, model, transform, model)
         rows = ({**_row(o), "topk": _top(o.answer, k, names)} for o in tally.counted(outcomes))
         columns = ["path", "status", "error", "notes"]
         columns += [f"{name}_{n + 1}" for n in range(k) for name in _class_entry(names, 0, 0.0)]
@@ -81,9 +81,7 @@ def embed(args: argparse.Namespace) -> int:
         transform = _transform(args, model)
         listing = _listing(args, model)
         tally = Tally(listing.photos)
-        outcomes = tally.counted(
-            _outcomes(args, listing.photos, model, transform, lambda x: list(model(x)))
-        )
+        outcomes = tally.counted(_outcomes(args, listing.photos, model, transform, model))
         if format == "jsonl":
             place.ending = lambda done: (b"", b"")
             rows = ({**_row(o), "embedding": _numbers(o)} for o in outcomes)
@@ -233,7 +231,7 @@ def _outcomes(
     photos: Sequence[Photo],
     model: Any,
     transform: Transform,
-    forward: Callable[[Array], Sequence[Any]],
+    forward: Callable[[Array], Iterable[Any]],
 ) -> Iterator[Outcome]:
     found = results(
         photos,
