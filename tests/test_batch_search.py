@@ -60,6 +60,18 @@ def test_a_run_without_embeddings_and_vectors_that_do_not_fit(tmp_path, photos, 
         embedded(without, photos / "002.png")
 
 
+def test_a_shard_whose_embeddings_are_single_numbers_is_damaged(photos, run):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    query, rows = embedded(run, photos / "002.png"), pq.read_table(run.shard(0))
+    place = rows.schema.get_field_index("embedding")
+    numbers = pa.array([1.0] * rows.num_rows, pa.float32())  # "float" stands in "list<…: float>"
+    pq.write_table(rows.set_column(place, "embedding", numbers), run.shard(0))
+    with pytest.raises(ArgumentError, match="expected a column embedding of a run"):
+        nearest(run, query)
+
+
 def test_the_command(tmp_path, capfd, photos, run):
     page = tmp_path / "page.html"
     command = ["search", str(run.folder), str(photos / "002.png"), "-k", "2"]

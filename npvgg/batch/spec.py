@@ -88,7 +88,7 @@ class Spec:
                 isinstance(v, str) for v in value
             ):
                 raise ArgumentError(f"{name}: expected texts, got {shown(value)}")
-        for name in ("topk", "frame", "max_pixels"):
+        for name in ("topk", "frame", "max_pixels", "draft"):
             if type(value := getattr(self, name)) is not int:
                 raise ArgumentError(f"{name}: expected an int, got {shown(value)}")
         want = [self.want] if isinstance(self.want, str) else list(self.want)
