@@ -168,12 +168,15 @@ def test_a_worker_without_its_engine_fails(tmp_path, photos, monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [["--part", "0/2"], ["--part", "3/2"], ["--part", "1"], ["--want", "logits"],
-     ["--max-failure-rate", "2"], ["--max-failure-rate", "x"], ["--engine", "spark"]],
+    [["--part", "0/2"], ["--part", "3/2"], ["--part", "1"], ["--part", f"1/{'9' * 5000}"],
+     ["--want", "logits"], ["--max-failure-rate", "2"], ["--max-failure-rate", "x"],
+     ["--engine", "spark"], ["--workers", "0"], ["--workers", "1000000000"],
+     ["--threads", "257"], ["--batch-size", "4097"], ["--shard-size", "100001"]],
 )  # fmt: skip
 def test_what_cannot_be_asked(tmp_path, run, options):
     status, _, err = run("x", "--output", tmp_path / "run", *options)
     assert (status, f"argument {options[0]}:" in err) == (2, True)
+    assert not (tmp_path / "run").exists()
 
 
 # --- Others read it -------------------------------------------------------------------------------

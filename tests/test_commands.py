@@ -58,7 +58,8 @@ PLAN = {
     "shard_size": (None, 0, -1, 2**40, [], "2"), "inputs": (None, 3), "base": (None, 1),
     "sources": (None, []), "spec": (None, [], {"x": 1}, {"model": 1}, {"want": [[]]},
         {"topk": "1"}, {"formats": 3}, {"frame": True}, {"want": {"topk": 1}}, {"engine": []}),
-    "options": (None, [], {"batch_size": -1}, {"batch_size": "9"}, {"max_failure_rate": []}),
+    "options": (None, [], {"batch_size": -1}, {"batch_size": "9"}, {"batch_size": 10**9},
+                {"max_failure_rate": []}),
     "identity": (None, [], {}, {"weights": 1}, {"weights": "x", "versions": []}),
 }  # fmt: skip
 

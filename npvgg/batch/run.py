@@ -50,6 +50,9 @@ KINDS = {
 MAX_SHARD_SIZE = 100_000
 """The rows of a shard are held in memory: with 2560 numbers each, so many take 1 GB."""
 
+MAX_BATCH_SIZE = 4096
+"""Photos at once: of 224 × 224 pixels, their inputs alone take 2.5 GB."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -97,8 +100,11 @@ class Run:
             if not isinstance(self.identity.get(name), kind):
                 raise ArgumentError(f"identity.{name}: expected {kind.__name__}")
         options = self.plan["options"]
-        if type(size := options.get("batch_size")) not in (int, type(None)) or (size or 1) < 1:
-            raise ArgumentError(f"options.batch_size: expected a positive int, got {size!r:.50}")
+        size = options.get("batch_size")
+        if size is not None and not (type(size) is int and 0 < size <= MAX_BATCH_SIZE):
+            raise ArgumentError(
+                f"options.batch_size: expected 1 … {MAX_BATCH_SIZE}, got {size!r:.50}"
+            )
         if type(rate := options.get("max_failure_rate")) not in (int, float, type(None)):
             raise ArgumentError(f"options.max_failure_rate: expected a number, got {rate!r:.50}")
         _ = self.spec

@@ -6,8 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from npvgg.batch.run import MAX_BATCH_SIZE, MAX_SHARD_SIZE
 from npvgg.batch.spec import OPENING, WANTS
-from npvgg.cli.options import add_quiet, positive
+from npvgg.cli.options import add_quiet, at_most, positive
+from npvgg.engines.threads import MAX_THREADS
+
+MAX_WORKERS = 1024
+"""Processes of one machine or local cluster: each takes memory, files and a process number."""
 
 
 def add(verbs: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -57,15 +62,25 @@ def _add_batch(verbs: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     rows.add_argument(
         "--inference-engine", metavar="NAME", help="auto or the name of an engine (auto)"
     )
-    rows.add_argument("--shard-size", type=positive, metavar="N", help="photos per shard (5000)")
+    rows.add_argument(
+        "--shard-size", type=at_most(MAX_SHARD_SIZE), metavar="N", help="photos per shard (5000)"
+    )
     work = parser.add_argument_group("how the work is done")
     work.add_argument(
-        "--workers", type=positive, metavar="N", help="processes (as many as processors)"
+        "--workers",
+        type=at_most(MAX_WORKERS),
+        metavar="N",
+        help="processes (as many as processors)",
     )
     work.add_argument(
-        "--threads", type=positive, metavar="N", help="threads of each (its share of processors)"
+        "--threads",
+        type=at_most(MAX_THREADS),
+        metavar="N",
+        help="threads of each (its share of processors)",
     )
-    work.add_argument("--batch-size", type=positive, metavar="N", help="photos at once (16)")
+    work.add_argument(
+        "--batch-size", type=at_most(MAX_BATCH_SIZE), metavar="N", help="photos at once (16)"
+    )
     work.add_argument(
         "--max-failure-rate",
         type=_rate,
@@ -138,7 +153,7 @@ def _wants(text: str) -> tuple[str, ...]:
 
 def _part(text: str) -> tuple[int, int]:
     first, _, of = text.partition("/")
-    if not (first.isdecimal() and of.isdecimal() and 1 <= int(first) <= int(of)):
+    if not (first.isdecimal() and of.isdecimal() and len(text) < 40 and 1 <= int(first) <= int(of)):
         raise argparse.ArgumentTypeError(f"expected I/N, from 1/N to N/N, got {text!r}")
     return int(first), int(of)
 

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
+from npvgg.batch.run import MAX_BATCH_SIZE
 from npvgg.cli.text import escaped
+from npvgg.engines.threads import MAX_THREADS
 from npvgg.hub.pretrained import BUNDLED
 from npvgg.images.opening import FORMATS
 
-MAX_BATCH = 4096
 MAX_SIDE = 16384
 
 
@@ -47,13 +48,13 @@ def run_options() -> argparse.ArgumentParser:
     parser.add_argument("--engine", default="auto", help="auto or the name of an engine (auto)")
     parser.add_argument(
         "--threads",
-        type=positive,
+        type=at_most(MAX_THREADS),
         metavar="N",
         help="threads of the compiled engines (default: all cores that the process may use)",
     )
     parser.add_argument(
         "--batch-size",
-        type=at_most(MAX_BATCH),
+        type=at_most(MAX_BATCH_SIZE),
         metavar="N",
         help="photos at once (16, or as many as there are; 1 with the reference engine, whose bits "
         "depend on it)",
