@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,37 +71,33 @@ LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F
 
 @pytest.fixture
 def nothing_listens_elsewhere(tmp_path, monkeypatch):
-    """Whatever a cluster listens on is the loopback."""
-    monkeypatch.setenv("NPVGG_CLUSTER_TEST", str(tmp_path))
-    seen, over = set(), threading.Event()
+    """Whatever a cluster listens on, when a shard is done, is the loopback."""
+    mark = f"NPVGG_CLUSTER_TEST={tmp_path}"
+    monkeypatch.setenv(*mark.split("=", 1))
+    seen = set()
 
-    def look():
-        while not over.wait(0.2):
-            seen.update(listening(f"NPVGG_CLUSTER_TEST={tmp_path}".encode()))
+    def watched(compute):
+        def looking(*arguments, **options):
+            for done in compute(*arguments, **options):
+                seen.update(listening(mark.encode()))
+                yield done
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
+        return looking
+
+    for name in ("with_dask", "with_ray"):
+        monkeypatch.setattr(clusters, name, watched(getattr(clusters, name)))
     yield
-    over.set()
-    watcher.join()
     assert seen, "the cluster was not seen to listen at all"
     assert seen <= LOOPBACK
 
 
-def kill_one_soon(pids, killed):
-    """Kill one of the processes that a function lists, once a shard is done."""
-
-    def work():
-        while not killed:
-            found = pids()
-            if found:
-                os.kill(found[0], signal.SIGKILL)
-                killed.append(found[0])
-            time.sleep(0.1)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
+def killing_one(results, pids):
+    """Give what is done, sorted; kill one of the processes that a function lists after the first:
+    the cluster then has all others before it.
+    """
+    done = [next(results)]
+    os.kill(pids()[0], signal.SIGKILL)
+    return sorted([*done, *results])
 
 
 # --- Dask -----------------------------------------------------------------------------------------
@@ -128,12 +122,8 @@ def test_a_dask_worker_is_killed(tmp_path, photos, local):
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
         silence_logs=50,
     ) as cluster:  # fmt: skip
-        killed = []
-        pids = lambda: run.done() and [nanny.pid for nanny in cluster.workers.values()]  # noqa: E731
-        thread = kill_one_soon(pids, killed)
-        done = sorted(clusters.with_dask(run, range(SHARDS), address=cluster.scheduler_address))
-        thread.join()
-    assert killed
+        results = clusters.with_dask(run, range(SHARDS), address=cluster.scheduler_address)
+        done = killing_one(results, lambda: [nanny.pid for nanny in cluster.workers.values()])
     assert [number for number, *_ in done] == list(range(SHARDS))
     assert digests(run) == local
 
@@ -185,10 +175,7 @@ def test_ray_gives_the_same_bytes_when_a_worker_is_killed(
     tmp_path, photos, local, nothing_listens_elsewhere
 ):
     run, _ = planned(tmp_path / "run", photos)
-    killed = []
-    thread = kill_one_soon(lambda: run.done() and ray_workers(), killed)
-    done = sorted(clusters.with_ray(run, range(SHARDS), workers=2))
-    thread.join()
+    done = killing_one(clusters.with_ray(run, range(SHARDS), workers=2), ray_workers)
     assert [number for number, *_ in done] == list(range(SHARDS))
     assert digests(run) == local
 
