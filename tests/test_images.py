@@ -5,6 +5,7 @@ The oracle for the defaults is what timm's users write, ``Image.open(file).conve
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from PIL import Image, ImageOps
 
 from npvgg.errors import ArgumentError, ImageError
 from npvgg.formats.files import open_regular
-from npvgg.images import exif, opening
-from npvgg.images.opening import FORMATS, MAX_PIXELS, open_image
+from npvgg.images import exif, jpeg, opening
+from npvgg.images.opening import FORMATS, MAX_PIXELS, MAX_SIDE, open_image
 
 
 def photo(height=7, width=5, channels=3):
@@ -553,6 +554,47 @@ def test_exif_of_many_segments_has_a_limit(monkeypatch):
     monkeypatch.setattr(exif, "MAX_EXIF", 1000)
     with pytest.raises(ImageError, match="at most 1,000 bytes of EXIF data"):
         open_image(jpeg_with(*[(b"\xe1", b"Exif\0\0" + bytes(600))] * 2))
+
+
+def scans(count, begin=b""):
+    """A progressive JPEG file with so many scans, some of which change nothing."""
+    file = encode(RGB, "JPEG", progressive=True)
+    there = len(re.findall(b"\xff\xda", file))
+    last = file[file.rindex(b"\xff\xda") : -2]
+    return file[:-2] + begin + last * (count - there) + b"\xff\xd9"
+
+
+def test_scans_of_a_jpeg_file_have_a_limit(monkeypatch):
+    limit = jpeg.MAX_SCANS
+    assert open_image(scans(limit))[0].size == (5, 7)
+    for hidden in (b"", b"\0\xff\0\xff\xd0", b"\xff\xff\xfe\0\4\xff\xd9", b"\xff\xfe\0\0"):
+        with pytest.raises(ImageError, match=f"expected at most {limit} scans"):
+            jpeg.check_scans(io.BytesIO(scans(limit + 1, hidden)))
+    monkeypatch.setattr(opening, "import_module", lambda name: pytest.fail("Pillow reads it"))
+    with pytest.raises(ImageError, match=f"expected at most {limit} scans"):
+        open_image(scans(limit + 1))
+
+
+def test_what_is_no_scan_is_not_counted(monkeypatch):
+    """Nor is what follows the end, as a film behind a photo; a file in one scan is not read on."""
+    monkeypatch.setattr(jpeg, "MAX_SCANS", 10)
+    more = b"\xff\xda\0\x0c" * 20
+    assert open_image(scans(10) + more)[0].size == (5, 7)
+    assert open_image(scans(10, b"\xff\xfe\0\x52" + more))[0].size == (5, 7)
+    assert open_image(jpeg_with((b"\xe2", more)))[0].size == (5, 7)
+    plain = io.BytesIO(encode(RGB, "JPEG") + more)
+    jpeg.check_scans(plain)
+    assert plain.tell() < len(plain.getvalue()) / 2 + 400
+    for cut in range(2, 400, 7):
+        jpeg.check_scans(io.BytesIO(scans(10)[:cut]))
+
+
+def test_sides_of_a_photo_have_a_limit():
+    for size in ((MAX_SIDE + 1, 1), (1, MAX_SIDE + 1)):
+        with pytest.raises(ImageError, match="at most 1,048,576 pixels a side, the header says"):
+            open_image(png_header(*size))
+    with pytest.raises(ImageError, match=r"^image bytes: (?!expected at most)"):
+        open_image(png_header(MAX_SIDE, 1))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from npvgg.errors import ImageError
+from npvgg.images import jpeg
 
 ORIENTATION = 0x0112
 MAX_EXIF = 16 * 2**20
@@ -96,20 +97,8 @@ def _jpeg_blobs(file: IO[bytes]) -> Iterator[bytes]:
     """Return the TIFF structures in a JPEG file's segments before its pixels: EXIF (its segments
     joined, as Pillow joins them) and MPF.
     """
-    file.seek(2)
     exif = b""
-    while byte := file.read(1):
-        if byte != b"\xff":
-            continue
-        marker = file.read(1)
-        while marker == b"\xff":
-            marker = file.read(1)
-        if marker in (b"", b"\xda", b"\xd9"):  # the pixels begin, or nothing follows
-            break
-        if marker in (b"\x00", b"\x01") or b"\xd0" <= marker <= b"\xd8":  # these have no length
-            continue
-        length = int.from_bytes(file.read(2), "big") - 2
-        data = file.read(max(length, 0))
+    for marker, data in jpeg.segments(file):
         if marker == b"\xe1" and data[:6] == b"Exif\0\0":
             exif += data[6:]
             if len(exif) > MAX_EXIF:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from npvgg.errors import ArgumentError, ImageError
 from npvgg.formats.files import open_regular
-from npvgg.images import exif
+from npvgg.images import exif, jpeg
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,6 +39,10 @@ Source: TypeAlias = (
 
 MAX_PIXELS = 2**30 // 4 // 3
 """89 478 485 pixels, 256 MiB of RGB: from here on Pillow too suspects a decompression bomb."""
+
+MAX_SIDE = 2**20
+"""Longest side of a photo, in pixels; a JPEG file has 65,535. Pillow keeps a pointer for each row:
+80 million rows of one pixel took 1.9 GB."""
 
 _PLUGINS = {
     "JPEG": "PIL.JpegImagePlugin",
@@ -272,6 +276,8 @@ def _identified(file: IO[bytes], opening: Opening) -> Image.Image:
     file.seek(0)
     exif.check_claims(file, opening.frame)
     head = file.read(16)
+    if head.startswith(b"\xff\xd8"):
+        jpeg.check_scans(file)
     for name in opening.formats:
         if name == "AVIF" and not _reads_avif():
             continue
@@ -351,6 +357,10 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"expected at most {max_pixels} pixels (max_pixels), the header says {width}×{height}"
+        )
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(
+            f"expected at most {MAX_SIDE:,} pixels a side, the header says {width}×{height}"
         )
 
 
