@@ -113,3 +113,32 @@ def test_a_json_list_survives_a_round_trip(tmp_path):
     file = tmp_path / "labels.json"
     file.write_text(json.dumps([[label.synset, label.name] for label in labels.imagenet_1k()]))
     assert tuple(labels.load_labels(file)) == labels.imagenet_1k()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\n" * 4, "0 a\n1 b\n2 c\n3 d", '["a", "b", "c", "d"]', "{0: 'a', 1: 'b', 2: 'c', 3: 'd'}"],
+)
+def test_a_list_has_a_limit_of_classes(tmp_path, monkeypatch, text):
+    (tmp_path / "list").write_text(text)
+    assert len(labels.load_labels(tmp_path / "list")) == 4
+    monkeypatch.setattr(labels, "MAX_CLASSES", 3)
+    monkeypatch.setattr(labels, "_in_order", lambda entries: pytest.fail("all were read"))
+    with pytest.raises(
+        ArgumentError, match=r"^labels: .*list: expected at most 3 classes, got more$"
+    ):
+        labels.load_labels(tmp_path / "list")
+
+
+def test_a_name_in_quotes_takes_no_memory_to_match(tmp_path):
+    """Without a place to come back to for each of its characters: 30 million took 5 GB."""
+    name = "x" * 10**5
+    (tmp_path / "list").write_text(f"{{0: '{name}', 1: '{chr(92)}'{name}'}}")
+    assert [len(label.name) for label in labels.load_labels(tmp_path / "list")] == [
+        10**5,
+        10**5 + 1,
+    ]
+    assert "*+)" in labels._ITEM.pattern
+    (tmp_path / "list").write_text("{0: '" + chr(92) * 10**5 + "}")
+    with pytest.raises(ArgumentError, match="expected JSON"):
+        labels.load_labels(tmp_path / "list")

@@ -20,8 +20,11 @@ from npvgg.formats.untrusted import path_text, shown
 
 _IMAGENET_1K = Path(__file__).parent.parent / "assets" / "imagenet_1k.tsv"
 _SYNSET = re.compile(r"[nvars]\d{8}")
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 16 * 2**20
 """Largest list read; ImageNet-21k's takes one million bytes."""
+
+MAX_CLASSES = 1_000_000
+"""Most classes of a list; ImageNet-21k has 21,843."""
 
 
 class Label(NamedTuple):
@@ -81,10 +84,14 @@ def load_labels(path: str | PathLike[str]) -> list[Label]:
         raise ArgumentError(f"{where}: cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
         raise ArgumentError(f"{where}: expected at most {MAX_BYTES:,} bytes, got more")
-    if entries := _from_python(text):
-        return _in_order(entries, where)
-    entries = _from_json(text, where) if text.lstrip()[:1] in ("[", "{") else _from_lines(text)
-    return _in_order(entries, where)
+    try:
+        entries = _from_python(text)
+        if not entries:
+            is_json = text.lstrip()[:1] in ("[", "{")
+            entries = _from_json(text) if is_json else _from_lines(text)
+        return _in_order(entries)
+    except (ArgumentError, WeightsError) as error:
+        raise ArgumentError(f"{where}: {error}") from None
 
 
 _Entry = tuple[int | None, Label]
@@ -92,7 +99,7 @@ _Entry = tuple[int | None, Label]
 _NUMBERED = re.compile(r"\s*([0-9]{1,9})(?:\s*[\t,;:]\s*|\s+)(?=\S)(.*)", re.DOTALL)
 _ITEM = re.compile(
     r"\s*([0-9]{1,9})\s*:\s*"
-    r"""(?:'((?:[^'\\\n]|\\.)*)'|"((?:[^"\\\n]|\\.)*)")\s*(?:,|\Z)"""
+    r"""(?:'((?:[^'\\\n]++|\\.)*+)'|"((?:[^"\\\n]++|\\.)*+)")\s*(?:,|\Z)"""
 )
 _ESCAPE = re.compile(r"\\(.)")
 
@@ -102,6 +109,7 @@ TABLES = ("id2label", "label2id", "label_names", "labels", "class_to_idx")
 
 def _from_lines(text: str) -> list[_Entry]:
     lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+    _check_count(len(lines))
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     if all(numbered):
         return [(int(m[1]), _label(_columns(m[2]))) for m in numbered if m]
@@ -127,14 +135,12 @@ def _from_python(text: str) -> list[_Entry]:
         name = item[2] if item[2] is not None else item[3]
         entries.append((int(item[1]), _label([_ESCAPE.sub(r"\1", name)])))
         position = item.end()
+        _check_count(len(entries))
     return entries if position == len(body) else []
 
 
-def _from_json(text: str, where: str) -> list[_Entry]:
-    try:
-        value = parse(text, "", MAX_BYTES)
-    except WeightsError as error:
-        raise ArgumentError(f"{where}: {error}") from None
+def _from_json(text: str) -> list[_Entry]:
+    value = parse(text, "", MAX_BYTES)
     if isinstance(value, dict):
         tables = (value[key] for key in TABLES if isinstance(value.get(key), dict | list))
         value = next(tables, value)
@@ -143,15 +149,21 @@ def _from_json(text: str, where: str) -> list[_Entry]:
         items = list(value.items())
         if all(type(index) is int for index in value.values()):  # name → index
             items = [(str(index), name) for name, index in value.items()]
+    _check_count(len(items))
     entries: list[_Entry] = []
     for key, item in items:
         columns = item if isinstance(item, list) else [item]
         if not columns or not all(isinstance(column, str) for column in columns):
-            raise ArgumentError(f"{where}: expected names as text, got {shown(item)}")
+            raise ArgumentError(f"expected names as text, got {shown(item)}")
         if key is not None and not re.fullmatch("[0-9]{1,9}", key):
-            raise ArgumentError(f"{where}: expected an index as key, got {shown(key)}")
+            raise ArgumentError(f"expected an index as key, got {shown(key)}")
         entries.append((None if key is None else int(key), _label(columns)))
     return entries
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_CLASSES:
+        raise ArgumentError(f"expected at most {MAX_CLASSES:,} classes, got more")
 
 
 def _label(columns: Sequence[str], description: str | None = None) -> Label:
@@ -163,18 +175,16 @@ def _label(columns: Sequence[str], description: str | None = None) -> Label:
     return Label("".join(c if c.isprintable() else " " for c in name), synset)
 
 
-def _in_order(entries: Sequence[_Entry], where: str) -> list[Label]:
+def _in_order(entries: Sequence[_Entry]) -> list[Label]:
     if not entries:
-        raise ArgumentError(f"{where}: expected at least one class, got none")
+        raise ArgumentError("expected at least one class, got none")
     labels: dict[int, Label] = {}
     for place, (index, label) in enumerate(entries):
         index = place if index is None else index
         if index in labels:
-            raise ArgumentError(f"{where}: expected each index once, got {index} twice")
+            raise ArgumentError(f"expected each index once, got {index} twice")
         labels[index] = label
     missing = next((i for i in range(len(labels)) if i not in labels), None)
     if missing is not None:
-        raise ArgumentError(
-            f"{where}: expected the indices 0 … {len(labels) - 1}, but {missing} is missing"
-        )
+        raise ArgumentError(f"expected the indices 0 … {len(labels) - 1}, but {missing} is missing")
     return [labels[i] for i in range(len(labels))]
