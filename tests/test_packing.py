@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npvgg.engines.layout import kernel_order
-from npvgg.engines.microkernel import PANEL
+from npvgg.engines.microkernel import LANES, PANEL
 from npvgg.engines.packing import Filter, pack, packed_floats, unpack
 
 SHAPES = [(5, 3, 1), (40, 20, 1), (48, 8, 3), (2 * PANEL, 16, 2), (18, 2, 9)]
@@ -14,7 +14,8 @@ def packed(filter, weight, bias):
     out = np.full(packed_floats(filter), np.nan, np.float32)
     pack(filter, weight, bias, out, threads=2)
     bias, panels = out[: filter.panels * PANEL], out[filter.panels * PANEL :]
-    return bias, panels.reshape(filter.panels, -1, PANEL)
+    panels = panels.reshape(filter.panels, PANEL // LANES, -1, LANES)
+    return bias, panels.transpose(0, 2, 1, 3).reshape(filter.panels, -1, PANEL)
 
 
 def dense(weight, groups):

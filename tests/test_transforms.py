@@ -12,6 +12,7 @@ from npvgg.engines.transforms import (
     INPUTS,
     KERNELS,
     OUTPUTS,
+    SCALES,
     finish,
     finish_plain,
     transform_input,
@@ -29,8 +30,8 @@ def compiled_input(filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col):
 
 
 @kernel
-def compiled_kernel(filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col):
-    transform_kernel(filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col)
+def compiled_kernel(filter, row, count, x, x_at, y, y_at, y_col):
+    transform_kernel(filter, row, count, x, x_at, y, y_at, y_col)
 
 
 @kernel
@@ -38,21 +39,28 @@ def compiled_finish(filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col, bias, 
     finish(filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col, bias, bias_at, least)
 
 
-def problem(matrix, scale):
-    """X of small integers times `scale`, Y of others; and L X Lᵀ in fractions, (i, j, lanes)."""
+def between(matrix, grid, scales=None):
+    """L X Lᵀ ⊙ s sᵀ in fractions, (i, j, lanes), for X (a, b, lanes)."""
+    rows, columns = len(matrix), len(matrix[0])
+    s = scales or [1] * rows
+    want = np.zeros((rows, rows, LANES), object)
+    for i, j in np.ndindex(rows, rows):
+        for a, b in np.ndindex(columns, columns):
+            factor = matrix[i][a] * matrix[j][b] * s[i] * s[j]
+            if factor:
+                want[i, j] += [factor * int(v) for v in grid[a, b]]
+    return want
+
+
+def problem(matrix, scale, scales=None):
+    """X of small integers times `scale`, Y of others; and L X Lᵀ ⊙ s sᵀ."""
     rows, columns = len(matrix), len(matrix[0])
     rng = np.random.default_rng(columns)
     x, y = aligned(LANES + columns * ROW), aligned(2 * LANES + rows * Y_ROW)
     x[:] = scale * rng.integers(-4, 5, x.size)
     y[:] = rng.integers(-4, 5, y.size)
     grid = x[LANES:].reshape(columns, -1, LANES)[:, ::2][:, :columns]
-    want = np.zeros((rows, rows, LANES), object)
-    for i, j in np.ndindex(rows, rows):
-        for a, b in np.ndindex(columns, columns):
-            factor = matrix[i][a] * matrix[j][b]
-            if factor:
-                want[i, j] += [factor * int(v) for v in grid[a, b]]
-    return x, y, want
+    return x, y, between(matrix, grid, scales)
 
 
 def placed(y, want):
@@ -73,41 +81,55 @@ WHERE = (LANES, ROW, COL)
 THERE = (2 * LANES, Y_ROW, Y_COL)
 
 
-@pytest.mark.parametrize("form", [compiled_input, transform_input_plain], ids=["vectors", "plain"])
-@pytest.mark.parametrize(("m", "stride"), [(3, 1), (2, 2), (4, 2)], ids=str)
-def test_the_input_of_small_integers_is_transformed_exactly(m, stride, form):
-    matrix = FILTERS[m, stride].bt
-    x, y, want = problem(matrix, 1)
-    after = placed(y, want)
-    form(INDEX[m, stride], x, *WHERE, y, *THERE)
-    np.testing.assert_array_equal(y, after)
-
-
-def assert_rounded(matrix, call):
-    """Within γ of two sums, each of as many roundings as terms, products and the matrix's own."""
-    x, y, want = problem(matrix, 1)
+def rounding(matrix, grid, scales=None):
+    """γ of two sums, each of as many roundings as terms, products, the matrix's own and a scale."""
     size = np.abs(np.array([[float(v) for v in row] for row in matrix]))
-    grid = np.abs(x[LANES:].reshape(len(size[0]), -1, LANES)[:, ::2][:, : len(size[0])])
-    u = 2 * (len(size[0]) + 2) * 2.0**-24
-    bound = u / (1 - u) * np.einsum("ia,abl,jb->ijl", size, grid, size)
+    s = np.abs(np.array([float(v) for v in scales or [1] * len(matrix)]))
+    u = 2 * (len(size[0]) + 3) * 2.0**-24
+    bound = u / (1 - u) * np.einsum("ia,abl,jb->ijl", size, np.abs(grid), size)
+    return bound * np.outer(s, s)[:, :, None]
+
+
+def assert_rounded(matrix, call, scales=None):
+    x, y, want = problem(matrix, 1, scales)
+    columns = len(matrix[0])
+    grid = x[LANES:].reshape(columns, -1, LANES)[:, ::2][:, :columns]
     after = placed(y, want)
     call(x, y)
-    error, allowed = np.abs(y - after), placed(np.zeros_like(y), bound)
+    allowed = placed(np.zeros_like(y), rounding(matrix, grid, scales))
+    error = np.abs(y - after)
     assert (error <= allowed).all(), np.max(error - allowed)
 
 
 @pytest.mark.parametrize("form", [compiled_input, transform_input_plain], ids=["vectors", "plain"])
 @pytest.mark.parametrize("index", range(len(INPUTS)))
 def test_every_input_matrix_is_within_its_rounding(index, form):
-    assert_rounded(INPUTS[index], lambda x, y: form(index, x, *WHERE, y, *THERE))
+    call = lambda x, y: form(index, x, *WHERE, y, *THERE)  # noqa: E731
+    assert_rounded(INPUTS[index], call, SCALES[index])
 
 
 @pytest.mark.parametrize(
     "form", [compiled_kernel, transform_kernel_plain], ids=["vectors", "plain"]
 )
 @pytest.mark.parametrize("index", range(len(KERNELS)))
-def test_every_kernel_matrix_is_within_its_rounding(index, form):
-    assert_rounded(KERNELS[index], lambda x, y: form(index, x, *WHERE, y, *THERE))
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_every_row_of_a_kernel_matrix_is_within_its_rounding(index, form, count):
+    """And nothing else of Y is touched."""
+    matrix, rng = KERNELS[index], np.random.default_rng(index)
+    kernels = rng.integers(-4, 5, (count, 3, 3, LANES))
+    x, y_col = aligned(LANES + kernels.size), 4 * LANES
+    x[LANES:] = kernels.ravel()
+    for row in range(len(matrix)):
+        y = aligned((1 + len(matrix) * 4) * LANES)
+        y[:] = 99
+        want, allowed = np.full(y.size, 99, object), np.zeros(y.size)
+        for c, kernel_c in enumerate(kernels):
+            exact, bound = between(matrix, kernel_c)[row], rounding(matrix, kernel_c)[row]
+            for j in range(len(matrix)):
+                at = slice(LANES + j * y_col + c * LANES, LANES + j * y_col + (c + 1) * LANES)
+                want[at], allowed[at] = exact[j], bound[j]
+        form(index, row, count, x, LANES, y, LANES, y_col)
+        assert (abs(y - want.astype(float)) <= allowed).all()
 
 
 @pytest.mark.parametrize("form", [compiled_finish, finish_plain], ids=["vectors", "plain"])
@@ -143,7 +165,7 @@ def test_a_nan_passes_through_the_relu(form):
 
 @pytest.mark.parametrize(("m", "stride"), FILTERS, ids=str)
 def test_the_three_transforms_of_a_filter_convolve(m, stride):
-    """Bᵀ d B, G g Gᵀ and Aᵀ M A, each by its index, make of one tile what nine products make."""
+    """V, U and Aᵀ M A, each by its index, make of one tile what nine products make."""
     rng = np.random.default_rng(m)
     n, vector = FILTERS[m, stride].n, np.arange(LANES)
     d, g = rng.integers(-3, 4, (n, n, LANES)), rng.integers(-3, 4, (3, 3, LANES))
@@ -151,7 +173,8 @@ def test_the_three_transforms_of_a_filter_convolve(m, stride):
     x[:], kernel[:] = d.ravel(), g.ravel()
     row, zeros = n * LANES, aligned(LANES)
     compiled_input(INDEX[m, stride], x, 0, row, LANES, v, 0, row, LANES)
-    compiled_kernel(INDEX[m, stride], kernel, 0, 3 * LANES, LANES, u, 0, row, LANES)
+    for i in range(n):
+        compiled_kernel(INDEX[m, stride], i, 1, kernel, 0, u, i * row, LANES)
     v *= u
     least = np.float32(-np.inf)
     compiled_finish(INDEX[m, stride], v, 0, row, LANES, y, 0, m * LANES, LANES, zeros, 0, least)

@@ -79,6 +79,17 @@ class CookToom:
         return len(self.bt)
 
     @property
+    def scales(self) -> tuple[Fraction, ...]:
+        """s (n,): what every row of G has in common, G = diag(s) · `powers`."""
+        return tuple(next(value for value in row if value) for row in self.g)
+
+    @property
+    def powers(self) -> Matrix:
+        """G without its denominators, (n, taps): rows of the powers of a point, from 1 on."""
+        rows = zip(self.g, self.scales, strict=True)
+        return tuple(tuple(value / scale for value in row) for row, scale in rows)
+
+    @property
     def step(self) -> int:
         """Samples from one tile's input to the next one's."""
         return self.m * self.stride

@@ -14,11 +14,11 @@ A convolution is such a product. Row i is an output pixel, rows[i] the corner of
 padded map, cols[k] the way from that corner to one tap of one channel: "im2col" whose columns are
 never written. Stride, dilation, groups and memory layout are nothing but other tables.
 
-                 cols[k] →                      W: one panel, packed
-            ┌───────────────────┐             ┌──────────────┐
-    rows[i] │ · · · x · · · · · │       k ↓   │ w0  …    w31 │  PANEL floats per k, side by side
-       ↓    │ · · · x · · · · · │   ×         │ w0  …    w31 │
-            └───────────────────┘             └──────────────┘
+                 cols[k] →                 W: one panel, its vectors w_step apart
+            ┌───────────────────┐          ┌─────────────┐  ┌─────────────┐
+    rows[i] │ · · · x · · · · · │    k ↓   │ w0  …   w15 │  │ w16  …  w31 │
+       ↓    │ · · · x · · · · · │   ×      │ w0  …   w15 │  │ w16  …  w31 │
+            └───────────────────┘          └─────────────┘  └─────────────┘
     a step of k: load one row of W, broadcast one x per row, MR × VECTORS fused multiply-adds
 
 The MR × PANEL sums stay in registers from the first k to the last, then `start` is added: what Y
@@ -30,8 +30,8 @@ height, in any thread.
 What must already hold: w, y, the bias and all offsets into them are multiples of 16 floats in
 memory aligned to 64 bytes; no offset leaves its array; x does not overlap what is written of y.
 
-`accumulate` is the same for rows that lie side by side, 16 floats apart, in X and in Y: their
-addresses need no registers of their own, so its tile is taller.
+`accumulate` is the same for one vector of columns and rows that lie side by side, 16 floats apart,
+in X and in Y: their addresses need no registers of their own, so its tile is taller.
 
 `multiply_plain` and `accumulate_plain` say the same in NumPy and take their places under
 NUMBA_DISABLE_JIT=1.
@@ -62,8 +62,8 @@ LANES = 16
 
 @dataclass(frozen=True)
 class Tile:
-    """What fits the registers: at most `mr` gathered rows, or `side_by_side` rows, of vectors × 16
-    columns.
+    """What fits the registers: at most `mr` gathered rows of vectors × 16 columns, or at most
+    `side_by_side` rows of 16.
     """
 
     mr: int
@@ -74,8 +74,8 @@ class Tile:
 def tile_of(triple: str, name: str, features: str) -> Tile:
     """Ask LLVM what it makes of 16 floats on a processor.
 
-    zmm      32 registers of 16 floats: 14 × 2, but 10 × 2 where every row has an address: more
-             would not fit the 16 integer registers, and 11 × 2 runs at half the speed
+    zmm      32 registers of 16 floats: 28 rows of one, but 10 × 2 where every row has an address:
+             more would not fit the 16 integer registers, and 11 × 2 runs at half the speed
     ymm      16 registers of 8 floats: 6 rows of one pair
     aarch64  32 registers of 4 floats: 6 rows of four, which take 24, W takes 4 and x 1 or 2; a step
              of k is 24 multiply-adds by element and 9 loads, 7 rows would spill. Chosen by reading
@@ -90,7 +90,7 @@ def tile_of(triple: str, name: str, features: str) -> Tile:
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=name, features=features)
     assembly = machine.emit_assembly(llvm.parse_assembly(str(module)))
     if "zmm" in assembly:
-        return Tile(10, 14, 2)
+        return Tile(10, 28, 2)
     if "ymm" in assembly or triple.startswith(("aarch64", "arm64")):
         return Tile(6, 6, 1)
     return Tile(2, 2, 1)
@@ -101,7 +101,7 @@ llvm.initialize_native_asmprinter()
 TILE = tile_of(llvm.get_default_triple(), *processor())
 MR, SIDE_BY_SIDE = TILE.mr, TILE.side_by_side
 PANEL = TILE.vectors * LANES
-"""Columns of W that are packed side by side."""
+"""Columns of W that `multiply` takes together."""
 
 
 def multiply_plain(
@@ -115,6 +115,7 @@ def multiply_plain(
     x_at: int,
     w: Array,
     w_at: int,
+    w_step: int,
     y: Array,
     y_at: int,
     y_step: int,
@@ -128,18 +129,19 @@ def multiply_plain(
 
     tables: int64 offsets; rows, outs and cols begin at its entries row, out and col
     x, w, y, weights: float32; count × depth of x, depth × PANEL of w, count × PANEL of y
+    w_step: floats from 16 columns of W to the next 16
     start: weights[bias_at : bias_at + PANEL] for every row, or Y itself where bias_at is negative
     least: 0 for a ReLU, −∞ for none. A NaN stays a NaN
     ahead, ahead_step: what the caller will need next, weights[ahead:] at ahead_step floats per tile
-        and k, is asked for in advance; here it has no effect
+        and k, and as much of every 16 columns, is asked for in advance; here it has no effect
     """
     rows, outs, cols = tables[row:][:count], tables[out:][:count], tables[col:][:depth]
+    vectors, lanes = np.arange(PANEL // LANES)[:, None], np.arange(LANES)
     product = np.zeros((count, PANEL), np.float32)
     for k in range(depth):  # K rank-1 updates: the order of the sums is the compiled kernel's
-        factors = w[w_at + k * PANEL :][:PANEL]
+        factors = w[w_at + k * LANES + w_step * vectors + lanes].ravel()
         product += x[x_at + rows + cols[k]][:, None] * factors
-    vectors, lanes = y_step * np.arange(PANEL // LANES), np.arange(LANES)
-    where = y_at + outs[:, None, None] + vectors[:, None] + lanes
+    where = y_at + outs[:, None, None] + y_step * vectors + lanes
     start = y[where] if bias_at < 0 else weights[bias_at : bias_at + PANEL].reshape(-1, LANES)
     y[where] = np.maximum(start + product.reshape(where.shape), np.float32(least))
 
@@ -155,27 +157,25 @@ def accumulate_plain(
     w_at: int,
     y: Array,
     y_at: int,
-    y_step: int,
     more: int,
     weights: Array,
     ahead: int,
     ahead_step: int,
 ) -> None:
-    """Multiply at most SIDE_BY_SIDE rows by one panel:  Y = X·W, or Y += X·W where `more` is not 0.
+    """Multiply at most SIDE_BY_SIDE rows by 16 columns:  Y = X·W, or Y += X·W if `more` is not 0.
 
-        X[i, k] = x[x_at + 16·i + cols[k]]        Y[i, 16v + j] = y[y_at + 16·i + v·y_step + j]
+        X[i, k] = x[x_at + 16·i + cols[k]]        Y[i, j] = y[y_at + 16·i + j]
 
-    cols begins at entry col of tables; y_at and y_step are multiples of 16; ahead, ahead_step: as
-    for `multiply_plain`
+    cols begins at entry col of tables; y_at is a multiple of 16; ahead, ahead_step: as for
+    `multiply_plain`
     """
     rows = LANES * np.arange(count)
-    product = np.zeros((count, PANEL), np.float32)
+    product = np.zeros((count, LANES), np.float32)
     for k in range(depth):
-        factors = w[w_at + k * PANEL :][:PANEL]
+        factors = w[w_at + k * LANES :][:LANES]
         product += x[x_at + rows + tables[col + k]][:, None] * factors
-    vectors, lanes = y_step * np.arange(PANEL // LANES), np.arange(LANES)
-    where = y_at + rows[:, None, None] + vectors[:, None] + lanes
-    y[where] = product.reshape(where.shape) + (y[where] if more else np.float32(0))
+    where = y_at + rows[:, None] + np.arange(LANES)
+    y[where] = product + (y[where] if more else np.float32(0))
 
 
 # --- The same in vector instructions --------------------------------------------------------------
@@ -189,25 +189,25 @@ Element = Callable[[int, Any], Any]
 @intrinsic
 def _tile(
     typing: Any, tables: Any, row: Any, height: Any, out: Any, col: Any, depth: Any, x: Any,
-    x_at: Any, w: Any, w_at: Any, y: Any, y_at: Any, y_step: Any, weights: Any, bias_at: Any,
-    least: Any, ahead: Any, ahead_step: Any,
+    x_at: Any, w: Any, w_at: Any, w_step: Any, y: Any, y_at: Any, y_step: Any, weights: Any,
+    bias_at: Any, least: Any, ahead: Any, ahead_step: Any,
 ) -> Any:  # fmt: skip
     """Emit `multiply_plain` for up to MR rows: one straight block of instructions per height."""
     kinds = (
-        tables, row, height, out, col, depth, x, x_at, w, w_at, y, y_at, y_step, weights, bias_at,
-        least, ahead, ahead_step,
+        tables, row, height, out, col, depth, x, x_at, w, w_at, w_step, y, y_at, y_step, weights,
+        bias_at, least, ahead, ahead_step,
     )  # fmt: skip
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (
-            tables, row, height, out, col, depth, x, x_at, w, w_at, y, y_at, y_step, weights,
-            bias_at, least, ahead, ahead_step,
+            tables, row, height, out, col, depth, x, x_at, w, w_at, w_step, y, y_at, y_step,
+            weights, bias_at, least, ahead, ahead_step,
         ) = pointers(context, builder, signature, arguments)  # fmt: skip
         from_bias = builder.icmp_signed(">=", bias_at, _INT64(0))
         floor = spread(builder, least)
         operands = (
-            _at(builder, tables, col), depth, _at(builder, w, w_at), _at(builder, weights, ahead),
-            ahead_step,
+            _at(builder, tables, col), depth, _at(builder, w, w_at), w_step,
+            _at(builder, weights, ahead), ahead_step,
         )  # fmt: skip
 
         def block(rows: int) -> None:
@@ -216,7 +216,7 @@ def _tile(
                 for i in range(rows)
             ]
             sums = _emit_sums(
-                builder, rows, lambda i, way: _at(builder, corners[i], way), *operands
+                builder, rows, TILE.vectors, lambda i, way: _at(builder, corners[i], way), *operands
             )
             for i in range(rows):
                 target = _at(builder, y, y_at, builder.load(_at(builder, tables, out, i)))
@@ -236,36 +236,33 @@ def _tile(
 @intrinsic
 def _accumulate(
     typing: Any, tables: Any, count: Any, col: Any, depth: Any, x: Any, x_at: Any, w: Any,
-    w_at: Any, y: Any, y_at: Any, y_step: Any, more: Any, weights: Any, ahead: Any, ahead_step: Any,
+    w_at: Any, y: Any, y_at: Any, more: Any, weights: Any, ahead: Any, ahead_step: Any,
 ) -> Any:  # fmt: skip
     """Emit `accumulate_plain`."""
     kinds = (
-        tables, count, col, depth, x, x_at, w, w_at, y, y_at, y_step, more, weights, ahead,
-        ahead_step,
+        tables, count, col, depth, x, x_at, w, w_at, y, y_at, more, weights, ahead, ahead_step,
     )  # fmt: skip
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (
-            tables, count, col, depth, x, x_at, w, w_at, y, y_at, y_step, more, weights, ahead,
-            ahead_step,
+            tables, count, col, depth, x, x_at, w, w_at, y, y_at, more, weights, ahead, ahead_step,
         ) = pointers(context, builder, signature, arguments)  # fmt: skip
         corner, target = _at(builder, x, x_at), _at(builder, y, y_at)
         again = builder.icmp_signed("!=", more, more.type(0))
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
         operands = (
-            _at(builder, tables, col), depth, _at(builder, w, w_at), _at(builder, weights, ahead),
-            ahead_step,
+            _at(builder, tables, col), depth, _at(builder, w, w_at), _INT64(0),
+            _at(builder, weights, ahead), ahead_step,
         )  # fmt: skip
 
         def block(rows: int) -> None:
             sums = _emit_sums(
-                builder, rows, lambda i, way: _at(builder, corner, way, i * LANES), *operands
+                builder, rows, 1, lambda i, way: _at(builder, corner, way, i * LANES), *operands
             )
             for i in range(rows):
-                for v in range(TILE.vectors):
-                    place = _at(builder, target, builder.mul(y_step, _INT64(v)), i * LANES)
-                    start = builder.select(again, load(builder, place), zero)
-                    store(builder, builder.fadd(start, sums[i][v]), place)
+                place = _at(builder, target, i * LANES)
+                start = builder.select(again, load(builder, place), zero)
+                store(builder, builder.fadd(start, sums[i][0]), place)
 
         _emit_heights(builder, count, SIDE_BY_SIDE, block)
         return context.get_dummy_value()
@@ -287,14 +284,13 @@ def _emit_heights(builder: Any, height: Any, most: int, block: Callable[[int], N
 
 
 def _emit_sums(
-    builder: Any, height: int, element: Element, cols: Any, depth: Any, w: Any, ahead: Any,
-    ahead_step: Any,
+    builder: Any, height: int, vectors: int, element: Element, cols: Any, depth: Any, w: Any,
+    w_step: Any, ahead: Any, ahead_step: Any,
 ) -> list[list[Any]]:  # fmt: skip
     """Emit the loop over k, from 0 while k < depth; give the sums, (height, vectors).
 
     The sums are φ values of the loop's head, where LLVM keeps them in registers.
     """
-    vectors = range(TILE.vectors)
     byte = ir.IntType(8).as_pointer()
     fma = multiply_add(builder)
     hint = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
@@ -304,17 +300,20 @@ def _emit_sums(
     builder.branch(head)
     builder.position_at_end(head)
     k = builder.phi(_INT64)
-    sums = [[builder.phi(_VECTOR) for _ in vectors] for _ in range(height)]
+    sums = [[builder.phi(_VECTOR) for _ in range(vectors)] for _ in range(height)]
     builder.cbranch(builder.icmp_signed("<", k, depth), body, after)
 
     builder.position_at_end(body)
     way = builder.load(_at(builder, cols, k))
-    panel = _at(builder, w, builder.mul(k, _INT64(PANEL)))
-    factors = [load(builder, _at(builder, panel, v * LANES)) for v in vectors]
+    here = _at(builder, w, builder.mul(k, _INT64(LANES)))
+    aside = [builder.mul(w_step, _INT64(v)) for v in range(vectors)]
+    factors = [load(builder, _at(builder, here, there)) for there in aside]
     line = _at(builder, ahead, builder.mul(k, ahead_step))
     hints = [_INT32(0), _INT32(2), _INT32(1)]  # to read, into the second-level cache, data
     # "convergent" is how LLVM is told not to unroll the loop: it would run out of registers
-    builder.call(prefetch, [builder.bitcast(line, byte), *hints], attrs=("convergent",))
+    for there in aside:
+        place = builder.bitcast(_at(builder, line, there), byte)
+        builder.call(prefetch, [place, *hints], attrs=("convergent",))
     for i, row in enumerate(sums):
         value = spread(builder, builder.load(element(i, way)))
         for v, total in enumerate(row):
@@ -387,14 +386,14 @@ def at_least(builder: Any, value: Any, floor: Any) -> Any:
 
 @kernel
 def _multiply(
-    tables, row, count, out, col, depth, x, x_at, w, w_at, y, y_at, y_step, weights, bias_at, least,
-    ahead, ahead_step,
+    tables, row, count, out, col, depth, x, x_at, w, w_at, w_step, y, y_at, y_step, weights,
+    bias_at, least, ahead, ahead_step,
 ):  # fmt: skip
     """Like `multiply_plain`, MR rows at a time and what is left at the end."""
     for i in range(0, count, MR):
         _tile(
-            tables, row + i, min(MR, count - i), out + i, col, depth, x, x_at, w, w_at, y, y_at,
-            y_step, weights, bias_at, np.float32(least), ahead, ahead_step,
+            tables, row + i, min(MR, count - i), out + i, col, depth, x, x_at, w, w_at, w_step, y,
+            y_at, y_step, weights, bias_at, np.float32(least), ahead, ahead_step,
         )  # fmt: skip
         ahead += depth * ahead_step
 

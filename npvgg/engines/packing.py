@@ -1,6 +1,10 @@
 """Weights in the order in which the micro-kernel reads them: panels of PANEL output channels.
 
-    bias (panels · PANEL,), then panels (panel, k, PANEL), k in the order of `layout.kernel_order`
+    bias (panels · PANEL,), then panels (panel, vector, k, 16), k in the order of
+    `layout.kernel_order`
+
+A panel is one or two vectors of 16 output channels, each with all its kernels in one stretch: the
+micro-kernel reads both vectors side by side for im2col, one after the other for Winograd.
 
 Output channels past the last are zeros. With groups, a panel holds the input channels of all groups
 that its output channels belong to, and zeros where the two are not of one group.
@@ -16,9 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from npvgg.engines.jit import kernel
-from npvgg.engines.microkernel import PANEL
+from npvgg.engines.microkernel import LANES, PANEL
 from npvgg.engines.threads import share
 from npvgg.ops import Array
+
+VECTORS = PANEL // LANES
+"""Vectors of 16 output channels in a panel."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +73,14 @@ def pack(filter: Filter, weight: Array, bias: Array | None, out: Array, threads:
     out[: filter.panels * PANEL] = 0
     if bias is not None:
         out[:count] = bias
-    panels = out[filter.panels * PANEL :].reshape(filter.panels, -1, PANEL)
+    vectors = out[filter.panels * PANEL :].reshape(filter.panels * VECTORS, -1, LANES)
     per_group = count // filter.groups
     kernels = _readable(weight.reshape(count, -1))
 
     def work(panel: int) -> None:
         first = filter.channels(panel)[0] * filter.size**2
-        _pack_panel(kernels, panel * PANEL, first, per_group, panels[panel])
+        for vector in range(panel * VECTORS, (panel + 1) * VECTORS):
+            _pack_panel(kernels, vector * LANES, first, per_group, vectors[vector])
 
     share(work, filter.panels, threads)
 
@@ -81,19 +89,19 @@ def unpack(filter: Filter, packed: Array) -> tuple[Array, Array]:
     """Read weight (K, C/G, R, R) and bias (K,) back from what `pack` wrote: the same bits."""
     count, depth, rows, cols = filter.shape
     length = depth * rows * cols
-    panels = packed[filter.panels * PANEL :].reshape(filter.panels, -1, PANEL)
+    vectors = packed[filter.panels * PANEL :].reshape(filter.panels * VECTORS, -1, LANES)
     kernels = np.empty((count, length), np.float32)
     for k in range(count):
-        panel, o = divmod(k, PANEL)
+        vector, o = divmod(k, LANES)
         group = k // (count // filter.groups)
-        skip = group * length - filter.channels(panel)[0] * filter.size**2
-        kernels[k] = panels[panel, skip : skip + length, o]
+        skip = group * length - filter.channels(k // PANEL)[0] * filter.size**2
+        kernels[k] = vectors[vector, skip : skip + length, o]
     return kernels.reshape(filter.shape), packed[:count].copy()
 
 
 def load_kernels() -> None:
     """Compile `_pack_panel`, or load it: call it for a panel of no rows."""
-    _pack_panel(_readable(np.zeros((1, 1), np.float32)), 0, 0, 1, np.zeros((0, PANEL), np.float32))
+    _pack_panel(_readable(np.zeros((1, 1), np.float32)), 0, 0, 1, np.zeros((0, LANES), np.float32))
 
 
 def _readable(array: Array) -> Array:
@@ -105,12 +113,12 @@ def _readable(array: Array) -> Array:
 
 @kernel
 def _pack_panel(kernels, start, first, per_group, out):
-    """Transpose PANEL kernels: out[k, o] = kernels[start + o, first + k − where its group begins].
+    """Transpose 16 kernels: out[k, o] = kernels[start + o, first + k − where its group begins].
 
-    kernels (K, C/G · R · R), out (depth, PANEL); zero where there is no such element
+    kernels (K, C/G · R · R), out (depth, 16); zero where there is no such element
     """
     count, length = kernels.shape
-    for o in range(PANEL):
+    for o in range(LANES):
         k_out = start + o
         skip = first - k_out // per_group * length
         for k in range(len(out)):

@@ -23,7 +23,7 @@ from npvgg.engines.layout import MapLayout, Table, aligned
 from npvgg.engines.microkernel import LANES, MR, PANEL, SIDE_BY_SIDE
 from npvgg.engines.packing import Filter
 from npvgg.engines.reference import activate
-from npvgg.engines.transforms import FILTERS, INDEX
+from npvgg.engines.transforms import FILTERS, INDEX, TAPS
 from npvgg.network import Head
 from npvgg.ops import Array
 from npvgg.reparam import Branches
@@ -37,8 +37,17 @@ errors grow with 192 + n/192 terms in place of n. Error of A2 at 224², of the l
 without slices, 5.5e-7 with 384, 3.0e-7 with 192, 2.0e-7 with 96."""
 
 CACHE_FLOATS = 96 * 1024
-"""Floats of U, and as many of M, that stay in the second-level cache (L2) while one task uses them:
-0.4 MB each, which leaves room in an L2 of 1 MB for the strip of V that streams through."""
+"""Floats of M that stay in the second-level cache (L2) while one task adds to them: 0.4 MB, which
+leaves room in an L2 of 1 MB for the strip of V that streams through."""
+
+FEW_TILES, NEAR_KERNELS, KERNELS = 28, 6 * 1024, 24 * 1024
+"""Floats of the kernels of one slice of the depth, for 16 output channels, with those of a row of U
+that is made of them. For images of at most FEW_TILES tiles both stay in the first-level cache, as
+making U decides: it takes 0.63 ns per vector there, which is what storing costs, and 1.2 ns where
+they come from L2. For more tiles, loading and storing M once per slice decides, and slices are
+longer. The 14² layers of A2 for one image took 1.68 ms with 6 K, 1.71 with 12 K, 1.73 with 24 K;
+the second of 56² 1.42, 1.41 and 1.29 (one thread, EPYC with 32 KB of L1, least of 150,
+2026-11-28)."""
 
 GROUP_PIXELS = 12 * MR
 """The grain of a direct task: pixels that are multiplied by a panel while it is in L2, twelve tiles
@@ -353,7 +362,7 @@ class Plan:
         count, blocks = y.n * tiles_y * tiles_x, _ceil(x.chs, LANES)
         strip = _evenly(count, SIDE_BY_SIDE)
         v_plane = p.apart(_ceil(count, strip) * strip * blocks * LANES)
-        depth, group, panels = _fitting(fast.n**2, f.width, count, strip, f.panels)
+        depth, group, panels = _fitting(fast.n, f.width, tiles_y * tiles_x, count, strip, f.panels)
         step |= {"n": fast.n, "m": m, "tile_step": fast.step, "filter": INDEX[m, f.stride]}
         step |= {"tiles": count, "tiles_y": tiles_y, "tiles_x": tiles_x, "tile_group": group}
         step |= {"v_plane": v_plane, "v_blocks": blocks, "v_strip": strip}
@@ -362,7 +371,7 @@ class Plan:
         to_v |= _shares(blocks, y.n * tiles_y, local=group < count)
         from_v = step | {"kind": p.FROM_V}
         from_v |= {"depth": f.width, "slice": depth, "panel_group": panels}
-        from_v |= {"u_plane": p.apart(depth * PANEL), "m_plane": p.apart(group * PANEL)}
+        from_v |= {"u_plane": p.apart(depth * LANES), "m_plane": p.apart(group * PANEL)}
         from_v |= self._columns(f, lambda c, d: _segments(c, d, strip), f.width)
         from_v |= _shares(_ceil(f.panels, panels), _ceil(count, group)) | _writing(y, _inside(y))
 
@@ -420,14 +429,16 @@ def _copying(y: MapLayout) -> Function:
 
 
 def _fitting(
-    products: int, channels: int, count: int, strip: int, panels: int
+    n: int, channels: int, tiles: int, count: int, strip: int, panels: int
 ) -> tuple[int, int, int]:
-    """Divide Winograd's products so that U and M of a task fit a core's cache.
+    """Divide Winograd's n² products so that U and M of a task fit a core's caches; tiles: of one
+    image, count: of all.
 
     Gives channels per slice, tiles per group (whole strips of them), panels per task.
     """
-    fits = CACHE_FLOATS // (products * PANEL)
-    depth = _evenly(channels, max(LANES, fits))
+    fits = CACHE_FLOATS // (n * n * PANEL)
+    kernels = NEAR_KERNELS if tiles <= FEW_TILES else KERNELS
+    depth = _evenly(channels, kernels // ((TAPS + n) * LANES))
     group = strip * _evenly(_ceil(count, strip), max(1, min(fits, GROUP_TILES) // strip))
     bundle = max(1, min(panels, fits // group)) if group < count else 1
     return depth, group, bundle

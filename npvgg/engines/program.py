@@ -20,8 +20,9 @@ of the result are always the same.
 
     DIRECT   convolution as a matrix product whose left side is gathered through tables ("im2col"
              without the columns); a task is one panel of output channels × one group of pixels
-    TO_V     Winograd, first half: V = Bᵀ d B of all tiles; a task is one row of tiles × 16 channels
-    FROM_V   Winograd, second half: U = G g Gᵀ, M = Σ_c V ⊙ U for each of the n² products,
+    TO_V     Winograd, first half: V = Bᵀ d B ⊙ s sᵀ of all tiles; a task is one row of tiles × 16
+             channels
+    FROM_V   Winograd, second half: U = P g Pᵀ, M = Σ_c V ⊙ U for each of the n² products,
              Y = Aᵀ M A, bias, ReLU; a task is a few panels of output channels × one group of tiles
     SQUEEZE  the mean of every channel of a map; a task is 16 channels of one image
     SCALE    the map times one number per channel, and ReLU, in its place; a task as above
@@ -29,9 +30,10 @@ of the result are always the same.
 Maps live in one array of floats, as (image, 16 channels, row, column, 16 lanes), which others call
 nChw16c, with a halo of zeros around (see `layout`); weights are packed in panels of output channels
 (see `packing`). V has an array of its own, (place in the tile, strip of tiles, 16 channels, tile of
-the strip, lanes): the micro-kernel reads a strip from its first float to its last. U, of a slice of
-the channels and one panel, and M, (panel, place, vector, tile of the group, lanes), are in memory
-that is a thread's own.
+the strip, lanes): the micro-kernel reads a strip from its first float to its last. U, (column of
+the tile, channel, lanes), of one row of places, a slice of the channels and 16 output channels, and
+M, (panel, place, vector, tile of the group, lanes), are in memory that is a thread's own. A row of
+U is read while it is still in the first-level cache, to which it was just written.
 
 What must already hold: the tables are for these maps; margins are zero; each step's tasks write to
 distinct places, none of which another task reads.
@@ -51,7 +53,8 @@ from numba.extending import intrinsic
 
 from npvgg.engines.jit import kernel
 from npvgg.engines.microkernel import LANES, MR, PANEL, accumulate, declared, multiply
-from npvgg.engines.transforms import finish, transform_input, transform_kernel
+from npvgg.engines.packing import VECTORS
+from npvgg.engines.transforms import TAPS, finish, transform_input, transform_kernel
 
 DIRECT, TO_V, FROM_V, SQUEEZE, SCALE = range(5)
 
@@ -84,12 +87,9 @@ filter: which matrices, an index of `transforms.FILTERS`
 tiles, tiles_y, tiles_x, tile_group: of all images, per column, per row, per task
 panels, panel_group: panels of output channels in all, and in one task
 v_plane, v_blocks, v_strip: V: floats per place of a tile, blocks of 16 channels, tiles per strip
-u_plane, m_plane: floats from one place of a tile to the next in U and M
+u_plane, m_plane: floats from one place of a tile to the next, in U in its row, in M
 height, width: of the output;  images: of SQUEEZE and SCALE
 """
-
-TAPS = 9
-"""Values of a kernel that Winograd transforms."""
 
 LINE = 8
 """int64 numbers per cache line: every counter has one of its own."""
@@ -121,8 +121,8 @@ def program_of(steps: Sequence[Mapping[str, int]]) -> Any:
 
 def scratch_floats(step: Mapping[str, int]) -> int:
     """Floats of a thread's own that a FROM_V step needs: U, M, and one tile at the map's edge."""
-    planes = step["u_plane"] + step["panel_group"] * step["m_plane"]
-    return step["n"] ** 2 * planes + step["m"] ** 2 * LANES
+    n, m = step["n"], step["m"]
+    return n * step["u_plane"] + step["panel_group"] * n**2 * step["m_plane"] + m**2 * LANES
 
 
 # --- Steps ----------------------------------------------------------------------------------------
@@ -136,24 +136,24 @@ def direct(step, task, tables, weights, data):
     count = min(step.pixel_group, step.pixels - first)
     depth = step.depth
     w = step.w + panel * depth * PANEL
-    y = step.y + panel * (PANEL // LANES) * step.y_plane
+    y = step.y + panel * VECTORS * step.y_plane
     tiles = (count + MR - 1) // MR
-    ahead_step = (PANEL + tiles - 1) // tiles  # the next slice's weights, evenly in this one's time
+    ahead_step = (LANES + tiles - 1) // tiles  # the next slice's weights, evenly in this one's time
     for k in range(0, depth, step.slice):
         length = min(step.slice, depth - k)
         multiply(
             tables, step.rows + first, count, step.outs + first,
             step.cols + panel * step.cols_panel + k, length, data, step.x, weights,
-            w + k * PANEL, data, y, step.y_plane, weights,
+            w + k * LANES, depth * LANES, data, y, step.y_plane, weights,
             step.bias + panel * PANEL if k == 0 else -1,
             0.0 if step.relu and k + length == depth else -np.inf,
-            w + (k + length) * PANEL, ahead_step,
+            w + (k + length) * LANES, ahead_step,
         )  # fmt: skip
 
 
 @kernel
 def to_v(step, task, data, v):
-    """Transform one row of tiles of 16 channels: V = Bᵀ d B."""
+    """Transform one row of tiles of 16 channels: V = Bᵀ d B ⊙ s sᵀ."""
     n, filter, plane, strip = step.n, step.filter, step.v_plane, step.v_strip
     tiles_x, tiles_y = step.tiles_x, step.tiles_y
     images = step.tiles // (tiles_x * tiles_y)
@@ -173,54 +173,49 @@ def from_v(step, task, tables, weights, data, v, mine):
     bundle, first = task // groups * step.panel_group, task % groups * step.tile_group
     panels = min(step.panel_group, step.panels - bundle)
     count = min(step.tile_group, step.tiles - first)
-    products, depth = step.n * step.n, step.depth
-    m = products * step.u_plane
-    panel_floats = products * step.m_plane
+    depth, vectors = step.depth, panels * VECTORS
+    m = step.n * step.u_plane
+    panel_floats = step.n * step.n * step.m_plane
     for k in range(0, depth, step.slice):
         length = min(step.slice, depth - k)
-        for p in range(panels):
-            w = step.w + ((bundle + p) * depth + k) * TAPS * PANEL
-            ahead = w + (depth if p + 1 < panels else length - (panels - 1) * depth) * TAPS * PANEL
-            expand(step, length, weights, w, mine)
-            cols = step.cols + (bundle + p) * step.cols_panel + k
-            add_products(step, first, count, cols, length, k > 0, tables, weights, ahead, v, mine,
-                         m + p * panel_floats)  # fmt: skip
+        for vector in range(vectors):
+            p = vector // VECTORS
+            w = step.w + ((bundle * VECTORS + vector) * depth + k) * TAPS * LANES
+            following = depth if vector + 1 < vectors else length - (vectors - 1) * depth
+            add_products(
+                step, first, count, step.cols + (bundle + p) * step.cols_panel + k, length, k > 0,
+                tables, weights, w, w + following * TAPS * LANES, v, mine,
+                m + p * panel_floats + vector % VECTORS * count * LANES,
+            )  # fmt: skip
     spare = m + panels * panel_floats
-    for p in range(panels):
-        for vector in range(PANEL // LANES):
-            block = (bundle + p) * (PANEL // LANES) + vector
-            at = m + p * panel_floats + vector * count * LANES
-            for i in range(count):
-                put(step, block, first + i, at + i * LANES, spare, weights, data, mine)
-
-
-@kernel
-def expand(step, length, weights, w, mine):
-    """Transform the kernels of one panel and a slice of the channels: U = G g Gᵀ."""
-    plane, row = step.u_plane, step.n * step.u_plane
-    for c in range(length):
-        for lane in range(0, PANEL, LANES):
-            transform_kernel(
-                step.filter, weights, w + c * TAPS * PANEL + lane, 3 * PANEL, PANEL,
-                mine, c * PANEL + lane, row, plane,
+    for vector in range(vectors):
+        at = m + vector // VECTORS * panel_floats + vector % VECTORS * count * LANES
+        for i in range(count):
+            put(
+                step, bundle * VECTORS + vector, first + i, at + i * LANES, spare, weights, data,
+                mine,
             )  # fmt: skip
 
 
 @kernel
-def add_products(step, first, count, cols, length, more, tables, weights, ahead, v, mine, m):
-    """Add a slice of the depth to all products of one panel: M += V ⊙ U, or M = V ⊙ U if not more.
+def add_products(step, first, count, cols, length, more, tables, weights, w, ahead, v, mine, m):
+    """Add a slice of the depth to all products of 16 output channels: M += V ⊙ U, or M = V ⊙ U if
+    not more. U is made row by row of the tile's places, each time in the same memory.
 
     ahead: the weights that come next; their lines are asked for evenly in the meantime.
     """
-    products, strip = step.n * step.n, step.v_strip
-    strips = (count + strip - 1) // strip
-    ahead_step = (TAPS * PANEL + products * strips - 1) // (products * strips)
-    for f in range(products):
+    n, strip = step.n, step.v_strip
+    calls = n * n * ((count + strip - 1) // strip)
+    ahead_step = (TAPS * LANES + calls - 1) // calls
+    for f in range(n * n):
+        column = f % n
+        if column == 0:
+            transform_kernel(step.filter, f // n, length, weights, w, mine, 0, step.u_plane)
         x = f * step.v_plane + first * step.v_blocks * LANES
         for i in range(0, count, strip):
             accumulate(
                 tables, min(strip, count - i), cols, length, v, x + i * step.v_blocks * LANES,
-                mine, f * step.u_plane, mine, m + f * step.m_plane + i * LANES, count * LANES,
+                mine, column * step.u_plane, mine, m + f * step.m_plane + i * LANES,
                 more, weights, ahead, ahead_step,
             )  # fmt: skip
             ahead += length * ahead_step

@@ -5,9 +5,14 @@ transpose, Y = L X Lᵀ:
 
 y[y_at + i·y_row + j·y_col]  =  Σ_{a,b} L[i, a] · L[j, b] · x[x_at + a·x_row + b·x_col]
 
-where every element is a vector of 16 lanes, 16 channels at once. L is Bᵀ of a filter;
-`transform_kernel` does the same with its G. `finish` does it with Aᵀ for the output, then adds a
-bias and applies the ReLU.
+where every element is a vector of 16 lanes, 16 channels at once. L is Bᵀ of a filter. `finish` does
+it with Aᵀ for the output, then adds a bias and applies the ReLU. `transform_kernel` makes one row i
+of L X Lᵀ for many kernels, with L = P of the filter.
+
+The denominators of G are not in P: G = diag(s) P, and what the products of place (i, j) have in
+common, s_i · s_j, multiplies V instead, once per tile in place of once per kernel:
+
+V = Bᵀ d B ⊙ s sᵀ,        U = P g Pᵀ,        V ⊙ U = (Bᵀ d B) ⊙ (G g Gᵀ)
 
 A matrix has many zeros and ones, and rows in pairs: those of the points a and −a differ in the
 signs of the odd powers alone. Their common sums E (equal signs) and O (opposite signs) are made
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,29 +50,43 @@ INDEX = {key: index for index, key in enumerate(FILTERS)}
 """What the functions below call a filter by."""
 
 INPUTS: list[Matrix] = [f.bt for f in FILTERS.values()]
-KERNELS: list[Matrix] = [f.g for f in FILTERS.values()]
+SCALES = [f.scales for f in FILTERS.values()]
+KERNELS: list[Matrix] = [f.powers for f in FILTERS.values()]
 OUTPUTS: list[Matrix] = [f.at for f in FILTERS.values()]
+
+TAPS = 9
+"""Values of a kernel."""
+
+_MOST = max(map(len, KERNELS))  # rows of a matrix
 
 
 def transform_input_plain(
     filter: int, x: Array, x_at: int, x_row: int, x_col: int,
     y: Array, y_at: int, y_row: int, y_col: int,
 ) -> None:  # fmt: skip
-    """Compute Y = L X Lᵀ with L = Bᵀ of a filter, as above.
+    """Compute Y = L X Lᵀ ⊙ s sᵀ with L = Bᵀ of a filter, as above.
 
     x, y: float32, flat; offsets and steps in floats, multiples of 16, in memory aligned to 64 bytes
     """
     tile, where = _between(INPUTS[filter], x, x_at, x_row, x_col, y_at, y_row, y_col)
-    y[where] = tile
+    scales = np.array(SCALES[filter])
+    y[where] = tile * np.outer(scales, scales).astype(np.float32)[:, :, None]
 
 
 def transform_kernel_plain(
-    filter: int, x: Array, x_at: int, x_row: int, x_col: int,
-    y: Array, y_at: int, y_row: int, y_col: int,
-) -> None:  # fmt: skip
-    """Compute Y = L X Lᵀ with L = G of a filter; the rest as for `transform_input_plain`."""
-    tile, where = _between(KERNELS[filter], x, x_at, x_row, x_col, y_at, y_row, y_col)
-    y[where] = tile
+    filter: int, row: int, count: int, x: Array, x_at: int, y: Array, y_at: int, y_col: int
+) -> None:
+    """Compute row i = `row` of U = P g Pᵀ for `count` kernels side by side, P of a filter.
+
+    y[y_at + j·y_col + 16·c]  =  Σ_{a,b} P[i, a] · P[j, b] · x[x_at + 16·(9·c + 3·a + b)]
+
+    x, y: float32, flat, vectors of 16 lanes as above
+    """
+    p = as_array(KERNELS[filter]).astype(np.float32)
+    kernels = x[x_at : x_at + count * TAPS * LANES].reshape(count, 3, 3, LANES)
+    half = np.tensordot(p[row], kernels, (0, 1))  # (count, b, lanes)
+    for j, weights in enumerate(p):
+        y[y_at + j * y_col :][: count * LANES] = np.tensordot(weights, half, (0, 1)).ravel()
 
 
 def finish_plain(
@@ -96,9 +116,10 @@ def _between(
 
 # --- The same in vector instructions --------------------------------------------------------------
 
+_INT64 = ir.IntType(64)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
-Tail = Callable[[Any], Any]
-"""A value → what is stored in its place."""
+Tail = Callable[[int, int, int, Any], Any]
+"""(filter, row, column, value) → what is stored in its place."""
 
 
 @intrinsic
@@ -107,27 +128,67 @@ def _transform_input(
     y: Any, y_at: Any, y_row: Any, y_col: Any,
 ) -> Any:  # fmt: skip
     """Emit `transform_input_plain`: one straight block of instructions per filter."""
-    kinds = (filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col)
-    return types.void(*kinds), _emitting(INPUTS)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def scaled(filter: int, i: int, j: int, value: Any) -> Any:
+            scale = SCALES[filter][i] * SCALES[filter][j]
+            return value if scale == 1 else builder.fmul(_constant(scale), value)
+
+        _emit_cases(builder, INPUTS, pointers(context, builder, signature, arguments), scaled)
+        return context.get_dummy_value()
+
+    return types.void(filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col), emit
 
 
 @intrinsic
 def _transform_kernel(
-    typing: Any, filter: Any, x: Any, x_at: Any, x_row: Any, x_col: Any,
-    y: Any, y_at: Any, y_row: Any, y_col: Any,
-) -> Any:  # fmt: skip
-    """Emit `transform_kernel_plain`."""
-    kinds = (filter, x, x_at, x_row, x_col, y, y_at, y_row, y_col)
-    return types.void(*kinds), _emitting(KERNELS)
+    typing: Any, filter: Any, row: Any, count: Any, x: Any, x_at: Any, y: Any, y_at: Any, y_col: Any
+) -> Any:
+    """Emit `transform_kernel_plain`: one loop over the kernels per filter and row."""
 
-
-def _emitting(matrices: Sequence[Matrix]) -> Callable[..., Any]:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = pointers(context, builder, signature, arguments)
-        _emit_cases(builder, matrices, values, lambda value: value)
+        which, row, count, x, x_at, y, y_at, y_col = values
+        after = builder.append_basic_block("transformed")
+        case = builder.add(builder.mul(which, _INT64(_MOST)), row)
+        cases = builder.switch(case, after)
+        for index, matrix in enumerate(KERNELS):
+            for i in range(len(matrix)):
+                block = builder.append_basic_block(f"kernels{index}row{i}")
+                cases.add_case(_INT64(index * _MOST + i), block)
+                builder.position_at_end(block)
+                ends = builder.gep(x, [x_at]), builder.gep(y, [y_at])
+                _emit_row(builder, matrix, i, count, *ends, y_col)
+                builder.branch(after)
+        builder.position_at_end(after)
         return context.get_dummy_value()
 
-    return emit
+    return types.void(filter, row, count, x, x_at, y, y_at, y_col), emit
+
+
+def _emit_row(builder: Any, matrix: Matrix, i: int, count: Any, x: Any, y: Any, y_col: Any) -> None:
+    """Emit row i of L X Lᵀ for `count` kernels X, each of nine vectors."""
+    before = builder.basic_block
+    head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "made"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    c = builder.phi(_INT64)
+    builder.cbranch(builder.icmp_signed("<", c, count), body, after)
+
+    builder.position_at_end(body)
+    zero = _INT64(0)
+    read = _grid(builder, x, builder.mul(c, _INT64(TAPS * LANES)), _INT64(3 * LANES), _INT64(LANES))
+    write = _grid(builder, y, builder.mul(c, _INT64(LANES)), zero, y_col)
+    half = {}
+    for b in range(3):
+        column = {a: load(builder, read(a, b)) for a in range(3)}
+        half[b] = _combination(builder, dict(enumerate(matrix[i])), column)
+    for j, value in _products(builder, matrix, half).items():
+        store(builder, value, write(0, j))
+    c.add_incoming(zero, before)
+    c.add_incoming(builder.add(c, _INT64(1)), body)
+    builder.branch(head)
+    builder.position_at_end(after)
 
 
 @intrinsic
@@ -142,7 +203,7 @@ def _finish(
         start, floor = load(builder, builder.gep(bias, [bias_at])), spread(builder, least)
         _emit_cases(
             builder, OUTPUTS, values,
-            lambda value: at_least(builder, builder.fadd(value, start), floor),
+            lambda _filter, _i, _j, value: at_least(builder, builder.fadd(value, start), floor),
         )  # fmt: skip
         return context.get_dummy_value()
 
@@ -159,11 +220,11 @@ def _emit_cases(
     cases = builder.switch(which, after)
     for index, matrix in enumerate(matrices):
         block = builder.append_basic_block(f"matrix{index}")
-        cases.add_case(ir.IntType(64)(index), block)
+        cases.add_case(_INT64(index), block)
         builder.position_at_end(block)
         read = _grid(builder, x, x_at, x_row, x_col)
         write = _grid(builder, y, y_at, y_row, y_col)
-        _emit_between(builder, matrix, read, write, tail)
+        _emit_between(builder, matrix, read, write, partial(tail, index))
         builder.branch(after)
     builder.position_at_end(after)
 
@@ -172,7 +233,7 @@ def _grid(builder: Any, base: Any, at: Any, row: Any, col: Any) -> Callable[[int
     """Return the function (i, j) → address of the vector at base[at + i·row + j·col]."""
 
     def address(i: int, j: int) -> Any:
-        way = builder.add(builder.mul(row, ir.IntType(64)(i)), builder.mul(col, ir.IntType(64)(j)))
+        way = builder.add(builder.mul(row, _INT64(i)), builder.mul(col, _INT64(j)))
         return builder.gep(base, [builder.add(at, way)])
 
     return address
@@ -183,7 +244,7 @@ def _emit_between(
     matrix: Matrix,
     read: Callable[[int, int], Any],
     write: Callable[[int, int], Any],
-    tail: Tail,
+    tail: Callable[[int, int, Any], Any],
 ) -> None:
     """Emit L X Lᵀ: every column of X by the rows of L, then every row of that likewise."""
     columns = range(len(matrix[0]))
@@ -193,7 +254,7 @@ def _emit_between(
     for i in range(len(matrix)):
         row = _products(builder, matrix, {b: half[b][i] for b in columns})
         for j in range(len(matrix)):
-            store(builder, tail(row[j]), write(i, j))
+            store(builder, tail(i, j, row[j]), write(i, j))
 
 
 def _products(builder: Any, rows: Matrix, column: dict[int, Any]) -> dict[int, Any]:
@@ -231,14 +292,18 @@ def _combination(builder: Any, terms: dict[int, Fraction], column: dict[int, Any
     for k, factor in terms.items():
         if not factor:
             continue
-        constant = ir.Constant(_VECTOR, [float(factor)] * LANES)
         if total is None:
-            total = column[k] if factor == 1 else builder.fmul(constant, column[k])
+            total = column[k] if factor == 1 else builder.fmul(_constant(factor), column[k])
         elif abs(factor) == 1:
             total = (builder.fadd if factor > 0 else builder.fsub)(total, column[k])
         else:
-            total = builder.call(fma, [constant, column[k], total])
+            total = builder.call(fma, [_constant(factor), column[k], total])
     return total
+
+
+def _constant(value: Fraction) -> Any:
+    """Return a vector of one number."""
+    return ir.Constant(_VECTOR, [float(value)] * LANES)
 
 
 transform_input: Callable[..., None] = (

@@ -14,9 +14,10 @@ one of the n² places (i, j) of a tile that sum is a matrix product, (tiles × C
     M[i, j] = V[i, j] · U[i, j]         n² products of matrices
     Y = Aᵀ M A + bias                   per tile and output channel
 
-What the compiled engine adds: U is made slice by slice where it is needed, never stored whole
-(`program.from_v`); vectors of 16 channels (`layout`, `transforms`); products in registers
-(`microkernel`); stride 2 (`cook_toom`); threads (`program.run`).
+What the compiled engine adds: U is made row by row where it is needed, never stored whole
+(`program.add_products`), and G's denominators are in V (`transforms`); vectors of 16 channels
+(`layout`, `transforms`); products in registers (`microkernel`); stride 2 (`cook_toom`); threads
+(`program.run`).
 
 What must not be broken here: nothing is hidden. No function but `cook_toom`'s and NumPy's.
 Source: Lavin & Gray 2015, arXiv:1509.09308, section 4.1 and algorithm 1.
