@@ -251,3 +251,34 @@ def test_read_into_fills_or_fails(tmp_path):
         assert buffer == b"hel"
         with pytest.raises(OSError, match="cut short"):
             read_into(file, memoryview(bytearray(3)))
+
+
+@pytest.mark.parametrize("other", ["notes.txt", "api", "link.svg", "pipe.svg"])
+def test_a_folder_with_something_else_in_it_is_not_replaced(tmp_path, other):
+    folder = tmp_path / "drawings"
+    write_folder(folder, {"1.svg": b"old", "2.svg": b"old"})
+    place = folder / other
+    make = {"api": os.mkdir, "link.svg": lambda p: p.symlink_to("1.svg"), "pipe.svg": os.mkfifo}
+    make.get(other, lambda p: p.write_text("mine"))(place)
+    with pytest.raises(OSError, match=f"holds '{other}', which would be lost"):
+        write_folder(folder, {"1.svg": b"new"}, overwrite=True)
+    assert sorted(os.listdir(folder)) == sorted(["1.svg", "2.svg", other])
+    assert (folder / "1.svg").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link"])
+def test_a_folder_takes_the_place_of_folders_alone(tmp_path, kind):
+    """As root, --force onto /dev/null once made it a folder."""
+    place = tmp_path / "there"
+    make = {
+        "file": lambda p: p.touch(),
+        "pipe": os.mkfifo,
+        "link": lambda p: p.symlink_to(tmp_path / "x"),
+    }
+    make[kind](place)
+    (tmp_path / "x").touch()
+    before = os.lstat(place)
+    with pytest.raises(NotADirectoryError, match="expected a folder to replace"):
+        write_folder(place, {"1.svg": b"new"}, overwrite=True)
+    assert os.lstat(place) == before
+    assert sorted(os.listdir(tmp_path)) == ["there", "x"]

@@ -533,7 +533,12 @@ def test_the_old_pack_comes_back_where_the_new_cannot_take_its_place(tmp_path, m
 
     monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(OSError, match="Input/output"):
-        files.write_folder(tmp_path / "pack", {"new": b""}, overwrite=True)
+        files.write_folder(
+            tmp_path / "pack",
+            {"new": b""},
+            overwrite=True,
+            replaces={".json", ".md", ".safetensors"},
+        )
     assert os.listdir(tmp_path) == ["pack"]
     Pack.read(tmp_path / "pack")
 

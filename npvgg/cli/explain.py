@@ -14,7 +14,7 @@ from npvgg.cli.output import say
 from npvgg.cli.progress import log
 from npvgg.create import create_model
 from npvgg.errors import ArgumentError
-from npvgg.formats.files import atomic_write, write_folder
+from npvgg.formats.files import atomic_write, check_replaceable, write_folder
 from npvgg.hub.pretrained import BUNDLED
 from npvgg.model import RepVGG
 from npvgg.pages import html
@@ -51,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
                 f"--{option}: expected the lesson {TABLE}, which is a table, got {args.lesson}; "
                 "--json gives its numbers"
             )
-    for option in ("html", "svg"):
-        _check_vacant(f"--{option}", getattr(args, option), args.force)
+    _check_vacant("--html", args.html, args.force)
+    if args.svg:
+        _check_folder("--svg", args.svg, ".svg", args.force)
     if args.html:
         html.require()
     lesson = LESSONS[args.lesson][2](args)
@@ -94,7 +95,7 @@ def course(args: argparse.Namespace) -> int:
     """Write the course into a folder, whole or not at all."""
     from npvgg.explain.course import course as pages
 
-    _check_vacant("--output", args.output, args.force)
+    _check_folder("--output", args.output, ".html", args.force)
     html.require()
     helps = {name: parser.format_help() for name, parser in args.commands.items()}
     made = pages(_model(args), args.photo, commands=helps, reference=args.reference)
@@ -132,6 +133,13 @@ def _check_vacant(option: str, path: str | None, force: bool) -> None:
     """Refuse at once what would be in the way after a long lesson."""
     if path and os.path.lexists(path) and not force:
         raise ArgumentError(f"{option}: {path} exists; --force replaces it")
+
+
+def _check_folder(option: str, path: str, suffix: str, force: bool) -> None:
+    """Refuse a folder likewise, and one with files of other kinds in it, which would be lost."""
+    _check_vacant(option, path, force)
+    with _saying(option, path):
+        check_replaceable(path, {suffix}, force)
 
 
 @contextmanager

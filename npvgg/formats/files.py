@@ -12,12 +12,12 @@ import secrets
 import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from npvgg.formats.untrusted import blaming
+from npvgg.formats.untrusted import blaming, shown
 
 Chunk = bytes | bytearray | memoryview
 
@@ -245,18 +245,22 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_folder(
-    path: str | os.PathLike[str], files: Mapping[str, Chunk], *, overwrite: bool = False
+    path: str | os.PathLike[str],
+    files: Mapping[str, Chunk],
+    *,
+    overwrite: bool = False,
+    replaces: Set[str] = frozenset(),
 ) -> None:
     """Make the files a new folder at `path` in one step, or do nothing.
 
-    overwrite: replace a folder that is there, with all that is in it; the two change places in one
-    step, or, where the system cannot do that, the old one is moved aside first, and comes back
-    where the new one cannot take its place. A symbolic link is followed.
+    overwrite: replace a folder that is there, if all that is in it are files with suffixes of the
+    new ones, or suffixes in `replaces`; the two change places in one step, or, where the system
+    cannot do that, the old one is moved aside first, and comes back where the new one cannot take
+    its place. A symbolic link is followed.
     Raises OSError.
     """
     target = Path(os.path.realpath(path)) if overwrite else Path(path)
-    if os.path.lexists(target) and not overwrite:
-        raise _in_the_way()
+    check_replaceable(target, {Path(name).suffix for name in files} | replaces, overwrite)
     old = target.parent / f".{secrets.token_hex(8)}.tmp"
     with _temporary(target, os.mkdir) as (temporary, _):
         for name, chunk in files.items():
@@ -273,6 +277,24 @@ def write_folder(
                     raise
     shutil.rmtree(old, ignore_errors=True)
     _sync_directory(target.parent)
+
+
+def check_replaceable(path: str | os.PathLike[str], suffixes: Set[str], overwrite: bool) -> None:
+    """Fail early where `write_folder` could not take the place of what is there, or would lose a
+    file that is not of its kind: a device, a home folder, a folder of notes.
+
+    suffixes: of the files to come, such as ".svg".  Raises OSError.
+    """
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise _in_the_way()
+    if not os.path.isdir(path):
+        raise OSError(errno.ENOTDIR, "expected a folder to replace, got something else")
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False) or Path(entry).suffix not in suffixes:
+                raise OSError(errno.ENOTEMPTY, f"holds {shown(entry.name)}, which would be lost")
 
 
 _HERE, _EXCHANGE = -100, 2

@@ -183,7 +183,12 @@ class Pack:
         manifest = {**self.manifest, "files": sums}
         contents[MANIFEST] = manifests.as_text(manifest).encode()
         with blaming(folder):
-            write_folder(folder, contents, overwrite=overwrite)
+            write_folder(
+                folder,
+                contents,
+                overwrite=overwrite,
+                replaces={Path(name).suffix for name in PHOTOS},
+            )
 
     def _contents(self) -> dict[str, bytes]:
         """Every file but the manifest."""
