@@ -63,8 +63,8 @@ MANY_TASKS = 32
 """From so many tasks on, the last task of a step is a small part of it, and threads that finish
 earlier wait for a small part of its time."""
 
-GROUP_TILES = 4 * SIDE_BY_SIDE
-"""The grain of a Winograd task: tiles that are multiplied by the same U, four strips of the
+GROUP_TILES = 8 * SIDE_BY_SIDE
+"""The grain of a Winograd task: tiles that are multiplied by the same U, eight strips of the
 micro-kernel. Making U costs n² values per channel pair, once per task."""
 
 

@@ -57,8 +57,6 @@ OUTPUTS: list[Matrix] = [f.at for f in FILTERS.values()]
 TAPS = 9
 """Values of a kernel."""
 
-_MOST = max(map(len, KERNELS))  # rows of a matrix
-
 
 def transform_input_plain(
     filter: int, x: Array, x_at: int, x_row: int, x_col: int,
@@ -144,30 +142,48 @@ def _transform_input(
 def _transform_kernel(
     typing: Any, filter: Any, row: Any, count: Any, x: Any, x_at: Any, y: Any, y_at: Any, y_col: Any
 ) -> Any:
-    """Emit `transform_kernel_plain`: one loop over the kernels per filter and row."""
+    """Emit `transform_kernel_plain`: one loop over the kernels per filter."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = pointers(context, builder, signature, arguments)
         which, row, count, x, x_at, y, y_at, y_col = values
+        place = builder.gep(_powers(builder), [_INT64(0), which, row, _INT64(0)])
+        weights = [spread(builder, builder.load(builder.gep(place, [_INT64(a)]))) for a in range(3)]
+        ends = builder.gep(x, [x_at]), builder.gep(y, [y_at])
         after = builder.append_basic_block("transformed")
-        case = builder.add(builder.mul(which, _INT64(_MOST)), row)
-        cases = builder.switch(case, after)
+        cases = builder.switch(which, after)
         for index, matrix in enumerate(KERNELS):
-            for i in range(len(matrix)):
-                block = builder.append_basic_block(f"kernels{index}row{i}")
-                cases.add_case(_INT64(index * _MOST + i), block)
-                builder.position_at_end(block)
-                ends = builder.gep(x, [x_at]), builder.gep(y, [y_at])
-                _emit_row(builder, matrix, i, count, *ends, y_col)
-                builder.branch(after)
+            block = builder.append_basic_block(f"kernels{index}")
+            cases.add_case(_INT64(index), block)
+            builder.position_at_end(block)
+            _emit_row(builder, matrix, weights, count, *ends, y_col)
+            builder.branch(after)
         builder.position_at_end(after)
         return context.get_dummy_value()
 
     return types.void(filter, row, count, x, x_at, y, y_at, y_col), emit
 
 
-def _emit_row(builder: Any, matrix: Matrix, i: int, count: Any, x: Any, y: Any, y_col: Any) -> None:
-    """Emit row i of L X Lᵀ for `count` kernels X, each of nine vectors."""
+def _powers(builder: Any) -> Any:
+    """Return P of all filters as a constant of the module, [filter][row][power]."""
+    name = "npvgg_powers"
+    if name not in builder.module.globals:
+        row = ir.ArrayType(ir.FloatType(), 3)
+        matrix = ir.ArrayType(row, max(map(len, KERNELS)))
+        kind = ir.ArrayType(matrix, len(KERNELS))
+        table = np.zeros((len(KERNELS), matrix.count, 3))
+        for values, p in zip(table, KERNELS, strict=True):
+            values[: len(p)] = as_array(p)
+        constant = ir.GlobalVariable(builder.module, kind, name)
+        constant.linkage, constant.global_constant = "internal", True
+        constant.initializer = ir.Constant(kind, table.tolist())
+    return builder.module.globals[name]
+
+
+def _emit_row(
+    builder: Any, matrix: Matrix, weights: Sequence[Any], count: Any, x: Any, y: Any, y_col: Any
+) -> None:
+    """Emit the row with these weights of L X Lᵀ for `count` kernels X, each of nine vectors."""
     before = builder.basic_block
     head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "made"))
     builder.branch(head)
@@ -176,13 +192,14 @@ def _emit_row(builder: Any, matrix: Matrix, i: int, count: Any, x: Any, y: Any, 
     builder.cbranch(builder.icmp_signed("<", c, count), body, after)
 
     builder.position_at_end(body)
-    zero = _INT64(0)
+    zero, fma = _INT64(0), multiply_add(builder)
     read = _grid(builder, x, builder.mul(c, _INT64(TAPS * LANES)), _INT64(3 * LANES), _INT64(LANES))
     write = _grid(builder, y, builder.mul(c, _INT64(LANES)), zero, y_col)
     half = {}
     for b in range(3):
-        column = {a: load(builder, read(a, b)) for a in range(3)}
-        half[b] = _combination(builder, dict(enumerate(matrix[i])), column)
+        half[b] = builder.fmul(weights[0], load(builder, read(0, b)))
+        for a in (1, 2):
+            half[b] = builder.call(fma, [weights[a], load(builder, read(a, b)), half[b]])
     for j, value in _products(builder, matrix, half).items():
         store(builder, value, write(0, j))
     c.add_incoming(zero, before)
