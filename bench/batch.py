@@ -56,7 +56,7 @@ def _work(folder: Path, count: int) -> Iterator[Row]:
     spec = Spec(model="repvgg_a0", weights=str(weights))
     files = write_photos(folder / "photos", count, *KINDS["500×375"])
     predictor = Predictor(spec)
-    predictor.warm_up(16)
+    predictor.warm_up()
     with _measured() as decoding:
         decoded = [predictor.decode(path) for path in files[: count // 4]]
     x = np.stack([photo.x for photo in decoded[:16] if photo.x is not None])
@@ -64,7 +64,7 @@ def _work(folder: Path, count: int) -> Iterator[Row]:
         for _ in range(0, count // 4, len(x)):
             predictor.model.outputs(x)
     shared = Predictor(spec, threads=2)
-    shared.warm_up(16)
+    shared.warm_up()
     with _measured() as two:
         for _ in range(0, count // 4, len(x)):
             shared.model.outputs(x)

@@ -139,9 +139,9 @@ class Predictor:
             columns[name] = column
         return columns
 
-    def warm_up(self, batch_size: int) -> None:
-        """Do once what is done at the first call: compile kernels, pack weights."""
-        self._answers(np.zeros((batch_size, *self.transform.input_size), np.float32))
+    def warm_up(self) -> None:
+        """Do once what is done at the first call: compile kernels, or load them; pack weights."""
+        self._answers(np.zeros((1, *self.transform.input_size), np.float32))
 
     def _answers(self, x: Array) -> Columns:
         """Return what the spec wants of a batch x (N, C, H, W)."""
