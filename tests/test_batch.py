@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -19,6 +20,7 @@ from batches import digests, planned, rows_of, save_photos
 
 import npvgg
 from npvgg.batch import Predictor, Spec
+from npvgg.batch.predictor import identified
 from npvgg.batch.run import Run
 from npvgg.batch.shards import KILLER, run_shard
 from npvgg.batch.sources import listed
@@ -26,6 +28,7 @@ from npvgg.batch.spec import PACKAGE, refuse_another, sources_digest
 from npvgg.cli import batch_options
 from npvgg.cli import main as entrance
 from npvgg.cli import options as common_options
+from npvgg.engines import ENGINES
 from npvgg.errors import ArgumentError
 
 why = "not installed: pip install 'npvgg[batch]'"
@@ -280,6 +283,24 @@ def test_another_identity_is_refused_by_the_name_of_the_field(
     with pytest.raises(ArgumentError, match=f"^{field}: the run was planned with"):
         run_shard(run, 0, other)
     assert digests(run) == {}
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"engine": "auto"}, {"engine": "reference", "dtype": "float64"}, {"topk": 2}]
+)
+def test_an_identity_is_known_before_the_engine_starts(monkeypatch, change):
+    predictor = Predictor({**batches.SPEC, **change})
+    monkeypatch.setitem(ENGINES, "winograd", "npvgg.engines.none")
+    assert identified({**batches.SPEC, **change}) == (predictor.spec, predictor.identity)
+
+
+def test_an_engine_that_cannot_serve_is_refused_before_anything_is_planned(monkeypatch):
+    with pytest.raises(ArgumentError, match="dtype: engine winograd computes in float32, got flo"):
+        identified({**batches.SPEC, "dtype": "float64"})
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ArgumentError, match="engine: expected Numba to be installed for 'winogr"):
+        identified(batches.SPEC)
+    assert identified({"engine": "auto"})[0].engine == "reference"
 
 
 def test_versions_belong_to_the_identity(tmp_path, photos):

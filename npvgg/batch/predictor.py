@@ -9,7 +9,7 @@ A photo that cannot be read is a row with its error. A row has the same bits in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -166,6 +166,21 @@ class Predictor:
         # the sums of NumPy's matrix products have another order for another number of rows
         logits, pooled = zip(*(self._run(x[n : n + 1]) for n in range(len(x))), strict=True)
         return np.concatenate(logits), np.concatenate(pooled)
+
+
+def identified(spec: Spec | Mapping[str, Any]) -> tuple[Spec, dict[str, Any]]:
+    """Return a spec resolved and the identity that it gives, without starting its engine: who plans
+    or watches a run needs no Numba, whose import takes longer than all the rest.
+
+    Raises ArgumentError, WeightsError.
+    """
+    spec = Spec.of(spec).resolved()
+    planner = Predictor(replace(spec, engine="reference"))
+    if spec.engine != "reference" and planner.model.dtype != np.float32:
+        raise ArgumentError(
+            f"dtype: engine {spec.engine} computes in float32, got {planner.model.dtype}"
+        )
+    return spec, identity(spec, planner.model, planner.transform, planner.names)
 
 
 def class_names(spec: Spec, model: Any) -> list[str] | None:

@@ -120,6 +120,8 @@ class Spec:
         """Return what any process on any day takes it for: no `auto`, no default, no relative path.
 
         A worker that lacks Numba must fail, not fall back to an engine with other bits.
+
+        Raises ArgumentError.
         """
         model = self.model or (None if self.weights else BUNDLED)
         if model and os.path.isdir(model):
@@ -128,6 +130,8 @@ class Spec:
         if engine == "auto":
             fast = self.dtype == "float32" and find_spec("numba") is not None
             engine = FASTEST if fast else "reference"
+        elif engine != "reference" and find_spec("numba") is None:
+            raise ArgumentError(f"engine: expected Numba to be installed for {engine!r}")
         paths = {
             name: os.path.abspath(path)
             for name in ("weights", "labels")

@@ -17,11 +17,11 @@ from typing import Any
 
 from npvgg.batch import clusters
 from npvgg.batch.local import Workers
-from npvgg.batch.predictor import Predictor
+from npvgg.batch.predictor import identified
 from npvgg.batch.run import PLAN, SUMMARY, Run, described, numbers, plan
 from npvgg.batch.shards import BATCH_SIZE, Done
 from npvgg.batch.sources import listed
-from npvgg.batch.spec import OPENING, Spec, refuse_another
+from npvgg.batch.spec import OPENING, refuse_another
 from npvgg.cli import progress
 from npvgg.cli.output import Parting, say
 from npvgg.cli.progress import log
@@ -138,18 +138,19 @@ def _planned(args: argparse.Namespace) -> Run:
         raise ArgumentError(
             f"source: expected photos, or --output of a run to go on with; {args.output!r} is none"
         )
-    predictor = Predictor(Spec.of(_given(args)))
-    log.info(f"listing photos for {predictor.model!r}")
+    spec, identity = identified(_given(args))
+    model = printable(str(spec.model or spec.weights))
+    log.info(f"listing photos for {model}, engine {spec.engine}")
     run = plan(
         args.output,
         listed(args.sources, args.files_from, args.column),
-        spec=predictor.spec,
-        identity=predictor.identity,
+        spec=spec,
+        identity=identity,
         sources=described(args.sources, args.files_from, args.column),
         shard_size=args.shard_size or SHARD_SIZE,
         options={name: getattr(args, name) for name in LATER},
     )
-    refuse_another(run.identity, predictor.identity)  # where another process was faster
+    refuse_another(run.identity, identity)  # where another process was faster
     log.info(
         f"planned {run.photos:,} {noun(run.photos, 'photo')} in {run.shards:,} "
         f"{noun(run.shards, 'shard')}"
@@ -172,7 +173,7 @@ def _refuse_other(args: argparse.Namespace, run: Run) -> None:
         refuse_another({"shard_size": run.plan["shard_size"]}, {"shard_size": args.shard_size})
     spec = replace(run.spec, **_given(args)).resolved()
     if spec != run.spec:  # the same weights under another name, perhaps
-        refuse_another(run.identity, Predictor(spec).identity)
+        refuse_another(run.identity, identified(spec)[1])
 
 
 def _option(args: argparse.Namespace, run: Run, name: str) -> Any:
