@@ -26,7 +26,7 @@ from npvgg.batch.sources import Entry
 from npvgg.batch.spec import Spec, plain
 from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats import jsontext
-from npvgg.formats.files import atomic_write, new_folder, open_regular
+from npvgg.formats.files import atomic_write, new_folder, open_regular, sync
 
 FORMAT = 1
 INPUTS, PLAN, SHARDS, ERRORS, SUMMARY = (
@@ -366,7 +366,7 @@ def _write_inputs(path: Path, entries: Iterable[Entry], shard_size: int) -> int:
             count += len(some)
             _check_count(count, shard_size)
     with open(path, "rb") as written:
-        os.fsync(written.fileno())
+        sync(written.fileno())
     return count
 
 

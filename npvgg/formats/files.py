@@ -79,7 +79,7 @@ def atomic_write(
     target = Path(os.path.realpath(path)) if overwrite else Path(path)
     _check_vacant(target, overwrite)
     with _temporary(target, _new_file) as (temporary, file):
-        with file:
+        with file, _naming(path):
             for chunk in (chunks,) if isinstance(chunks, Chunk) else chunks:
                 write_all(file, memoryview(chunk).cast("B"))
             sync(file.fileno())
@@ -176,6 +176,17 @@ def _check_vacant(target: Path, overwrite: bool) -> None:
         raise OSError("expected a regular file to replace, got a directory or a device")
     if os.path.lexists(target) and not overwrite:
         raise _in_the_way()
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give an error of the system that names no file, as a full disk's, the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def _in_the_way() -> FileExistsError:

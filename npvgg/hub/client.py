@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from npvgg.errors import WeightsError
-from npvgg.formats.files import atomic_write, sha256
+from npvgg.formats.files import atomic_write, sha256, sync
 from npvgg.formats.folder import CONFIG, PREFERRED, parts
 from npvgg.formats.untrusted import MAX_BYTES, shown
 from npvgg.hub.cache import cached_repository
@@ -182,7 +182,7 @@ class _Fetch:
                     headers=headers, expected_size=said.size, displayed_filename=path.name,
                 )  # fmt: skip
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             etag = str(said.etag)
             if _SHA256.fullmatch(etag) and sha256(partial) != etag:
                 raise WeightsError(f"{what}: expected the contents with the SHA-256 {etag}")
