@@ -143,7 +143,7 @@ def test_an_argument_without_photos_is_said_and_counts_as_none(run, tmp_path):
     empty.mkdir()
     status, _, err = run("embed", empty, "--output", output)
     assert (status, np.load(output).shape[0], np.isnan(np.load(output)).all()) == (1, 1, True)
-    assert "npvgg: 0 photos through" in err
+    assert " through " not in err
     assert f"npvgg: {empty}: no photos in this folder\n" in err
     assert "could not be read" not in err
 

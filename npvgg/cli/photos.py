@@ -209,7 +209,8 @@ def _listing(args: argparse.Namespace, model: Any) -> Listing:
     absent = [photo for photo in listing.photos if photo.error]
     count = len(listing.photos) - len(absent)
     default = "" if args.model or args.weights else " (bundled; --model or --weights for another)"
-    log.info(f"{count:,} {noun(count, 'photo')} through {model!r}{default}")
+    if count:
+        log.info(f"{count:,} {noun(count, 'photo')} through {model!r}{default}")
     for photo in absent:  # a row each, too; but an npy file cannot show it
         log.error(f"{path_text(photo.path)}: {photo.error}")
     if listing.others:
