@@ -47,7 +47,7 @@ def warm_up(args: argparse.Namespace) -> int:
             raise ArgumentError("--into: expected a process that has not imported Numba yet")
         os.environ["NUMBA_CACHE_DIR"] = os.path.abspath(args.into)
     try:
-        from npvgg.engines.kernelcache import kernel_cache, writable
+        from npvgg.engines.kernelcache import kernel_cache, lost, writable
     except ImportError as error:
         raise ArgumentError(
             f"warmup: expected Numba, which the fast engines need: {error}"
@@ -61,7 +61,11 @@ def warm_up(args: argparse.Namespace) -> int:
     if args.into is not None:
         if not writable():
             raise ArgumentError(f"--into: {path_text(args.into)} cannot be written")
+        if lost:
+            raise ArgumentError(f"--into: {path_text(args.into)} cannot be written: {lost[0]}")
         kept += f"; NUMBA_CACHE_DIR={os.environ['NUMBA_CACHE_DIR']} finds them"
+    if lost:
+        kept += f", but for {len(lost)} that could not be written: {lost[0]}"
     log.info(f"ready after {time.monotonic() - began:.1f} s; {kept}")
     return OK
 

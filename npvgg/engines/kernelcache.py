@@ -209,6 +209,10 @@ def write(name: str, value: Any) -> None:
 # --- Numba's side ---------------------------------------------------------------------------------
 
 
+lost: list[str] = []
+"""Why kernels that this process compiled could not be kept, one by one."""
+
+
 def keep(compiled: Any, function: Callable[..., Any]) -> None:
     """Let a function that Numba compiles be kept, as `numba.njit(cache=True)` does."""
     if kernel_cache() is not None:
@@ -264,8 +268,8 @@ class KernelCache:
             machine_code = result._asdict()["library"]
             if not machine_code.has_dynamic_globals and writable():
                 write(self._name(signature, result.codegen), result._reduce())
-        except Exception:  # a full disk, another Numba
-            return
+        except Exception as error:  # a full disk, another Numba
+            lost.append(f"{type(error).__name__}: {error}")
 
     def flush(self) -> None:
         """Forget nothing: the names of files say what they hold."""
