@@ -9,5 +9,16 @@ standard error, by the logger "npvgg"; text of files and names of files reach a 
 (`formats.untrusted`); no argument vanishes without a row or a word.
 """
 
+NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory")
+"""What the system's loader says of a library for which there is no memory."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether something failed because the process may not have more memory."""
+    if isinstance(error, ImportError):
+        return any(words in str(error) for words in NO_MEMORY)
+    return isinstance(error, MemoryError)
+
+
 OK = 0
 """Exit status: done, and nothing is wrong."""

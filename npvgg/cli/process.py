@@ -20,10 +20,11 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from mmap import mmap
 from queue import SimpleQueue
 from typing import NoReturn
 
-from npvgg.cli import output
+from npvgg.cli import lacks_memory, output
 from npvgg.cli.progress import on_terminal
 from npvgg.cli.text import escaped
 from npvgg.formats.files import remove_unfinished
@@ -31,19 +32,28 @@ from npvgg.formats.files import remove_unfinished
 SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 STACK_BYTES = 16 * 2**20  # some systems give threads much less than the main thread
 ABORTED = 2
+NO_MEMORY = "npvgg: error: out of memory\n"
+
+BLAS_BYTES = 96 * 2**20
+"""Address space that loading NumPy takes with one thread of OpenBLAS: 83 MiB, and some room."""
+
 PATIENCE = 5.0
 """Seconds to wait for a write that must not be cut in two: a disk may hang."""
 
 
 def main() -> NoReturn:
     """Run the command line with the process's arguments; end the process."""
-    _fill_missing_streams()
-    _limit_blas()
-    sys.exit(run(_command))
+    sys.exit(run(_command))  # nothing before: a signal would meet it
 
 
 def _command() -> int:
     """Import the command line and run it: a signal that meets an import ends it like any other."""
+    _fill_missing_streams()
+    _limit_blas()
+    if not _blas_has_memory():
+        with suppress(AttributeError, OSError):  # no standard error
+            sys.stderr.write(NO_MEMORY)
+        return ABORTED
     from npvgg.cli.main import main as run_command
 
     return run_command()
@@ -60,9 +70,10 @@ def run(command: Callable[[], int]) -> int:
             statuses.append(command())
         except SystemExit as exit:  # by argparse
             statuses.append(exit.code)
-        except BaseException:
+        except BaseException as error:
+            said = NO_MEMORY if lacks_memory(error) else None
             with suppress(OSError, ValueError, AttributeError):  # no standard error
-                sys.stderr.write(escaped(traceback.format_exc()))
+                sys.stderr.write(said or escaped(traceback.format_exc()))
         events.put(None)
 
     before = threading.stack_size(STACK_BYTES)
@@ -135,6 +146,18 @@ def _limit_blas() -> None:
     """
     if sys.argv[1:2] == ["explain"] or _memory_is_limited():
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _blas_has_memory() -> bool:
+    """Return whether NumPy can be loaded: OpenBLAS ends the process with status 1 where there is no
+    memory for its buffers.
+    """
+    try:
+        if _memory_is_limited():
+            mmap(-1, BLAS_BYTES).close()
+    except OSError:
+        return False
+    return True
 
 
 def _memory_is_limited() -> bool:
