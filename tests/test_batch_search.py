@@ -80,8 +80,9 @@ def test_the_command(tmp_path, capfd, photos, run):
     assert [hit["path"] for hit in found] == [str(photos / "002.png"), str(photos / "008.png")]
     assert page.read_text().count('<img src="file:///') == 3
     assert main([*command, "--html", str(page)]) == 2
-    out, err = capfd.readouterr()
-    assert "exists; --force replaces it" in err
+    assert "exists; --force replaces it" in capfd.readouterr().err
+    assert main(command) == 0
+    out, _ = capfd.readouterr()
     assert out.splitlines()[1].split() == [f"{found[1]['score']:.6f}", str(photos / "008.png")]
     run.shard(1).unlink()
     assert main(command) == 0

@@ -131,6 +131,38 @@ def test_the_rows_of_an_earlier_run_are_not_overwritten_unasked(tmp_path):
     assert names(tmp_path) == ["rows.csv"]
 
 
+@pytest.mark.parametrize("stem", ["x" * 251, "ä" * 125, "." + "x" * 250])
+def test_a_name_may_be_as_long_as_the_system_lets_it_be(tmp_path, stem):
+    target = tmp_path / f"{stem}.csv"
+    with output.opened(str(target), overwrite=False) as place:
+        place.write(b"row")
+        (partial,) = names(tmp_path)
+        assert partial.endswith(".partial.csv")
+        refused(target, "another run is writing")
+    assert names(tmp_path) == [target.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "force", "said"),
+    [
+        ("there", False, "--html: .*there exists; --force replaces it"),
+        ("folder", True, "--html: .*folder is a folder"),
+        ("no/page", False, "--html: .* cannot be written: there is no folder .*no"),
+        ("link/page", False, "--html: .* there is no folder"),
+        (os.devnull, True, "expected a file to replace, got a device"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path, name, force, said):
+    (tmp_path / "there").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ArgumentError, match=said):
+        output.check_vacant("--html", str(tmp_path / name), force=force)
+    for fine, forced in (("new", False), ("there", True), ("link", True)):
+        output.check_vacant("--html", str(tmp_path / fine), force=forced)
+    output.check_vacant("--html", None, force=False)
+
+
 @pytest.mark.parametrize("hostile", ["link", "fifo"])
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files")
 def test_a_link_or_pipe_under_the_partial_name_is_refused(tmp_path, hostile):

@@ -159,22 +159,55 @@ def test_without_streams_nothing_is_lost_or_written_where_it_should_not(tmp_path
     assert "standard input is closed" in out
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize(("command", "unbuffered"), [("list", ""), ("--version", "1")])
+def test_what_cannot_be_written_is_no_success(tmp_path, monkeypatch, command, unbuffered):
+    """Nor does the interpreter, when it ends, try again, complain, and make the status 120."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with open("/dev/full", "wb") as full:
+        status, _, err = npvgg_command(tmp_path, command, stdout=full)
+    said = "npvgg: error: standard output cannot be written: No space left on device\n"
+    assert (status, err) == (2, said)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit that Linux keeps")
+@pytest.mark.parametrize("mebibytes", [60, 100, 140])
+def test_an_import_without_memory_ends_with_a_word_and_status_2(tmp_path, mebibytes):
+    """NumPy's libraries cannot be mapped; OpenBLAS would exit(1); or a module finds no memory."""
+    import resource
+
+    def limited():
+        listening()
+        resource.setrlimit(resource.RLIMIT_AS, (mebibytes * 2**20,) * 2)
+
+    status, _, err = npvgg_command(tmp_path, "classify", CAT, preexec_fn=limited)
+    assert (status, err) == (2, "npvgg: error: out of memory\n")
+
+
 WARMUP = """
 import sys
 from npvgg.cli import main, networks
-networks.create_model = lambda *_, **__: lambda x: None  # compiling takes long
+lost = sys.argv.pop(1).split()
+def create_model(*_, **__):  # compiling takes long
+    from npvgg.engines import kernelcache
+    kernelcache.lost += lost
+    return lambda x: None
+networks.create_model = create_model
 sys.exit(main.main(sys.argv[1:]))
 """
 
 
 def test_kernels_go_into_a_folder_of_choice_for_an_image(tmp_path):
-    with start(tmp_path, "warmup", "--into", "image", code=WARMUP) as child:
+    with start(tmp_path, "", "warmup", "--into", "image", code=WARMUP) as child:
         _, err = child.communicate(timeout=60)
     assert child.returncode == 0
     (kernels,) = (tmp_path / "image" / "npvgg").iterdir()
     assert f"kept in {kernels}; NUMBA_CACHE_DIR={tmp_path / 'image'} finds them\n" in err
     (tmp_path / "file").touch()
-    with start(tmp_path, "warmup", "--into", "file/x", code=WARMUP) as child:
+    with start(tmp_path, "full", "warmup", "--into", "image", code=WARMUP) as child:
+        _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (2, "npvgg: error: --into: image cannot be written: full\n")
+    with start(tmp_path, "", "warmup", "--into", "file/x", code=WARMUP) as child:
         _, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (2, "npvgg: error: --into: file/x cannot be written\n")
 

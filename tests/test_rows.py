@@ -88,7 +88,7 @@ def test_standard_input_is_read_once(tmp_path):
 
 @pytest.fixture
 def spoken():
-    with progress.shown(quiet=False):
+    with progress.shown():
         yield
 
 
@@ -161,7 +161,8 @@ def test_progress_is_silent_at_first_then_counts_on_standard_error(capsys, monke
     ]  # fmt: skip
     list(progress.counted("a", 1, "photo"))
     assert capsys.readouterr().err == "npvgg: 1 of 1 photo\n"
-    with progress.shown(quiet=True):
+    with progress.shown():
+        progress.silence()
         list(progress.counted("abc", 3, "photo"))
     assert capsys.readouterr() == ("", "")
 
@@ -185,7 +186,9 @@ def test_a_message_amid_a_count_has_a_line_of_its_own(capsys, monkeypatch):
 def test_messages_are_shown_for_a_while_and_leave_no_trace(capsys):
     before = (list(progress.log.handlers), progress.log.level, progress.log.propagate)
     for quiet, said in ((False, "npvgg: a\nnpvgg: b\nnpvgg: c\n"), (True, "npvgg: c\n")):
-        with progress.shown(quiet):
+        with progress.shown():
+            if quiet:
+                progress.silence()
             progress.log.info("a")
             progress.log.warning("b")
             progress.log.error("c")

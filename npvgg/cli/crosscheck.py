@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from npvgg.cli import OK
-from npvgg.cli.output import say, say_painted
+from npvgg.cli.output import check_vacant, flush, say, say_painted
 from npvgg.cli.progress import log
 from npvgg.cli.weightfiles import FOUND
 from npvgg.errors import ArgumentError
@@ -58,7 +58,8 @@ def compare(args: argparse.Namespace) -> int:
     if args.weights_map and not args.load_weights:
         raise ArgumentError("--weights-map: expected --load-weights with it")
     if args.html:
-        _check_page(args.html, args.force)
+        html.require()
+        check_vacant("--html", args.html, force=args.force)
     if args.map and args.match != "auto":
         raise ArgumentError("--map: expected it in place of --match, got both")
     pack = Pack.read(args.pack)
@@ -90,29 +91,11 @@ def compare(args: argparse.Namespace) -> int:
         for line in report.as_text(colour=colour):
             say_painted(line, (RED, DIM), PLAIN)
     if args.html:  # last: if it fails after all, the report has been seen
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        flush()
         _write_page(report, args.html, args.force)
     if args.torch and not args.load_weights and not report.ok:
         log.info(f"{args.torch} ran with weights of its own; --load-weights gives it the pack's")
     return OK if report.ok else FOUND
-
-
-def _check_page(path: str, force: bool) -> None:
-    """Refuse at once what could not be written after a long comparison."""
-    html.require()
-    folder = os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        why = "is a folder"
-    elif os.path.lexists(path) and not force:
-        why = "exists; --force replaces it"
-    elif not os.path.isdir(folder):
-        why = f"cannot be written: there is no folder {folder}"
-    elif not os.access(folder, os.W_OK):
-        why = f"cannot be written: no permission in {folder}"
-    else:
-        return
-    raise ArgumentError(f"--html: {path} {why}")
 
 
 def _write_page(report: Report, path: str, force: bool) -> None:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from npvgg.cli.options import add_choice
-from npvgg.cli.output import say
+from npvgg.cli.output import check_vacant, say
 from npvgg.cli.progress import log
 from npvgg.create import create_model
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write, check_replaceable, write_folder
+from npvgg.formats.untrusted import path_text
 from npvgg.hub.pretrained import BUNDLED
 from npvgg.model import RepVGG
 from npvgg.pages import html
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
                 f"--{option}: expected the lesson {TABLE}, which is a table, got {args.lesson}; "
                 "--json gives its numbers"
             )
-    _check_vacant("--html", args.html, args.force)
+    check_vacant("--html", args.html, force=args.force)
     if args.svg:
         _check_folder("--svg", args.svg, ".svg", args.force)
     if args.html:
@@ -120,7 +121,7 @@ def live(args: argparse.Namespace) -> int:
     """Write the live page."""
     from npvgg.explain.live import live as page
 
-    _check_vacant("--output", args.output, args.force)
+    check_vacant("--output", args.output, force=args.force)
     html.require()
     made = page(_model(args)).encode()
     with _saying("--output", args.output):
@@ -129,15 +130,12 @@ def live(args: argparse.Namespace) -> int:
     return OK
 
 
-def _check_vacant(option: str, path: str | None, force: bool) -> None:
-    """Refuse at once what would be in the way after a long lesson."""
-    if path and os.path.lexists(path) and not force:
-        raise ArgumentError(f"{option}: {path} exists; --force replaces it")
-
-
 def _check_folder(option: str, path: str, suffix: str, force: bool) -> None:
     """Refuse a folder likewise, and one with files of other kinds in it, which would be lost."""
-    _check_vacant(option, path, force)
+    if not os.path.lexists(path):
+        check_vacant(option, path, force=force)
+    elif not force:
+        raise ArgumentError(f"{option}: {path_text(path)} exists; --force replaces it")
     with _saying(option, path):
         check_replaceable(path, {suffix}, force)
 

@@ -11,9 +11,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
-from npvgg.cli import commands, progress
+from npvgg.cli import commands, lacks_memory, output, progress
 from npvgg.cli.decoding import warnings_as_notes
 from npvgg.cli.progress import log
 from npvgg.errors import NpvggError
@@ -23,21 +22,14 @@ ABORTED, INTERRUPTED = 2, 130
 MANY = {"paths", "sources", "image"}
 """Arguments that may be given any number of times, none at all among them."""
 
-NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory")
-"""What the system's loader says of a library for which there is no memory."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not a notebook's, nor a closed one
             stream.reconfigure(errors="backslashreplace")  # odd file names
-    args = _parsed(argv)
-    quiet = getattr(args, "quiet", False)
-    if quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the hub's client reads it, and ours
-    with progress.shown(quiet), warnings_as_notes():
-        return _run(args)
+    with progress.shown(), warnings_as_notes():
+        return _run(argv)
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,22 +51,22 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(argv: Sequence[str] | None) -> int:
     try:
+        args = _parsed(argv)
+        if getattr(args, "quiet", False):
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the hub's client reads it, and ours
+            progress.silence()
         status: int = args.run(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        output.flush()
     except BrokenPipeError:  # the reader had enough, as `head` does
-        with suppress(OSError, AttributeError):  # a stream of its own, as in a notebook
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.abandon()
         return ABORTED
-    except MemoryError:
-        log.error("error: out of memory")
-        return ABORTED
-    except ImportError as error:
-        if not any(words in str(error) for words in NO_MEMORY):
+    except (MemoryError, ImportError) as error:
+        if not lacks_memory(error):
             raise
-        log.error(f"error: out of memory: {error}")
+        reason = f": {error}" if isinstance(error, ImportError) else ""
+        log.error(f"error: out of memory{reason}")
         return ABORTED
     except (NpvggError, OSError) as error:
         log.error(f"error: {error}")

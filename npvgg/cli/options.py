@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from npvgg.batch.run import MAX_BATCH_SIZE
+from npvgg.cli.output import flush, say
 from npvgg.cli.text import escaped
 from npvgg.engines.threads import MAX_THREADS
 from npvgg.hub.pretrained import BUNDLED
@@ -16,7 +18,14 @@ MAX_SIDE = 16384
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that repeats what it was given escaped."""
+    """A parser that repeats what it was given escaped, and says where help cannot be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message and file is not None and file is sys.stdout:
+            say(message)
+            flush()
+        else:
+            super()._print_message(message, file)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end with status 2."""

@@ -9,13 +9,14 @@ Text of files and their names reaches a terminal through `text.escaped` alone.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self, TextIO
 
@@ -25,6 +26,9 @@ from npvgg.errors import ArgumentError
 from npvgg.formats.files import publish, sync, write_all
 from npvgg.formats.untrusted import path_text, printable
 
+MOST_NAME_BYTES = 255
+"""Of most file systems."""
+
 Ending = Callable[[int], tuple[bytes, bytes] | None]
 """Bytes written so far → what replaces the head of an unfinished file, and what closes it; or None
 where nothing that could be read is finished."""
@@ -32,7 +36,23 @@ where nothing that could be read is finished."""
 
 def say(text: str) -> None:
     """Write text for people to standard output. Raises ArgumentError where there is none."""
-    _standard_output().write(escaped(text))
+    with _blamed(None):
+        _standard_output().write(escaped(text))
+
+
+def flush() -> None:
+    """Write what standard output still holds. Raises ArgumentError where it cannot be written."""
+    if sys.stdout is not None and not sys.stdout.closed:
+        with _blamed(None):
+            sys.stdout.flush()
+
+
+def abandon() -> None:
+    """Give what standard output still holds to nobody: its reader has left, or its disk is full,
+    and the interpreter would try again when it ends.
+    """
+    with suppress(OSError, AttributeError):  # a stream of its own, as in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_painted(line: str, paints: Iterable[str], plain: str) -> None:
@@ -40,7 +60,8 @@ def say_painted(line: str, paints: Iterable[str], plain: str) -> None:
     for paint in paints:
         if line.startswith(paint) and line.endswith(plain + "\n"):
             inner = printable(line[len(paint) : -len(plain) - 1])
-            _standard_output().write(f"{paint}{inner}{plain}\n")
+            with _blamed(None):
+                _standard_output().write(f"{paint}{inner}{plain}\n")
             return
     say(line)
 
@@ -80,12 +101,13 @@ class Standard(Place):
     def write(self, piece: bytes) -> None:
         """Write a piece, through what the stream has: bytes, or text alone as in a notebook."""
         binary = getattr(sys.stdout, "buffer", None)
-        if binary is None or getattr(sys.stdout, "isatty", bool)():
-            text = piece.decode(errors="backslashreplace")
-            sys.stdout.write("\t".join(map(escaped, text.split("\t"))))
-        else:
-            binary.write(piece)
-        sys.stdout.flush()
+        with _blamed(None):
+            if binary is None or getattr(sys.stdout, "isatty", bool)():
+                text = piece.decode(errors="backslashreplace")
+                sys.stdout.write("\t".join(map(escaped, text.split("\t"))))
+            else:
+                binary.write(piece)
+            sys.stdout.flush()
 
 
 class InPlace(Place):
@@ -250,6 +272,29 @@ def opened(path: str | None, *, overwrite: bool) -> Place:
     return WholeFile(path, overwrite=overwrite)
 
 
+def check_vacant(option: str, path: str | None, *, force: bool) -> None:
+    """Refuse at once a file that could not be written after long work. Raises ArgumentError.
+
+    option: what to blame, such as --html
+    """
+    if not path:
+        return
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.path.isdir(path):
+        why = "is a folder"
+    elif os.path.lexists(path) and not force:
+        why = "exists; --force replaces it"
+    elif os.path.exists(path) and not os.path.isfile(path):
+        why = "cannot be written: expected a file to replace, got a device or a pipe"
+    elif not os.path.isdir(folder):
+        why = f"cannot be written: there is no folder {_shown(os.path.dirname(path))}"
+    elif not os.access(folder, os.W_OK):
+        why = f"cannot be written: no permission in {_shown(folder)}"
+    else:
+        return
+    raise ArgumentError(f"{option}: {_shown(path)} {why}")
+
+
 def send(pieces: Iterable[bytes], place: Place) -> None:
     """Write pieces as they come."""
     for piece in pieces:
@@ -257,10 +302,14 @@ def send(pieces: Iterable[bytes], place: Place) -> None:
 
 
 def _partial_name(target: Path) -> Path:
-    """Return rows.partial.csv.gz for rows.csv.gz."""
+    """Return rows.partial.csv.gz for rows.csv.gz; or a digest where that gets too long."""
     hidden = target.name[: len(target.name) - len(target.name.lstrip("."))]
     stem, dot, suffixes = target.name.lstrip(".").partition(".")
-    return target.with_name(f"{hidden}{stem}.partial{dot}{suffixes}")
+    name = f"{hidden}{stem}.partial{dot}{suffixes}"
+    if len(os.fsencode(name)) > MOST_NAME_BYTES:
+        digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+        name = f"{digest}.partial{dot}{suffixes[-40:]}"
+    return target.with_name(name)
 
 
 def _claimed(path: Path, overwrite: bool) -> BinaryIO:
@@ -305,17 +354,22 @@ def _locked(descriptor: int) -> bool:
 
 
 @contextmanager
-def _blamed(path: str) -> Iterator[None]:
-    """Turn the system's errors into ArgumentErrors that name the option and the path."""
+def _blamed(path: str | None) -> Iterator[None]:
+    """Turn the system's errors into ArgumentErrors that name the option and the path; None for
+    standard output.
+    """
     try:
         yield
     except BrokenPipeError:
         raise
     except FileExistsError:
-        raise ArgumentError(f"--output: {_shown(path)} exists; --force replaces it") from None
+        raise ArgumentError(f"--output: {_shown(path or '')} exists; --force replaces it") from None
     except OSError as error:
         reason = error.strerror or error
-        raise ArgumentError(f"--output: {_shown(path)} cannot be written: {reason}") from None
+        if path is None:
+            abandon()
+        what = "standard output" if path is None else f"--output: {_shown(path)}"
+        raise ArgumentError(f"{what} cannot be written: {reason}") from None
 
 
 def _shown(path: str | Path) -> str:

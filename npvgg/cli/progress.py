@@ -57,12 +57,12 @@ def write(text: str) -> None:
 
 
 @contextmanager
-def shown(quiet: bool) -> Iterator[None]:
-    """Show the package's messages on standard error for a while; quiet: what went wrong alone."""
+def shown() -> Iterator[None]:
+    """Show the package's messages on standard error for a while."""
     handler = _StandardError()
     level, propagate = log.level, log.propagate
     log.addHandler(handler)
-    log.setLevel(logging.ERROR if quiet else logging.INFO)
+    log.setLevel(logging.INFO)
     log.propagate = False
     try:
         yield
@@ -70,6 +70,11 @@ def shown(quiet: bool) -> Iterator[None]:
         log.removeHandler(handler)
         log.setLevel(level)
         log.propagate = propagate
+
+
+def silence() -> None:
+    """Show what goes wrong alone, for the rest of `shown`."""
+    log.setLevel(logging.ERROR)
 
 
 def on_terminal() -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from npvgg.batch.run import Run
 from npvgg.batch.search import Hit, embedded, nearest
 from npvgg.batch.sources import is_url
-from npvgg.cli.output import say
+from npvgg.cli.output import check_vacant, say
 from npvgg.cli.progress import log
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write
@@ -27,6 +27,7 @@ STYLE = (
 
 def search(args: argparse.Namespace) -> int:
     """Print the nearest photos, or write a page with them."""
+    check_vacant("--html", args.html, force=args.force)
     run = Run.open(args.folder)
     left = run.shards - len(run.done())
     if left:
@@ -67,4 +68,6 @@ def _write(path: str, page: str, force: bool) -> None:
     except FileExistsError:
         raise ArgumentError(f"--html: {path} exists; --force replaces it") from None
     except OSError as error:
-        raise ArgumentError(f"--html: {path} cannot be written: {error.strerror}") from None
+        raise ArgumentError(
+            f"--html: {path} cannot be written: {error.strerror or error}"
+        ) from None
