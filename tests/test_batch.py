@@ -535,11 +535,8 @@ def test_a_batch_may_hold_paths_bytes_or_images(photos):
     assert {len(column) for column in predictor({"path": paths[:0]}).values()} == {0}
 
 
-def test_the_page_for_operators_shows_what_runs(monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])
-    page = Path("npvgg/batch/operating.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    exec(compile(code, "operating.md", "exec"), {})
+def test_the_page_for_operators_names_options_that_there_are():
+    page = (Path(__file__).parents[1] / "npvgg/batch/operating.md").read_text(encoding="utf-8")
     options = set(re.findall(r"--[a-z][a-z-]+", page))
     known = "".join(map(inspect.getsource, (batch_options, common_options, entrance)))
     theirs = {"--dependency", "--array", "--cpus-per-task", "--mem", "--requeue"}  # Slurm's
