@@ -1,17 +1,24 @@
 """Batch runs: what a photo costs beside network and decoding, and what a million paths cost.
 
 CPU seconds, children included, where nothing else is said; wall seconds need a quiet machine.
+
+What network and decoding need is measured by a bare loop: it decodes sixteen photos, runs them
+through the network, and takes the next sixteen, in as many processes at once as the run has
+workers. Each by itself needs less, since neither then drives the other's data out of the caches.
+Whatever else a run takes is the executor's: starting Python, Numba and the network, planning,
+messages, parquet files.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +27,7 @@ import numpy as np
 import npvgg
 from bench.folder import KINDS, write_photos
 from bench.report import Row, Rows
+from npvgg.batch.local import ENVIRONMENT, PILLOW_BLOCKS
 from npvgg.batch.predictor import Predictor
 from npvgg.batch.run import Run
 from npvgg.batch.spec import Spec
@@ -39,6 +47,20 @@ photos = listed([], sys.argv[2])
 run = plan(sys.argv[1], photos, spec=Spec().resolved(), identity=identity, sources={})
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 print(json.dumps([time.perf_counter() - began, peak, run.photos]))
+"""
+
+LOOP = """
+import json, resource, sys
+import numpy as np
+from npvgg.batch.predictor import Predictor
+predictor = Predictor(json.loads(sys.argv[1]))
+predictor.warm_up()
+began = resource.getrusage(resource.RUSAGE_SELF)
+for at in range(2, len(sys.argv), 16):
+    decoded = [predictor.decode(path) for path in sys.argv[at : at + 16]]
+    predictor.model.outputs(np.stack([photo.x for photo in decoded]))
+ended = resource.getrusage(resource.RUSAGE_SELF)
+print(ended.ru_utime - began.ru_utime + ended.ru_stime - began.ru_stime)
 """
 
 
@@ -94,10 +116,12 @@ def _work(folder: Path, count: int) -> Iterator[Row]:
         summary = json.loads((run / "summary.json").read_text())
         per = whole["cpu"] / count
         rates = summary["rates"]["photos_per_second"]
-        fixed = 1000 / count * (whole["cpu"] - count * (decode + engine))
+        bare = _bare(spec, files, workers) / count
         s = "s" * (workers > 1)
         yield _row(f"{workers} worker{s}: first photo to last shard", rates, "photos/s")
         yield _row(f"{workers} worker{s}: all processes, one photo", 1000 * per, "CPU ms")
+        yield _row(f"{workers} bare loop{s}: one photo", 1000 * bare, "CPU ms")
+        fixed = 1000 * (per - bare)
         yield _row(
             f"{workers} worker{s}: beside network and decoding", fixed, "CPU s per 1000 photos"
         )
@@ -108,6 +132,17 @@ def _work(folder: Path, count: int) -> Iterator[Row]:
             yield _row(
                 "two workers / two threads less decoding", rates * (1 / rate + decode / 2), "×"
             )
+
+
+def _bare(spec: Spec, files: Sequence[Path], count: int) -> float:
+    """Decode and run photos in bare loops, so many at once; return their CPU seconds."""
+    loops = []
+    for n in range(count):
+        command = [sys.executable, "-c", LOOP, json.dumps(spec.as_dict())]
+        command += map(str, files[n::count])
+        environment = {**PILLOW_BLOCKS, **os.environ, **ENVIRONMENT}
+        loops.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE))
+    return sum(float(loop.communicate()[0]) for loop in loops)
 
 
 def _paths(folder: Path, count: int) -> Iterator[Row]:
