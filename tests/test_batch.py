@@ -250,6 +250,20 @@ def test_what_is_no_run_is_refused(tmp_path, text):
         Run.open(tmp_path)
 
 
+def test_a_link_to_an_empty_folder_is_followed(tmp_path, photos):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk")
+    run, _ = planned(tmp_path / "run", photos)
+    assert run.folder == tmp_path / "run"
+    assert (tmp_path / "run").is_symlink()
+    assert (tmp_path / "disk" / "run.json").is_file()
+
+
+def test_a_run_has_no_place_below_a_file(tmp_path, photos):
+    with pytest.raises(ArgumentError, match=r"output: '.*000\.png/run': "):
+        planned(photos / "000.png" / "run", photos)
+
+
 # --- Identity -------------------------------------------------------------------------------------
 
 

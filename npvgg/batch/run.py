@@ -280,14 +280,17 @@ def plan(
 
     Raises ArgumentError, OSError.
     """
-    target = Path(folder)
+    target = Path(os.path.realpath(folder))  # a link is followed, not replaced
     if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
         raise ArgumentError(
-            f"output: expected a new folder, an empty one or a run, got {str(target)!r}"
+            f"output: expected a new folder, an empty one or a run, got {os.fspath(folder)!r}"
         )
     if not 0 < shard_size <= MAX_SHARD_SIZE:
         raise ArgumentError(f"shard_size: expected 1 … {MAX_SHARD_SIZE}, got {shard_size}")
-    os.makedirs(target.parent, exist_ok=True)
+    try:
+        os.makedirs(target.parent, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(f"output: {os.fspath(folder)!r}: {error.strerror}") from None
     try:
         with new_folder(target) as temporary:
             (temporary / SHARDS).mkdir()
@@ -308,7 +311,7 @@ def plan(
     except OSError:
         if not (target / PLAN).exists():  # or somebody was faster
             raise
-    return Run.open(target)
+    return Run.open(folder)
 
 
 def _check_count(photos: int, shard_size: int) -> None:
