@@ -36,7 +36,7 @@ ALTERNATIVES: dict[str, Sequence[Any]] = {
     "plan.GROUP_TILES": (2 * SIDE_BY_SIDE, 8 * SIDE_BY_SIDE),
     "compiled.SLICE_PIXELS": tuple(n * 224 * 224 for n in (1, 4, 8)),
     "winograd.IMAGES": (1, 4),
-    "winograd.MAKING_U": (5, 20),
+    "winograd.MAKING_U": (2, 10),
 }
 """Constant → other values."""
 

@@ -40,9 +40,11 @@ from npvgg.network import Network
 IMAGES = 2
 """Images that share U, in the reckoning below: between one alone and the few of a slice."""
 
-MAKING_U = 10
+MAKING_U = 4
 """What making a value of U costs, in products of that value: 49 values for 384 × 384 kernels took
-1.2 ms, where as many products of one tile take 0.12 (F(5) at 14² on one thread, 2026-11-28)."""
+0.42 ms, where as many products of one tile take 0.13 (F(5) at 14² on one thread, EPYC, 2026-11-28).
+Rounded up: with 3, the stride-2 layer of A2 at 7² would be F(2), and the network 1.6 % slower. With
+4 in place of 10, A2 takes 0.96 of its time at 288², 0.99 at 192², 1.00 at 400²."""
 
 LONG_SUM = 128
 """Input channels from which F(5) is taken. Alone it is off by 5 to 10 times as much as a direct
