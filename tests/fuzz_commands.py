@@ -165,11 +165,13 @@ def a_copy(change=None):
         inside = Path(folder, "inside")
         shutil.copytree(source, inside, symlinks=True)
         os.mkfifo(inside / "fifo")
+        somebody = os.open(inside / "fifo", os.O_RDONLY | os.O_NONBLOCK)  # reads what is written
         (inside / "loop").symlink_to("loop")
         with contextlib.chdir(inside):
             if change:
                 change()
             yield inside
+        os.close(somebody)
         assert os.listdir(folder) == ["inside"], "something was written outside"
 
 

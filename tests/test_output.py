@@ -184,6 +184,24 @@ def test_a_pipe_is_written_in_place(tmp_path):
     assert (got, names(tmp_path)) == ([b"row"], ["pipe"])
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX only")
+def test_a_pipe_that_nobody_reads_yet_is_waited_for_and_that_is_said(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    said, readers = [], []
+
+    def say(text, path):
+        said.append(text % path)  # somebody comes, at last
+        readers.append(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK))
+
+    monkeypatch.setattr(output.log, "error", say)
+    write(tmp_path / "pipe", [b"row"])
+    assert said == [f"--output: {tmp_path}/pipe is a pipe: waiting for a program that reads it"]
+    assert os.read(readers[0], 99) == b"row"
+    os.close(readers[0])
+    write("/dev/null", [b"row"])  # a device takes it at once
+    assert len(said) == 1
+
+
 def test_csv_quotes_what_ends_a_line_and_escapes_formulas_on_request():
     values = ["a\rb", 'say "x"', "=1+1", "@x", "-2", " pad", ""]
     for delimiter, as_text in ((",", rows.as_csv), ("\t", rows.as_tsv)):

@@ -9,6 +9,7 @@ Text of files and their names reaches a terminal through `text.escaped` alone.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -118,7 +119,7 @@ class InPlace(Place):
 
     def __enter__(self) -> Self:
         with _blamed(self.path):
-            self.file = open(self.path, "wb", buffering=0)
+            self.file = open(self.path, "wb", buffering=0, opener=_with_a_reader)
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
@@ -128,6 +129,20 @@ class InPlace(Place):
         """Write a piece."""
         with _blamed(self.path):
             write_all(self.file, memoryview(piece))
+
+
+def _with_a_reader(path: str, flags: int) -> int:
+    """Open for writing; say so where that waits, for a pipe that nobody reads yet."""
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+            raise
+        log.error("--output: %s is a pipe: waiting for a program that reads it", _shown(path))
+        return os.open(path, flags, 0o666)
+    if hasattr(os, "set_blocking"):
+        os.set_blocking(descriptor, True)
+    return descriptor
 
 
 class WholeFile(Place):
