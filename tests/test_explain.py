@@ -659,3 +659,18 @@ def test_a_block_of_zeros_is_shown():
         assert words(lesson)
         assert "NaN" not in json.dumps(lesson.as_json())
     assert explain.fold(model, "stages.0.0").folded.norm == 0
+
+
+def test_a_network_that_overflows_can_still_be_shown():
+    """Its numbers stand in the sentences as they are, inf and nan, and in JSON as null."""
+    with np.errstate(all="ignore"):
+        loud = {n: t * np.float32(1e30) if t.ndim == 4 else t for n, t in tiny.tensors().items()}
+        model = npvgg.create_model(
+            "repvgg_a0", weights=loud, reparameterize=False, engine="reference", **tiny.keywords()
+        )
+        for make in (explain.fold, explain.pixel, explain.photo, explain.questions,
+                     explain.quantize):  # fmt: skip
+            lesson = make(model)
+            text = lesson.as_text() + lesson.as_html()
+            assert "nan" in text or "inf" in text
+            json.dumps(lesson.as_json(), allow_nan=False)

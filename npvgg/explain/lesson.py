@@ -59,7 +59,8 @@ class Lesson:
 
     @cached_property
     def _numbers(self) -> dict[str, Any]:
-        return self.as_json()
+        listed: dict[str, Any] = in_json(self, null=False)
+        return listed
 
     def __repr__(self) -> str:
         return self.as_text()
@@ -71,21 +72,21 @@ class Lesson:
         return fragment(self.document())
 
 
-def in_json(value: Any) -> Any:
+def in_json(value: Any, *, null: bool = True) -> Any:
     """Return a value in JSON's types: arrays as lists, fractions as text, what is not finite as
-    null.
+    null, or, for a sentence, as the number it is.
     """
     if is_dataclass(value) and not isinstance(value, type):
         kept = (f.name for f in fields(value) if f.metadata.get("json", True))
-        return {name.rstrip("_"): in_json(getattr(value, name)) for name in kept}
+        return {name.rstrip("_"): in_json(getattr(value, name), null=null) for name in kept}
     if isinstance(value, np.ndarray | np.generic):
-        return in_json(value.tolist())
+        return in_json(value.tolist(), null=null)
     if isinstance(value, Mapping):
-        return {str(key): in_json(item) for key, item in value.items()}
+        return {str(key): in_json(item, null=null) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [in_json(item) for item in value]
+        return [in_json(item, null=null) for item in value]
     if isinstance(value, Fraction):
         return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
+    if null and isinstance(value, float) and not math.isfinite(value):
         return None
     return value
