@@ -316,9 +316,10 @@ def _repository(name: object, pretrained: bool, cache: str | PathLike[str] | Non
     if not set(name) & set(":/\\") and (is_network(name) or not os.path.isdir(name)):
         return None
     source, colon, place = name.partition(":")
-    if not colon or len(source) == 1:  # C: is a drive
-        source, place = "local-dir", name
-    if source not in ("hf-hub", "hf_hub", "local-dir") or not place:
+    known = source in ("hf-hub", "hf_hub", "local-dir")
+    if not colon or len(source) == 1 or (not known and os.path.isdir(name)):  # C: is a drive
+        known, source, place = True, "local-dir", name
+    if not known or not place:
         raise ArgumentError(f"name: expected hf-hub:owner/name or a folder, got {name!r}")
     if not pretrained:
         raise ArgumentError(f"pretrained: expected True with {name!r}, whose weights are meant")

@@ -465,3 +465,14 @@ def test_wrong_labels_never_stop_what_has_no_classes(nano_folder):
         create_model(weights=folder, engine="reference", **options)
     with pytest.raises(WeightsError, match="label_names"):
         create_model(weights=folder)
+
+
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
+    folder = tmp_path / "run 12:30"
+    tiny_folder = {"architecture": "repvgg_a0", "num_classes": 5, "model_args": tiny.keywords()}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(tiny_folder))
+    checkpoint.save_safetensors(folder / "model.safetensors", tiny.tensors())
+    assert create_model(str(folder), pretrained=True).num_classes == 5
+    with pytest.raises(ArgumentError, match="expected hf-hub:owner/name or a folder"):
+        create_model(f"{folder}x", pretrained=True)

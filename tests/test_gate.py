@@ -24,7 +24,10 @@ from npvgg.cli.main import main
 from npvgg.formats import checkpoint
 
 CAT = Path(__file__).parent / "photos" / "chelsea.png"
-POISON = "\x1b[31mred\x1b]0;title\x07\u202eevil\x9b2J\x00"
+POISON = "\x1b[31mred\x1b]0;title\x07\u202eevil\x9b2J\rback\nnpvgg: forged\u2028\x85\x0b\x00"
+FORGED = "npvgg: forged"
+"""What would look like a line of ours, if a line could be ended."""
+
 NAME = POISON.replace("\0", "").replace("/", "")
 """What a file can be called."""
 
@@ -56,6 +59,7 @@ def clean(capfdbinary, monkeypatch):
         text = out.decode() + err.decode()
         for line in text.split("\n"):
             assert line.replace("\t", "").isprintable(), line
+            assert not line.startswith(FORGED), text
         said.append("evil" in text)
         return status
 
@@ -109,11 +113,11 @@ def test_photos_and_lists(clean, tmp_path):
     shutil.copy(CAT, photo)
     junk.write_bytes(POISON.encode() * 9)
     (tmp_path / f"x{NAME}.{NAME}").touch()
-    names = "\n".join([str(photo), f"{POISON}.png".replace("\0", "")]).encode()
+    names = "\0".join([str(photo), f"{POISON}.png".replace("\0", "")]).encode()
     for command in ("classify", "embed", "features"):
         clean(command, tmp_path, "--max-pixels", 10**6)
         clean(command, photo, junk, "--format", "jsonl")
-        clean(command, "--files-from", "-", stdin=names)
+        clean(command, "--files-from", "-", "--null", stdin=names)
         clean(command, f"{tmp_path}/{NAME}*")
         clean(command, f"{tmp_path}/*{NAME}{NAME}")
         clean(command, f"http://{NAME}")

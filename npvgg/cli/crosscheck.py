@@ -17,7 +17,7 @@ from npvgg.cli.progress import log
 from npvgg.cli.weightfiles import FOUND
 from npvgg.errors import ArgumentError
 from npvgg.formats.files import atomic_write
-from npvgg.formats.untrusted import path_text
+from npvgg.formats.untrusted import path_text, printable
 from npvgg.pages import html
 from npvgg.testing.comparison import candidates, factories
 from npvgg.testing.comparison.compare import compare as hold_against
@@ -42,7 +42,7 @@ def conformance(args: argparse.Namespace) -> int:
     numbers = sum(pack.tensor(probe.name).size for probe in pack.probes)
     megabytes = sum(file.stat().st_size for file in Path(args.out).iterdir()) / 1e6
     log.info(
-        f"{args.out}: {pack.manifest['model']} in {pack.manifest['form']} form, "
+        f"{path_text(args.out)}: {pack.manifest['model']} in {pack.manifest['form']} form, "
         f"{len(pack.probes)} tensors of level {pack.manifest['level']}, {numbers:,} numbers, "
         f"{megabytes:.1f} MB; its README.md says how to use it"
     )
@@ -72,7 +72,7 @@ def compare(args: argparse.Namespace) -> int:
         if args.load_weights:
             names = candidates.read_mapping(args.weights_map) if args.weights_map else None
             how = factories.give_weights(candidate, pack, names)
-            log.info(f"{args.torch}: given the pack's weights, {how}")
+            log.info(f"{printable(args.torch)}: given the pack's weights, {how}")
     with redirect_stdout(sys.stderr):  # what a module prints is no part of the report
         report = hold_against(
             candidate,
@@ -94,7 +94,8 @@ def compare(args: argparse.Namespace) -> int:
         flush()
         _write_page(report, args.html, args.force)
     if args.torch and not args.load_weights and not report.ok:
-        log.info(f"{args.torch} ran with weights of its own; --load-weights gives it the pack's")
+        name = printable(args.torch)
+        log.info(f"{name} ran with weights of its own; --load-weights gives it the pack's")
     return OK if report.ok else FOUND
 
 

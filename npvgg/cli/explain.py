@@ -103,7 +103,7 @@ def course(args: argparse.Namespace) -> int:
     files = {name: text.encode() for name, text in made}
     with _saying("--output", args.output):
         write_folder(args.output, files, overwrite=args.force)
-    log.info("%s: %d pages, %.1f MB; begin with index.html", args.output, len(files),
+    log.info("%s: %d pages, %.1f MB; begin with index.html", path_text(args.output), len(files),
              sum(map(len, files.values())) / 1e6)  # fmt: skip
     return OK
 
@@ -126,7 +126,7 @@ def live(args: argparse.Namespace) -> int:
     made = page(_model(args)).encode()
     with _saying("--output", args.output):
         atomic_write(args.output, made, overwrite=args.force)
-    log.info("%s: %.1f MB; drop a photo on it", args.output, len(made) / 1e6)
+    log.info("%s: %.1f MB; drop a photo on it", path_text(args.output), len(made) / 1e6)
     return OK
 
 
@@ -147,7 +147,7 @@ def _saying(option: str, path: str) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or error
-        raise ArgumentError(f"{option}: {path} cannot be written: {why}") from None
+        raise ArgumentError(f"{option}: {path_text(path)} cannot be written: {why}") from None
 
 
 def _model(args: argparse.Namespace) -> RepVGG:

@@ -215,7 +215,7 @@ def _listing(args: argparse.Namespace, model: Any) -> Listing:
         log.error(f"{path_text(photo.path)}: {photo.error}")
     if listing.others:
         suffixes = {os.path.splitext(path)[1].lower() or "no suffix" for path in listing.others}
-        kinds = ", ".join(sorted(suffixes)[:5]) + ", …" * (len(suffixes) > 5)
+        kinds = ", ".join(map(printable, sorted(suffixes)[:5])) + ", …" * (len(suffixes) > 5)
         files = f"{len(listing.others):,} other {noun(len(listing.others), 'file')}"
         log.info(f"skipped {files} in folders, not known as photos: {kinds}")
     if listing.links:
@@ -371,5 +371,5 @@ def _maps_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> It
         lines += [
             f"    {name:12} {'×'.join(map(str, shape))}" for name, shape in row["maps"].items()
         ]
-        lines += [f"    → {row['file']}"] if "file" in row else []
+        lines += [f"    → {path_text(row['file'])}"] if "file" in row else []
         yield escaped("\n".join(lines) + "\n")

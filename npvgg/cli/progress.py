@@ -8,6 +8,7 @@ one line that is overwritten on a terminal, and a line now and then elsewhere: l
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,10 @@ _PASSING = {"passing": True}
 
 
 class _StandardError(logging.Handler):
-    """Writes `npvgg: <message>` lines to what is standard error at that moment."""
+    """Writes `npvgg: <message>` lines to what is standard error at that moment.
+
+    Whatever follows the end of a line in a message is set in: no name can look like another one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +43,7 @@ class _StandardError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message; a passing one without text only removes the one before."""
         stay = not (hasattr(record, "passing") and on_terminal())
-        message = escaped(record.getMessage())
+        message = re.sub("\n(?!  )", "\n  ", escaped(record.getMessage()))
         text = ("\r\x1b[K" if self.pending else "") + (f"npvgg: {message}" if message else "")
         self.pending = bool(message) and not stay
         _write(text + ("\n" if stay and message else ""))

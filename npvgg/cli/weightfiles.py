@@ -14,7 +14,7 @@ from npvgg.cli.output import say
 from npvgg.cli.progress import log
 from npvgg.cli.text import noun
 from npvgg.errors import ArgumentError
-from npvgg.formats.untrusted import shown
+from npvgg.formats.untrusted import path_text, shown
 from npvgg.tools.inspection import as_table
 
 FOUND = 1
@@ -44,7 +44,7 @@ def convert(args: argparse.Namespace) -> int:
     kind = " ".join(done.metadata.get(key, "") for key in ("npvgg.model", "npvgg.form")).strip()
     fold = done.metadata.get("npvgg.fold")
     log.info(
-        f"{args.target}: {kind + ' form, ' if kind else ''}{len(done.tensors)} tensors, "
+        f"{path_text(args.target)}: {kind + ' form, ' if kind else ''}{len(done.tensors)} tensors, "
         f"{count:,} numbers"
         + (f", folded in {fold}" if fold not in (None, "none") else "")
         + (f", rounded to {done.dtype}" if done.dtype in ("float16", "bfloat16") else "")
@@ -73,7 +73,7 @@ def _convert_to_onnx(args: argparse.Namespace) -> int:
         log.info(f"took {source.choice}")
     fold = done.metadata.get("npvgg.fold")
     log.info(
-        f"{args.target}: {done.metadata['npvgg.model']}, ONNX opset {export.OPSET}, "
+        f"{path_text(args.target)}: {done.metadata['npvgg.model']}, ONNX opset {export.OPSET}, "
         f"{_end(*done.source)} → {_end(*done.result)}, {done.nodes} nodes, {done.numbers:,} numbers"
         + (f", folded in {fold}" if fold else "")
     )

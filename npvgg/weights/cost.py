@@ -6,8 +6,8 @@
                               copied four times on their way
 
 C and K are rounded up to 16, as the compiled engines lay channels out. It is a bound: of 40 random
-networks with each engine in both forms, none took more than 0.93 of it, and the median 0.43 (peak
-of resident memory; Zen 4, one thread, 2026-11-28).
+networks with each engine in both forms, none took more than 0.99 of it, half of them less than 0.51
+(peak of resident memory; Zen 4, one thread, 2026-11-28).
 
 A stranger's config.json or metadata may state a network whose weights are small and whose maps are
 not: dilation that doubles from stage to stage, a stem that keeps a vast input's size, an attention
