@@ -281,6 +281,8 @@ def plan(
     Raises ArgumentError, OSError.
     """
     target = Path(os.path.realpath(folder))  # a link is followed, not replaced
+    if (target / PLAN).exists():  # somebody was faster
+        return Run.open(folder)
     if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
         raise ArgumentError(
             f"output: expected a new folder, an empty one or a run, got {os.fspath(folder)!r}"

@@ -151,6 +151,7 @@ def _planned(args: argparse.Namespace) -> Run:
         options={name: getattr(args, name) for name in LATER},
     )
     refuse_another(run.identity, identity)  # where another process was faster
+    _refuse_other(args, run)
     log.info(
         f"planned {run.photos:,} {noun(run.photos, 'photo')} in {run.shards:,} "
         f"{noun(run.shards, 'shard')}"
