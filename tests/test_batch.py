@@ -259,6 +259,12 @@ def test_a_link_to_an_empty_folder_is_followed(tmp_path, photos):
     assert (tmp_path / "disk" / "run.json").is_file()
 
 
+def test_of_two_who_plan_the_faster_one_counts(tmp_path, photos):
+    first, _ = planned(tmp_path / "run", photos)
+    second, _ = planned(tmp_path / "run", photos, shard_size=2)
+    assert second.plan == first.plan
+
+
 def test_a_run_has_no_place_below_a_file(tmp_path, photos):
     with pytest.raises(ArgumentError, match=r"output: '.*000\.png/run': "):
         planned(photos / "000.png" / "run", photos)
@@ -433,14 +439,17 @@ def test_a_tar_file_that_is_compressed_or_none(tmp_path):
         list(listed([str(tmp_path / "none.tar")]))
 
 
-@pytest.mark.parametrize("kind", ["bytes", "hugging-face", "path"])
+@pytest.mark.parametrize("kind", ["bytes", "hugging-face", "path", "category", "large"])
 def test_a_parquet_file(tmp_path, photos, kind):
     paths = sorted(photos.iterdir())
     data = [path.read_bytes() for path in paths]
+    texts = [str(path) for path in paths]
     table = {
+        "category": {"path": pa.array(texts).dictionary_encode()},
+        "large": {"path": pa.array(texts, pa.large_string())},
         "bytes": {"bytes": data},
         "hugging-face": {"image": [{"bytes": b, "path": None} for b in data]},
-        "path": {"n": range(6), "path": [str(path) for path in paths]},
+        "path": {"n": range(6), "path": texts},
     }[kind]
     pq.write_table(pa.table(table), tmp_path / "p.parquet", row_group_size=4)
     run, predictor = planned(tmp_path / "run", tmp_path / "p.parquet", shard_size=5)
@@ -458,6 +467,8 @@ def test_columns_of_parquet_files(tmp_path):
     assert [entry.path for entry in listed([str(tmp_path / "p.parquet")], column="where")] == [
         "x.png", "",
     ]  # fmt: skip
+    run, predictor = planned(tmp_path / "paths", tmp_path / "p.parquet", column="where")
+    assert finished(run, predictor)[1]["error"] == "the row holds no path"
     run, predictor = planned(tmp_path / "run", tmp_path / "p.parquet", column="photo")
     errors = [row["error"] for row in finished(run, predictor)]
     assert "holds no bytes" in errors[0]

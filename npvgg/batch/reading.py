@@ -38,6 +38,8 @@ class Reader:
         try:
             if entry.container is not None:
                 yield self._opened(entry).read(entry)
+            elif not entry.path:
+                raise ImageError("the row holds no path")
             elif is_url(entry.path):
                 yield _fetched(entry)
             else:

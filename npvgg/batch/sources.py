@@ -158,7 +158,7 @@ def _in_parquet(table: str, column: str | None) -> Iterator[Entry]:
                 f"source: {table!r}: expected at most a row for each of its bytes, got {rows}"
             )
         kind = schema.field(name).type
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if holds_text(pa, kind):
             for batch in parquet.iter_batches(BATCH, columns=[name], use_threads=False):
                 for path in batch.column(0).to_pylist():
                     yield named(_sized(table, path)) if path else Entry("")
@@ -178,6 +178,15 @@ def _sized(source: str, path: str) -> str:
             f"source: {source!r}: expected paths of at most {MAX_PATH} characters, got {len(path)}"
         )
     return path
+
+
+def holds_text(pa: Any, kind: Any) -> bool:
+    """Return whether a column holds text, each as it stands or by its number in a dictionary, as
+    pandas writes categories.
+    """
+    if pa.types.is_dictionary(kind):
+        return holds_text(pa, kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def holds_bytes(pa: Any, kind: Any) -> bool:
