@@ -26,8 +26,9 @@ root mean square (64 photos). Where numbers of such different sizes meet, im2col
 error. Nothing detects it: that would cost a pass over V.
 
 Measured with other choices (A2 at 224², one thread, processor's time, 2026-11-28): F(3) at 14²
-1.03 of the time for one image and 1.11 for four; F(6) at 56² or 28² 0.99 to 1.02, at a larger
-rounding error, so it isn't compiled.
+takes 1.08 of the time for one image and 1.14 for four, F(4) 1.07 and 1.11; F(5) at 28² 1.01 and
+1.00. F(6) at 56² or 28² took 0.99 to 1.02, at a larger rounding error, so it isn't compiled. Tiles
+of two sizes that share U (14 = 5 + 5 + 4, 400 products in place of 441) have not been tried.
 """
 
 from __future__ import annotations
