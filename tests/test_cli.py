@@ -138,6 +138,16 @@ def test_what_cannot_be_found_keeps_its_place(run, tmp_path):
     assert status == 1
 
 
+def test_where_no_thread_can_be_started_that_is_said(run, monkeypatch):
+    def starve(args):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(verbs_of_photos, "classify", starve)
+    status, out, err = run("classify", CAT)
+    assert (status, out) == (2, b"")
+    assert err.startswith("npvgg: error: no thread can be started")
+
+
 def test_an_argument_without_photos_is_said_and_counts_as_none(run, tmp_path):
     empty, output = tmp_path / "empty", tmp_path / "e.npy"
     empty.mkdir()

@@ -19,6 +19,9 @@ from npvgg.errors import NpvggError
 
 ABORTED, INTERRUPTED = 2, 130
 
+NO_THREAD = "can't start new thread"
+"""What Python says where the system gives it none."""
+
 MANY = {"paths", "sources", "image"}
 """Arguments that may be given any number of times, none at all among them."""
 
@@ -67,6 +70,11 @@ def _run(argv: Sequence[str] | None) -> int:
             raise
         reason = f": {error}" if isinstance(error, ImportError) else ""
         log.error(f"error: out of memory{reason}")
+        return ABORTED
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        log.error("error: no thread can be started: no memory, or a limit of processes (ulimit -u)")
         return ABORTED
     except (NpvggError, OSError) as error:
         log.error(f"error: {error}")

@@ -79,8 +79,9 @@ def run(command: Callable[[], int]) -> int:
     before = threading.stack_size(STACK_BYTES)
     try:
         threading.Thread(target=work, name="npvgg-command", daemon=True).start()
-    except RuntimeError:  # no memory for a thread: a signal ends it as any program
+    except RuntimeError:  # no thread to be had: a signal ends it as any program
         _let_go(signals)
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # it answers with a SIGINT of its own
         work()
     finally:
         threading.stack_size(before)
