@@ -142,12 +142,23 @@ def test_a_photo_that_kills_on_dask_is_one_row(tmp_path, photos, local, monkeypa
     assert digests(run) == local
 
 
-def test_what_a_task_raises_on_dask_is_said(tmp_path, photos):
+def test_what_a_task_raises_on_dask_is_said_at_once(tmp_path, photos, monkeypatch):
     pytest.importorskip("distributed", reason="dask is not installed: pip install 'npvgg[dask]'")
     run, _ = planned(tmp_path / "run", photos)
     (run.folder / "inputs.parquet").unlink()
+    tries = tmp_path / "tries"
+
+    def counted(*arguments):
+        from npvgg.batch.clusters import one  # the process's own
+
+        with open(tries, "a") as file:
+            file.write("x")
+        return one(*arguments)
+
+    monkeypatch.setattr(clusters, "one", counted)
     with pytest.raises(ArgumentError, match=r"inputs\.parquet"):
         list(clusters.with_dask(run, [0]))
+    assert tries.read_text() == "x"
 
 
 # --- Ray ------------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ from npvgg.batch.shards import BATCH_SIZE, Done
 from npvgg.errors import ArgumentError
 
 RETRIES = 10
-"""How often a shard is given out again when the process that had it is lost."""
+"""How often Ray gives a shard out again when the process that had it is lost. Dask does so
+three times, if its setting distributed.scheduler.allowed-failures says nothing else.
+"""
 
 _here = threading.local()
 
@@ -84,9 +86,7 @@ def with_dask(
             )
         client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
         arguments = os.path.abspath(run.folder), retry, threads, batch_size
-        futures = [
-            client.submit(one, number, *arguments, pure=False, retries=RETRIES) for number in shards
-        ]
+        futures = [client.submit(one, number, *arguments, pure=False) for number in shards]
         stack.callback(client.cancel, futures)
         for future in distributed.as_completed(futures, loop=client.loop):
             yield Done(*_answer(future.result))
