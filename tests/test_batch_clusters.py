@@ -103,8 +103,13 @@ def killing_one(results, pids):
 # --- Dask -----------------------------------------------------------------------------------------
 
 
+needs_dask = pytest.mark.skipif(
+    find_spec("distributed") is None, reason="dask is not installed: pip install 'npvgg[dask]'"
+)
+
+
+@needs_dask
 def test_dask_gives_the_same_bytes(tmp_path, photos, local, nothing_listens_elsewhere):
-    pytest.importorskip("distributed", reason="dask is not installed: pip install 'npvgg[dask]'")
     planned(tmp_path / "run", photos, spec={"topk": 3})
     status = main(
         ["batch", "--output", str(tmp_path / "run"), "--engine", "dask", "--workers", "2"]
@@ -113,10 +118,10 @@ def test_dask_gives_the_same_bytes(tmp_path, photos, local, nothing_listens_else
     assert digests(tmp_path / "run") == local
 
 
+@needs_dask
 def test_a_dask_worker_is_killed(tmp_path, photos, local):
-    distributed = pytest.importorskip(
-        "distributed", reason="dask is not installed: pip install 'npvgg[dask]'"
-    )
+    import distributed
+
     run, _ = planned(tmp_path / "run", photos)
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
@@ -128,8 +133,8 @@ def test_a_dask_worker_is_killed(tmp_path, photos, local):
     assert digests(run) == local
 
 
+@needs_dask
 def test_a_photo_that_kills_on_dask_is_one_row(tmp_path, photos, local, monkeypatch):
-    pytest.importorskip("distributed", reason="dask is not installed: pip install 'npvgg[dask]'")
     fault = '{"role": "worker", "event": "open", "text": "/021.jpg"}'
     monkeypatch.setenv("PYTHONPATH", str(FAULTS), prepend=os.pathsep)
     monkeypatch.setenv("NPVGG_FAULT", fault)
@@ -142,8 +147,8 @@ def test_a_photo_that_kills_on_dask_is_one_row(tmp_path, photos, local, monkeypa
     assert digests(run) == local
 
 
+@needs_dask
 def test_what_a_task_raises_on_dask_is_said_at_once(tmp_path, photos, monkeypatch):
-    pytest.importorskip("distributed", reason="dask is not installed: pip install 'npvgg[dask]'")
     run, _ = planned(tmp_path / "run", photos)
     (run.folder / "inputs.parquet").unlink()
     tries = tmp_path / "tries"
