@@ -100,28 +100,26 @@ class _Tar(_Container):
 
 
 class _Parquet(_Container):
-    """A parquet file: rows are read in their order, a few at a time."""
-
-    ROWS = 16
+    """A parquet file: rows are read in their order, one at a time, as each may be large."""
 
     def __init__(self, place: str) -> None:
         super().__init__(place)
         with refusing(place):
             self.parquet = guests.arrow()[1].ParquetFile(self.file)
-        self.first, self.column = 0, ""
-        self.values: list[Any] = []
-        self.batches: Any = iter(())
+        self.following, self.column = 0, ""
+        self.value: Any = None
+        self.values: Iterator[Any] = iter(())
 
     def read(self, entry: Entry) -> bytes:
         row = entry.offset or 0
-        if entry.column != self.column or row < self.first:
-            self.column, self.first, self.values = entry.column or "", 0, []
-            self.batches = self._from(row)
+        if entry.column != self.column or row + 1 < self.following:
+            self.column, self.following = entry.column or "", 0
+            self.values = self._from(row)
         with refusing(entry.path):
-            while row >= self.first + len(self.values):
-                self.first += len(self.values)
-                self.values = next(self.batches)
-        value = self.values[row - self.first]
+            while row >= self.following:
+                self.value = next(self.values)
+                self.following += 1
+        value = self.value
         if isinstance(value, dict):
             value = value.get("bytes")
         if not isinstance(value, bytes):
@@ -129,15 +127,15 @@ class _Parquet(_Container):
         _bounded(entry, len(value))
         return bytes(value)
 
-    def _from(self, row: int) -> Iterator[list[Any]]:
+    def _from(self, row: int) -> Iterator[Any]:
         """Read from the row group of a row on."""
         metadata, groups = self.parquet.metadata, list(range(self.parquet.num_row_groups))
-        while groups and row >= self.first + metadata.row_group(groups[0]).num_rows:
-            self.first += metadata.row_group(groups.pop(0)).num_rows
+        while groups and row >= self.following + metadata.row_group(groups[0]).num_rows:
+            self.following += metadata.row_group(groups.pop(0)).num_rows
         for batch in self.parquet.iter_batches(
-            self.ROWS, row_groups=groups, columns=[self.column], use_threads=False
+            1, row_groups=groups, columns=[self.column], use_threads=False
         ):
-            yield batch.column(0).to_pylist()
+            yield from batch.column(0).to_pylist()
 
 
 def _unchanged(path: str, planned: str | None) -> None:
