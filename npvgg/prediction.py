@@ -22,7 +22,7 @@ from npvgg.engines.threads import resolve
 from npvgg.errors import ArgumentError
 from npvgg.images.labels import labels_for
 from npvgg.images.opening import Source
-from npvgg.ops import Array, softmax, topk
+from npvgg.ops import Array, probabilities, topk
 from npvgg.pipeline import Result
 
 
@@ -126,7 +126,7 @@ def _outcomes(
 def best(logits: Array, pretrained_cfg: Mapping[str, Any], k: int) -> tuple[Class, ...]:
     """Name the k most probable classes, or all where there are fewer: logits (classes,)."""
     labels = labels_for(pretrained_cfg)
-    values, indices = topk(softmax(logits), min(k, len(logits)))
+    values, indices = topk(probabilities(logits), min(k, len(logits)))
     return tuple(
         Class(index, labels[index].name if labels else "", probability)
         for index, probability in zip(indices.tolist(), values.tolist(), strict=True)

@@ -1,6 +1,7 @@
 """Photos in, classes out: in order, whatever they are, whatever is wrong with some."""
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,16 @@ def test_photos_are_taken_a_batch_at_a_time(nano):
     outcomes = predict(nano, photos(), batch_size=2)
     next(outcomes)
     assert len(taken) == 2
+
+
+def test_one_logit_is_a_sigmoid():
+    model = tiny.model(changes={"num_classes": 1})
+    transform = npvgg.data.create_transform(**npvgg.data.resolve_model_data_config(model))
+    (logit,) = model(transform(CAT)[None])[0].tolist()
+    (only,) = model.classify(CAT)
+    assert only.probability == pytest.approx(1 / (1 + math.exp(-logit)), rel=1e-5)
+    (outcome,) = predict(model, [CAT])
+    assert outcome.classes == (only,)
 
 
 def test_an_answer_that_is_not_finite_is_an_error():

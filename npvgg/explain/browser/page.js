@@ -35,7 +35,7 @@ function classify() {
   const start = performance.now();
   const logits = repvgg.forward(state.x, state.blocks, tensors, (name, y) => state.maps.set(name, y));
   const took = performance.now() - start;
-  const probabilities = repvgg.softmax(Array.from(logits));
+  const probabilities = repvgg.probabilities(Array.from(logits));
   const order = probabilities.map((_, k) => k).sort((a, b) => probabilities[b] - probabilities[a]);
   byId("classes").replaceChildren(...order.slice(0, 5).map((k) => {
     const row = document.createElement("tr");

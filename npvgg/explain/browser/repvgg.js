@@ -222,7 +222,8 @@ const repvgg = (() => {
     return { ...block, weight, bias, run };
   }
 
-  function softmax(logits) {
+  function probabilities(logits) {
+    if (logits.length === 1) return [1 / (1 + Math.exp(-logits[0]))];  // of the one class
     const powers = logits.map((v) => Math.exp(v - Math.max(...logits)));
     const sum = powers.reduce((a, b) => a + b);
     return powers.map((v) => v / sum);
@@ -298,7 +299,7 @@ const repvgg = (() => {
 
   return {
     readSafetensors, blocksOf, conv2d, batchNorm, branches, fold, forward, asTrained, asDeployed,
-    softmax, resize, preprocess,
+    probabilities, resize, preprocess,
   };
 })();
 

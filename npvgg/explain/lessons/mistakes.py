@@ -19,7 +19,7 @@ from npvgg.explain import subject
 from npvgg.explain.lesson import UNLISTED, Lesson
 from npvgg.model import RepVGG
 from npvgg.network import Block, Network
-from npvgg.ops import Array, softmax
+from npvgg.ops import Array, probabilities
 from npvgg.pages.parts import Document, Exercise, Formula, Heading, Heat, Paragraph, Part, Table
 from npvgg.testing.diagnosis.mistake import Mistake
 from npvgg.testing.diagnosis.mistaken_endings import ending
@@ -219,11 +219,11 @@ class _Bench:
     def top(self, logits: Array) -> tuple[str, float]:
         """Return the likeliest class and its probability."""
         with np.errstate(all="ignore"):
-            probabilities = softmax(logits)[0]
-        if not np.isfinite(probabilities).all():
+            shares = probabilities(logits)[0]
+        if not np.isfinite(shares).all():
             return "nothing: NaN", 0.0
-        best = int(probabilities.argmax())
-        return subject.class_name(self.model, best), float(probabilities[best])
+        best = int(shares.argmax())
+        return subject.class_name(self.model, best), float(shares[best])
 
     def _made(self, mistake: Mistake[Any], detail: str, what: _Outcome, logits: Array) -> Made:
         tensor = what.tensor

@@ -13,7 +13,7 @@ from npvgg.explain import subject
 from npvgg.explain.lesson import UNLISTED, Lesson
 from npvgg.model import RepVGG
 from npvgg.network import Network
-from npvgg.ops import Array, softmax
+from npvgg.ops import Array, probabilities
 from npvgg.pages.parts import Bars, Document, Exercise, Formula, Heading, Paragraph, Table
 from npvgg.reparam import FusedConv, fuse_conv_bn, identity_kernel, pad_1x1_to_3x3
 
@@ -282,9 +282,9 @@ def _logits(net: Network, x: Array) -> Array:
 
 
 def _top(model: RepVGG, logits: Array) -> tuple[str, float]:
-    probabilities = softmax(logits)[0]
-    best = int(probabilities.argmax())
-    return subject.class_name(model, best), float(probabilities[best])
+    shares = probabilities(logits)[0]
+    best = int(shares.argmax())
+    return subject.class_name(model, best), float(shares[best])
 
 
 def _run(
