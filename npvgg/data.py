@@ -19,6 +19,7 @@ from npvgg import from_timm
 from npvgg.errors import ArgumentError, refuse_keyword
 from npvgg.images.opening import Opening, OpeningKeywords
 from npvgg.images.transform import ImageWarning, Transform
+from npvgg.rounding import whatever_seterr_says
 
 __all__ = [
     "ImageWarning",
@@ -121,6 +122,7 @@ class TransformKeywords(OpeningKeywords, TimmKeywords, total=False):
     """The keywords that `create_transform` gathers in `opening`."""
 
 
+@whatever_seterr_says
 def create_transform(
     input_size: int | Sequence[int] = 224,
     is_training: bool = False,

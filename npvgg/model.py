@@ -115,6 +115,7 @@ class Classifier:
         """Number of classes; 0 without weights."""
         return 0 if self.weight is None else int(self.weight.shape[0])
 
+    @whatever_seterr_says
     def __call__(self, x: Array) -> Array:
         """Classify pooled vectors: x (N, in_features) → (N, out_features)."""
         return x if self.weight is None or self.bias is None else linear(x, self.weight, self.bias)
@@ -292,6 +293,7 @@ class RepVGG(_Evaluating):
             )
         return sorted({self._names.index(name) for name in maps})
 
+    @whatever_seterr_says
     def classify(self, photo: Source, k: int = 5) -> tuple[Class, ...]:
         """Classify one photo: its k most probable classes, the best first, by index and name.
 
@@ -448,6 +450,7 @@ class RepVGG(_Evaluating):
         blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
         return {"stem": r"^stem", "blocks": [(blocks, None), (r"^final_conv", (99999,))]}
 
+    @whatever_seterr_says
     def load_state_dict(
         self, state_dict: Mapping[str, Array], strict: bool = True, assign: bool = False
     ) -> IncompatibleKeys:

@@ -8,7 +8,8 @@ Letters: a capital is a size, a small letter an index.
     N n image    C c input channel    K k output channel    G g group
     H W h w input row, column         P Q p q output row, column        R S r s kernel row, column
 
-Imports NumPy only; SciPy where a function needs its special functions.
+Imports NumPy only; SciPy where a function needs its special functions. `whatever_seterr_says`: an
+underflow to 0 is no error, whatever the caller's program has asked NumPy for.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npvgg.errors import ArgumentError
+from npvgg.rounding import whatever_seterr_says
 
 Array: TypeAlias = NDArray[Any]
 """float32 or float64; every function returns the dtype that it is given."""
@@ -29,6 +31,7 @@ BN_EPS = 1e-5
 """The eps of every batch norm, upstream's as well as ours (`torch.nn.BatchNorm2d` default)."""
 
 
+@whatever_seterr_says
 def conv2d(
     x: Array,
     weight: Array,
@@ -85,6 +88,7 @@ def sliding_windows(
     return windows[:, :, ::stride, ::stride, ::dilation, ::dilation]
 
 
+@whatever_seterr_says
 def batch_norm(x: Array, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> Array:
     """Normalize each channel by its running statistics:  y[n,k] = (x[n,k] − mean[k]) · gamma[k] /
     √(var[k] + eps) + beta[k]
@@ -100,6 +104,7 @@ def batch_norm(x: Array, mean: Array, var: Array, gamma: Array, beta: Array, eps
     return y
 
 
+@whatever_seterr_says
 def linear(x: Array, weight: Array, bias: Array) -> Array:
     """Map features to classes:  y[n,k] = b[k] + Σ_c x[n,c] · w[k,c].
 
@@ -109,6 +114,7 @@ def linear(x: Array, weight: Array, bias: Array) -> Array:
     return y
 
 
+@whatever_seterr_says
 def global_pool(x: Array, kind: str) -> Array:
     """Reduce each map to one number per channel: its mean ("avg"), its maximum ("max"), or both.
 
@@ -243,7 +249,7 @@ def activation(name: str) -> Callable[[Array], Array]:
     """Look an activation's formula up; raise ArgumentError for an unknown name."""
     if name not in ACTIVATIONS:
         raise ArgumentError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name].formula
+    return whatever_seterr_says(ACTIVATIONS[name].formula)
 
 
 # --- Outputs --------------------------------------------------------------------------------------
@@ -256,6 +262,7 @@ class TopK(NamedTuple):
     indices: NDArray[np.int64]
 
 
+@whatever_seterr_says
 def softmax(x: Array, axis: int | None = None, *, dim: int | None = None) -> Array:
     """Turn logits into probabilities: e^(x − max x) / Σ e^(x − max x) along an axis.
 
@@ -265,9 +272,8 @@ def softmax(x: Array, axis: int | None = None, *, dim: int | None = None) -> Arr
     """
     x = as_array("x", x)
     axis = _checked_axis(x, axis, dim)
-    with np.errstate(under="ignore"):  # a share of next to nothing is 0
-        shifted = np.exp(x - x.max(axis=axis, keepdims=True))
-        y: Array = shifted / shifted.sum(axis=axis, keepdims=True)
+    shifted = np.exp(x - x.max(axis=axis, keepdims=True))
+    y: Array = shifted / shifted.sum(axis=axis, keepdims=True)
     return y
 
 
@@ -278,7 +284,7 @@ def probabilities(logits: Array) -> Array:
 
     One logit tells "yes" from "no", as binary cross-entropy trains it; its softmax is always 1.
     """
-    return sigmoid(logits) if logits.shape[-1] == 1 else softmax(logits, axis=-1)
+    return activation("sigmoid")(logits) if logits.shape[-1] == 1 else softmax(logits, axis=-1)
 
 
 def topk(x: Array, k: int, axis: int | None = None, *, dim: int | None = None) -> TopK:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from npvgg.ops import BN_EPS, Array, batch_norm, conv2d
+from npvgg.rounding import whatever_seterr_says
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class FusedConv:
         )
 
 
+@whatever_seterr_says
 def fuse_conv_bn(weight: Array, bn: BatchNorm) -> FusedConv:
     """Fold a batch norm into the bias-free convolution before it:
 
@@ -140,6 +142,7 @@ def identity_kernel(channels: int, groups: int) -> Array:
     return kernel
 
 
+@whatever_seterr_says
 def reparameterize(branches: Branches, *, groups: int, dtype: Any = None) -> FusedConv:
     """Fold a block's branches into its one convolution:
 
@@ -168,6 +171,7 @@ def reparameterize(branches: Branches, *, groups: int, dtype: Any = None) -> Fus
 # --- Variants -------------------------------------------------------------------------------------
 
 
+@whatever_seterr_says
 def reparameterize_float32(branches: Branches, *, groups: int) -> FusedConv:
     """Fold a block in float32, each operation rounded as IEEE 754 has it, in timm's order:
 

@@ -23,8 +23,8 @@ PACKAGE = Path(npvgg.__file__).parent
 
 FLOORS = [
     "errors version",
-    "from_timm",
-    "ops rounding",
+    "from_timm rounding",
+    "ops",
     "formats attention reparam pages",
     "config",
     "variants",

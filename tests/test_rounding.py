@@ -7,9 +7,10 @@ import pytest
 import tiny
 
 import npvgg
-from npvgg import WeightsError, tools
+from npvgg import WeightsError, ops, reparam, tools
 from npvgg.formats import checkpoint
 from npvgg.rounding import FLOAT16_SMALLEST_NORMAL, UNITS, check_finite, gamma, ulp
+from npvgg.testing import assert_matches, conformance_pack
 
 
 @pytest.mark.parametrize("name", ["float64", "float32", "float16"])
@@ -72,5 +73,33 @@ def test_a_caller_s_seterr_changes_no_result_and_no_error(tmp_path):
     for setting in ("raise", "ignore"):
         with np.errstate(all=setting):
             got = run()
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_caller_s_seterr_changes_nothing_of_the_small_functions():
+    small = np.array([[-1e-39, 1e-39]], np.float32)
+    kernel = np.full((1, 1, 3, 3), 1e-20, np.float32)
+    images = np.full((1, 1, 3, 3), 1e-30, np.float32)
+    bn = reparam.BatchNorm(*(np.full(1, v, np.float32) for v in (1e-30, 1e-30, 1e-20, 1e-38)))
+    photo = np.zeros((5, 4, 3), np.uint8)
+
+    def run():
+        yield from (ops.activation(name)(small) for name in ops.ACTIVATIONS)
+        yield from (ops.activation("mish")(small * 1e38), ops.probabilities(small[:, :1]))
+        yield ops.softmax(np.array([[3e38, -3e38]], np.float32) / 2)
+        yield ops.conv2d(images, kernel, np.zeros(1, np.float32))
+        yield ops.linear(images[0, 0, :1], kernel[0, 0, :1], np.zeros(1, np.float32))
+        yield ops.global_pool(images, "avg")
+        yield reparam.fuse_conv_bn(kernel, bn).weight
+        yield npvgg.data.create_transform(4, mean=(1e-50,) * 3, std=(1e-38,) * 3)(photo)
+        pack = conformance_pack("tiny")
+        yield pack.bound("stem")
+        assert_matches({p.name: pack.tensor(p.name) for p in pack.probes}, pack)
+
+    want = list(run())
+    for setting in ("raise", "warn"):
+        with np.errstate(all=setting):
+            got = list(run())
         for a, b in zip(got, want, strict=True):
             np.testing.assert_array_equal(a, b)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from npvgg.errors import ArgumentError, ImageError
 from npvgg.images import opening
 from npvgg.images.opening import Opening, Source
+from npvgg.rounding import whatever_seterr_says
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,6 +63,7 @@ class Transform:
             warnings.warn(text, ImageWarning, stacklevel=2)
         return x
 
+    @whatever_seterr_says
     def apply(self, source: Source) -> tuple[NDArray[np.float32], tuple[str, ...]]:
         """Return what a call does, with the notes instead of a warning of them."""
         image, notes = opening.read(source, self.opening)

@@ -29,6 +29,7 @@ from npvgg.model import RepVGG
 from npvgg.network import Block, Head, Network
 from npvgg.ops import Array
 from npvgg.reparam import BatchNorm, Branches, ConvBN
+from npvgg.rounding import whatever_seterr_says
 from npvgg.testing import reference as reference_maths
 
 LEVELS = ("block", "branch", "op")
@@ -298,6 +299,7 @@ def _block_equation(inside: list[Operation]) -> str:
     return f"y = {y}"
 
 
+@whatever_seterr_says
 def layer_by_layer(
     model: RepVGG | Network, x: Array, *, level: str = "block", dtype: DTypeLike | None = None
 ) -> dict[str, Step]:

@@ -47,7 +47,7 @@ from npvgg.model import RepVGG
 from npvgg.network import Network
 from npvgg.ops import Array
 from npvgg.reparam import Branches, reparameterize
-from npvgg.rounding import gamma
+from npvgg.rounding import gamma, whatever_seterr_says
 from npvgg.testing import steady
 from npvgg.testing.bounds import gates
 from npvgg.testing.bounds.gates import BN_ROUNDINGS, Ball
@@ -250,6 +250,7 @@ def walk(
         yield o, y, local.step(o, y), chain.step(o, y)
 
 
+@whatever_seterr_says
 def error_bound(
     model: RepVGG | Network,
     x: Array,

@@ -23,6 +23,7 @@ from npvgg.errors import ArgumentError
 from npvgg.formats.untrusted import path_text, shown
 from npvgg.model import RepVGG
 from npvgg.ops import Array, activation
+from npvgg.rounding import whatever_seterr_says
 from npvgg.testing.bounds.shares import within
 from npvgg.testing.bounds.tiles import LARGEST
 from npvgg.testing.bounds.walk import error_bound
@@ -36,6 +37,7 @@ from npvgg.testing.diagnosis.diagnose import UNKNOWN, diagnose
 from npvgg.testing.packs.pack import Pack
 
 
+@whatever_seterr_says
 def compare(
     candidate: Any,
     reference: Any,
