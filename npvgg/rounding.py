@@ -60,7 +60,8 @@ def check_finite(y: NDArray[Any], where: str) -> None:
 def whatever_seterr_says(
     function: Callable[Arguments, Result],
 ) -> Callable[Arguments, Result]:
-    """Run a function under NumPy's default reactions to overflow and its like.
+    """Run a function under NumPy's default reactions to overflow and its like, or none at all where
+    somebody above ignores one.
 
     A caller's np.seterr(all="raise") would turn an underflow to 0, which is right, into an error in
     the middle of a network.
@@ -68,7 +69,13 @@ def whatever_seterr_says(
 
     @wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+        before = np.geterr()
+        with np.errstate(
+            divide="ignore" if before["divide"] == "ignore" else "warn",
+            over="ignore" if before["over"] == "ignore" else "warn",
+            invalid="ignore" if before["invalid"] == "ignore" else "warn",
+            under="ignore",
+        ):
             return function(*args, **kwargs)
 
     return run
