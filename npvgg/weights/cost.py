@@ -1,13 +1,14 @@
 """What a configuration costs for one photo, before anything of that size is allocated.
 
-    bytes = 4 · (C₀·H·W + max over blocks of  2·C·(H + 2d)·(W + 2d)  +  (9·C + 8·K + 8·k²)·P·Q)
+    bytes = 4 · (2·C₀·H·W + max over blocks of  2·C·(H + 2d)·(W + 2d)  +  (9·C + 8·K + 8·k²)·P·Q)
                  the photo    the padded input and a copy; the columns of im2col; eight maps of the
                               output's size; a spatial attention's k×k windows of mean and maximum,
                               copied four times on their way
 
 C and K are rounded up to 16, as the compiled engines lay channels out. It is a bound: of 40 random
-networks with each engine in both forms, none took more than 0.99 of it, half of them less than 0.51
-(peak of resident memory; Zen 4, one thread, 2026-11-28).
+networks with each engine in both forms, none took more than 0.99 of it with the photo counted once,
+half of them less than 0.51 (peak of resident memory beside the photo; Zen 4, one thread,
+2026-11-28).
 
 A stranger's config.json or metadata may state a network whose weights are small and whose maps are
 not: dilation that doubles from stage to stage, a stem that keeps a vast input's size, an attention
@@ -37,7 +38,7 @@ def photo_bytes(config: RepVGGConfig, height: int, width: int) -> int:
         kernel = spec.attn_kwargs.get("spatial_kernel_size", 0)
         windows = 8 * kernel**2 if isinstance(kernel, int) else 0
         most = max(most, 2 * padded + (9 * ins + 8 * outs + windows) * h * w)
-    return 4 * (config.in_chans * height * width + most)
+    return 4 * (2 * config.in_chans * height * width + most)
 
 
 def check_cost(config: RepVGGConfig, height: int, width: int) -> None:
