@@ -402,6 +402,8 @@ def test_the_tensors_say_how_many_classes_and_channels_there_are(tmp_path, nano)
         ({"num_classes": 9, "label_names": {"0": "ant", "8": "bee"}}, None),
         ({"num_classes": 9, "label_names": {"0": "ant", "2": "cat"}}, ("ant", "1", "cat")),
         ({"model_args": {"num_classes": 1000}, **THREE}, ("ant", "bee", "cat")),
+        ({"model_args": {"num_classes": 3}, "num_classes": 2, "label_names": ["y", "n"]}, None),
+        ({"num_classes": 3, "pretrained_cfg": {"num_classes": 2, "label_names": ["y", "n"]}}, None),
     ],
 )
 def test_a_config_json_that_was_copied_does_not_make_a_folder_useless(nano_folder, config, labels):
@@ -420,8 +422,10 @@ def test_a_config_json_that_was_copied_does_not_make_a_folder_useless(nano_folde
 @pytest.mark.parametrize("config", [{"num_classes": 3, "label_names": ["a", "b"]},
                                     {"num_classes": 9, "label_names": ["a", "b"]}])  # fmt: skip
 def test_names_that_fit_no_head_are_refused(nano_folder, config):
-    with pytest.raises(WeightsError, match="label_names: expected 3 names, got 2 names"):
-        create_model(weights=nano_folder(**config))
+    folder = nano_folder(**config)
+    with pytest.raises(WeightsError, match=r"expected 3 names, got 2 names; .* --labels FILE"):
+        create_model(weights=folder)
+    assert create_model(weights=folder / "model.safetensors").num_classes == 3  # as it advises
 
 
 def test_a_name_and_a_config_json_that_contradict_each_other_are_refused(nano_folder):

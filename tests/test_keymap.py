@@ -79,11 +79,16 @@ def test_what_is_not_timm_s_comes_back_unchanged(name):
     assert keymap.to_original(name) == name
 
 
-def test_wrappers_are_taken_off_the_front_and_nowhere_else():
+def test_prefixes_are_taken_off_the_front_and_wrappers_from_anywhere():
     assert keymap.strip_prefix("module.stem.x") == "stem.x"
     assert keymap.strip_prefix("module._orig_mod.module.stem.x") == "stem.x"
     assert keymap.strip_prefix("model._orig_mod.stem.x") == "stem.x"
-    assert keymap.strip_prefix("stem.module.x") == "stem.module.x"
+    for wrapper in ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"):
+        assert keymap.strip_prefix(f"stages.0.{wrapper}.1.x") == "stages.0.1.x"
+        assert keymap.strip_prefix(f"{wrapper}.model.{wrapper}.stem.x") == "stem.x"
+        assert keymap.strip_prefix(f"stem.{wrapper}") == f"stem.{wrapper}"
+    assert keymap.strip_prefix("stem.model.x") == "stem.model.x"
+    assert keymap.strip_prefix("stem.modules.x") == "stem.modules.x"
     assert keymap.strip_prefix("modulestem.x") == "modulestem.x"
 
 
@@ -91,6 +96,8 @@ def test_wrappers_are_taken_off_the_front_and_nowhere_else():
     ("name", "skipped"),
     [
         ("stem.conv_kxk.bn.num_batches_tracked", True),
+        ("stem.conv_kxk.conv.total_ops", True),
+        ("total_params", True),
         ("stage1_aux.0.conv.weight", True),
         ("stage2_aux.0.bn.running_var", True),
         ("stage3_first_aux.3.weight", True),
@@ -104,6 +111,15 @@ def test_wrappers_are_taken_off_the_front_and_nowhere_else():
 )
 def test_training_only_tensors_are_known_by_name(name, skipped):
     assert keymap.is_training_only(name) == skipped
+
+
+def test_every_prefix_before_the_names_is_listed():
+    names = ["loss.w", "student.stem.x", "student.stages.0.x", "ema.net.stage0.x", "head.fc.bias"]
+    assert keymap.prefixes(names) == ["student.", "ema.net.", ""]
+    assert keymap.prefixes(["mystem.x", "stemmed.x"]) == []
+    assert len(keymap.prefixes(f"{i}.stem.x" for i in range(100))) == keymap.MAX_PREFIXES
+    with pytest.raises(WeightsError, match=r"prefix='student.' \(--prefix\); or 'ema.net.'$"):
+        keymap.naming(names[:-1])
 
 
 def test_foreign_names_are_shown():

@@ -3,6 +3,7 @@
 import argparse
 import re
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,22 @@ def test_the_only_set_of_weights_is_taken_whatever_its_key(load):
     assert (got.key, tuple(got.ignored)) == ("net", ("epoch", "7"))
     value["critic"] = {"w": whole(Y, "1")}
     refused(load, zip_file(value), "several sets of weights: 'net', 'critic'; choose")
+
+
+class Own(dict):
+    """A dict of a class that only its program has."""
+
+
+def test_a_defaultdict_is_a_dict_and_a_class_of_its_own_is_not(load):
+    tensors = {"a.w": whole(X, "0"), "b.w": whole(Y, "1")}
+    for value in (defaultdict(list, tensors), {"model": defaultdict(None, tensors)}):
+        assert list(load(zip_file(value)).tensors) == ["a.w", "b.w"]
+    for value in (Own(tensors), {"model": Own(tensors)}):
+        refused(
+            load,
+            zip_file(value),
+            r"a dict of a class of its own \('.*Own'\).* a plain dict\(\) of it",
+        )
 
 
 PATHS = {"a.w": whole(X, "0"), "b.w": whole(X, "1")}

@@ -322,6 +322,39 @@ def test_what_is_no_network_of_the_table_needs_a_name(tensors):
         infer_config(tensors)
 
 
+def under(prefix, tensors=A0):
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (under("encoder.") | {"decoder.w": 1}, "hold repvgg_a0 below 'encoder.': pass "
+         r"prefix='encoder.' \(--prefix\) to take it alone; left over 'decoder.w'$"),
+        (under("student.") | under("teacher.") | {"head.fc.bias": 1}, "hold repvgg_a0 below "
+         "'student.', repvgg_a0 below 'teacher.': pass prefix='student.' .* left over 'head.fc.b"),
+        (A0 | {f"criterion.{n}": 1 for n in range(5)}, "hold repvgg_a0 beside 'criterion.0', "
+         r"'criterion.1', 'criterion.2' … \(5 in all\): save it without those$"),
+        (TENSORS | {"loss.w": 1}, "give the name of the network .*; not a RepVGG's are 'loss.w'$"),
+        (hollow(VARIANTS["repvgg_b0"], "train") | {"x": 1}, "hold repvgg_b0 beside 'x'"),
+    ],
+    ids=["encoder", "two", "criterion", "tiny", "a1-is-inside-b0"],
+)  # fmt: skip
+def test_what_is_left_over_beside_a_network_is_named(tensors, message):
+    with pytest.raises(WeightsError, match=message):
+        infer_config(tensors)
+
+
+def test_wrappers_and_counters_inside_are_no_names():
+    inside = "._fsdp_wrapped_module.0._orig_mod."
+    wrapped = {name.replace(".0.", inside): tensor for name, tensor in A0.items()}
+    assert f"stages.1{inside}conv_kxk.conv.weight" in wrapped
+    wrapped |= {"total_ops": np.zeros(1), "stem.conv_kxk.conv.total_params": np.zeros(1)}
+    assert infer_config(wrapped)[0] == "repvgg_a0"
+    with pytest.raises(WeightsError, match="two tensors claim the place of"):
+        infer_config(wrapped | {WEIGHT: 0, WEIGHT.replace("1.1", "1.module.1"): 0})
+
+
 def test_names_come_out_in_timm_s_spelling():
     original = {keymap.to_original(n): t for n, t in TENSORS.items()}
     assert list(normalize_names(original)) == list(TENSORS)

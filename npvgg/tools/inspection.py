@@ -90,7 +90,8 @@ def _calls(loaded: Checkpoint) -> Iterator[str]:
 def _names(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Whose names they are, which form they tell, and the prefix before them."""
     short = [keymap.strip_prefix(name) for name in tensors]
-    prefixes = {name[: len(name) - len(s)] for name, s in zip(tensors, short, strict=True)}
+    whole = [(name, s) for name, s in zip(tensors, short, strict=True) if name.endswith(s)]
+    prefixes = {name.removesuffix(s) for name, s in whole}
     try:
         naming = keymap.naming(short)
     except WeightsError:

@@ -9,6 +9,7 @@ and be wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from operator import attrgetter
@@ -33,6 +34,7 @@ Tensors = Mapping[str, NDArray[Any]]
 _BN = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
 _CLASSIFIER = {"head.fc.weight", "head.fc.bias"}
 _SHOWN = 5  # names listed per kind of mistake; a file of another network misses hundreds
+_NAMED = 3  # names that do not belong, in a sentence
 _COMPARED = 1000  # names among which the nearest is looked for; no network of the table has as many
 
 
@@ -145,17 +147,72 @@ def infer_config(tensors: Tensors) -> tuple[str, RepVGGConfig]:
     Raises WeightsError where no network of the table fits.
     """
     named = normalize_names(tensors)
+    found = _largest_inside(named)
+    if found is not None and not found.beside:
+        return found.variant, found.config
+    text = f"weights: these {len(named)} tensors match no network of the table"
+    raise WeightsError(text + (_whereabouts(tensors) or _advice(named, found)))
+
+
+class _Inside(NamedTuple):
+    """A whole network of the table among some tensors, and the names of the others."""
+
+    variant: str
+    config: RepVGGConfig
+    beside: list[str]
+
+
+def _largest_inside(named: Tensors) -> _Inside | None:
+    """Find the network of the table whose tensors are all there; of several the one with most, for
+    A1's are among B0's.
+    """
     form = keymap.form(named)
     shapes = {name: tensor.shape for name, tensor in named.items()}
-    found = _ends(shapes)
-    for variant, row in VARIANTS.items() if None not in found else ():
-        config = found.fit(row)
-        if expected_shapes(config, form) == shapes:
-            return variant, config
-    raise WeightsError(
-        f"weights: these {len(shapes)} tensors match no network of the table; "
-        "give the name of the network (and the keywords it was made with) to create_model"
+    found, most = None, 0
+    for variant, row in VARIANTS.items() if None not in (ends := _ends(shapes)) else ():
+        expected = expected_shapes(config := ends.fit(row), form)
+        if len(expected) > most and expected.items() <= shapes.items():
+            most = len(expected)
+            found = _Inside(variant, config, [name for name in shapes if name not in expected])
+    return found
+
+
+def _whereabouts(tensors: Tensors) -> str:
+    """Return below which prefixes there are whole networks, and what is left; "" without any."""
+    places = {}
+    for prefix in filter(None, keymap.prefixes(tensors)):
+        below = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        with suppress(WeightsError):
+            found = _largest_inside(normalize_names(below))
+            if found is not None and not found.beside:
+                places[prefix] = found.variant
+    if not places:
+        return ""
+    quoted = [f"{name} below {shown(prefix)}" for prefix, name in places.items()]
+    left = [name for name in tensors if not name.startswith(tuple(places))]
+    first = shown(next(iter(places)))
+    return (
+        f", but hold {', '.join(quoted)}: pass prefix={first} (--prefix) to take "
+        f"{'it' if len(places) == 1 else 'that one'} alone{_counted('; left over', left)}"
     )
+
+
+def _advice(named: Tensors, found: _Inside | None) -> str:
+    """Return what to do where no prefix helps."""
+    foreign = [name for name in named if not keymap.prefixes([name])]
+    if found is not None and foreign == found.beside:
+        return f", but hold {found.variant}{_counted(' beside', foreign)}: save it without those"
+    return (
+        "; give the name of the network (and the keywords it was made with) to create_model"
+        + _counted("; not a RepVGG's are", foreign)
+    )
+
+
+def _counted(what: str, names: list[str]) -> str:
+    """Return the first of the names and how many there are; "" for none."""
+    more = f" … ({len(names)} in all)" if len(names) > _NAMED else ""
+    listed = ", ".join(shown(name) for name in names[:_NAMED])
+    return f"{what} {listed}{more}" if names else ""
 
 
 def build_network(tensors: Tensors, config: RepVGGConfig, dtype: Any = np.float32) -> Network:

@@ -40,14 +40,21 @@ _PARTS = {
 _PLACE = re.compile(
     r"stage(0|[1-9]\d?)(_first|_second)?\.(?:(?:blocks\.)?(0|[1-9]\d{0,2})\.)?(.*)", re.DOTALL
 )
+MAX_PREFIXES = 8
+"""Most places in which networks are looked for in one file."""
+
 _AUXILIARY = re.compile(r"stage(1|2|3_first)_aux\.[03]\.")
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.")
-"""What DistributedDataParallel, torch.compile, Lightning and libraries for segmentation put before
-every name."""
+PREFIXES = ("model.", "encoder.")
+"""What Lightning and libraries for segmentation put before every name."""
 
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""What torch's DistributedDataParallel, compile, FullyShardedDataParallel and checkpoint_wrapper
+put in a path wherever a module is wrapped; no layer of a RepVGG is called so."""
+
+_COUNTERS = {"num_batches_tracked", "total_ops", "total_params"}
 _FEATURES = re.compile(r"stages_(\d)\.")
-_START = re.compile(r"(?:stem|stages[._]\d|stage0|head\.fc)\.")
+_START = re.compile(r"(?<![^.])(?:stem|stages[._]\d|stage0|head\.fc)\.")
 
 
 def naming(names: Iterable[str]) -> str:
@@ -67,12 +74,27 @@ def naming(names: Iterable[str]) -> str:
     )
 
 
+def prefixes(names: Iterable[str]) -> list[str]:
+    """List what stands before a RepVGG's names, "student.", "teacher."; "" where nothing does.
+
+    At most `MAX_PREFIXES`, in the order in which they come.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        if match := _START.search(name[:200]):
+            found[name[: match.start()]] = None
+            if len(found) == MAX_PREFIXES:
+                break
+    return list(found)
+
+
 def _prefix_hint(names: Sequence[str]) -> str:
     """Say how the prefix that stands before some of the names is taken off, if there is one."""
-    found = (_START.search(name[:200]) for name in names)
-    before = next((match.string[: match.start()] for match in found if match), "")
-    quoted = shown(before, 200)
-    return f"; to take what is below {quoted}, pass prefix={quoted} (--prefix)" if before else ""
+    quoted = [shown(before, 200) for before in prefixes(names) if before]
+    if not quoted:
+        return ""
+    others = f"; or {', '.join(quoted[1:])}" if quoted[1:] else ""
+    return f"; to take what is below {quoted[0]}, pass prefix={quoted[0]} (--prefix){others}"
 
 
 def form(names: Iterable[str]) -> str:
@@ -88,19 +110,23 @@ def first_half(depths: Sequence[int]) -> int:
 
 
 def strip_prefix(name: str) -> str:
-    """Drop the wrappers' prefixes from the front of a name."""
+    """Drop the wrappers from a path, and the prefixes from its front."""
+    if not WRAPPERS.isdisjoint(parts := name.split(".")):
+        name = ".".join([*(part for part in parts[:-1] if part not in WRAPPERS), parts[-1]])
     while name.startswith(PREFIXES):
         name = name.split(".", 1)[1]
     return name
 
 
 def is_training_only(name: str) -> bool:
-    """Return the tensors that inference never reads: counters (of batches, and of the models that
-    torch's AveragedModel has seen), and the auxiliary heads of RepVGGplus.
+    """Return the tensors that inference never reads: counters (of batches, of the models that
+    torch's AveragedModel has seen, of the operations that thop has counted), and the auxiliary
+    heads of RepVGGplus.
 
     By name, so that any other unknown tensor stays an error.
     """
-    counter = name.endswith(".num_batches_tracked") or name == "n_averaged"
+    path, _, last = name.rpartition(".")
+    counter = last in _COUNTERS if path else last in ("n_averaged", "total_ops", "total_params")
     return counter or bool(_AUXILIARY.match(name))
 
 

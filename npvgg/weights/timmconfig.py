@@ -14,6 +14,7 @@ Source: timm 1.0.31 `models/_hub.py` `_parse_model_cfg`, `models/_pretrained.py`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ from npvgg.formats.files import open_regular
 from npvgg.formats.jsontext import parse_object
 from npvgg.formats.untrusted import blaming, shown
 from npvgg.variants import VARIANTS, canonical_name
+
+_log = logging.getLogger("npvgg")
 
 MAX_CONFIG = 4 * 2**20
 """Largest config.json, in bytes; the names and descriptions of ImageNet-21k take 2 million."""
@@ -92,7 +95,8 @@ def parse(data: bytes, classes: int | None = None, channels: int | None = None) 
         key: _tuples(inner[key]) for key in (*DEFAULTS, *OPTIONAL) if inner.get(key) is not None
     }
     _check_sizes(cfg)
-    stated = args.get("num_classes", said.get("num_classes", 1000))
+    base = said.get("num_classes", 1000)
+    stated = args.get("num_classes", base)
     if type(stated) is not int or not 0 <= stated <= MAX_CLASSES:
         raise WeightsError(f"num_classes: expected 0 … {MAX_CLASSES}, got {shown(stated)}")
     classes = stated if classes is None else classes
@@ -104,7 +108,14 @@ def parse(data: bytes, classes: int | None = None, channels: int | None = None) 
     _check_preparation(cfg)
     tag = _text(inner.get("tag") or "", "tag")
     cfg |= {"architecture": architecture, "tag": tag, "num_classes": classes}
-    return Description(architecture, tag, config, cfg | _labels(said, classes, stated))
+    try:
+        labels = _labels(said, classes, (stated, base, inner.get("num_classes")))
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}; correct them, or give the weights' file in place of the folder, and its "
+            "names as --labels FILE: then config.json does not count"
+        ) from None
+    return Description(architecture, tag, config, cfg | labels)
 
 
 def checked(cfg: Mapping[str, Any], classes: int) -> dict[str, Any]:
@@ -115,7 +126,7 @@ def checked(cfg: Mapping[str, Any], classes: int) -> dict[str, Any]:
     _check_sizes(cfg)
     _check_preparation(cfg)
     plain = {key: value for key, value in cfg.items() if not key.startswith("label_")}
-    return plain | _labels(cfg, classes, cfg.get("num_classes"))
+    return plain | _labels(cfg, classes, (cfg.get("num_classes"),))
 
 
 # --- The network ----------------------------------------------------------------------------------
@@ -190,21 +201,18 @@ def _check_preparation(cfg: Mapping[str, Any]) -> None:
 # --- Its classes ----------------------------------------------------------------------------------
 
 
-def _labels(said: Mapping[str, Any], classes: int, stated: Any) -> dict[str, Any]:
+def _labels(said: Mapping[str, Any], classes: int, stated: tuple[Any, ...]) -> dict[str, Any]:
     """Return the classes' names, one for each, and what describes them, if they are named at all.
 
-    A dict of index → name may leave gaps; such a class is called by its index. Names that fit the
+    A dict of index → name may leave gaps; such a class is called by its index. Names that fit a
     number of classes that is stated, and not that of the network, are those of another head.
     """
     names = said.get("label_names") or said.get("labels")
     if not names or not classes:
         return {}
-    if (
-        type(stated) is int
-        and stated != classes
-        and _fit(names, stated)
-        and not _fit(names, classes)
-    ):
+    others = [number for number in stated if type(number) is int and number != classes]
+    if not _fit(names, classes) and any(_fit(names, number) for number in others):
+        _log.info("%d labels of another head than that of %d classes are left", len(names), classes)
         return {}
     if isinstance(names, dict):
         table = {_index(key, classes): name for key, name in names.items()}

@@ -28,7 +28,10 @@ MAX_WORK = 2 * MAX_OPCODES
 MAX_NESTING = 3
 """How deep sets of weights are looked for: "a.b.c" is a dict in a dict in a dict."""
 
-MAPPINGS = {DICT, Name("__builtin__", "dict"), Name("collections", "OrderedDict")}
+MAPPINGS = {
+    DICT, Name("__builtin__", "dict"),
+    Name("collections", "OrderedDict"), Name("collections", "defaultdict"),
+}  # fmt: skip
 
 Pairs = list[tuple[Any, Any]]
 
@@ -52,7 +55,7 @@ class Work:
         self.left = left
 
     def pairs(self, value: Any) -> Pairs | None:
-        """Return the keys and values of a dict or OrderedDict, None for anything else."""
+        """Return the keys and values of a dict of Python's, None for anything else."""
         if not isinstance(value, Record) or not is_name(value.maker, MAPPINGS):
             return None
         initial: list[Any] = []
@@ -213,6 +216,11 @@ def described(value: Any) -> str:
     if isinstance(value, Record) and is_name(value.maker, MAPPINGS):
         return "a dict"
     if isinstance(value, Record):
+        if value.pairs:
+            return (
+                f"a dict of a class of its own ({shown(str(_maker(value)))}): open it where it was "
+                "made and torch.save a plain dict() of it"
+            )
         if is_name(value.maker, (SET, FROZENSET)):
             return "a set"
         if _maker(value).module.partition(".")[0] == "numpy":
