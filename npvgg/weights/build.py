@@ -199,13 +199,18 @@ def _whereabouts(tensors: Tensors) -> str:
 
 def _advice(named: Tensors, found: _Inside | None) -> str:
     """Return what to do where no prefix helps."""
-    foreign = [name for name in named if not keymap.prefixes([name])]
+    foreign = [name for name in named if not _like_ours(name)]
     if found is not None and foreign == found.beside:
         return f", but hold {found.variant}{_counted(' beside', foreign)}: save it without those"
     return (
         "; give the name of the network (and the keywords it was made with) to create_model"
         + _counted("; not a RepVGG's are", foreign)
     )
+
+
+def _like_ours(name: str) -> bool:
+    """Return whether a name is one that a RepVGG could have."""
+    return keymap.prefixes([name]) == [""]
 
 
 def _counted(what: str, names: list[str]) -> str:
@@ -227,7 +232,7 @@ def build_network(tensors: Tensors, config: RepVGGConfig, dtype: Any = np.float3
     if config.num_classes == 0:
         named = {name: tensor for name, tensor in named.items() if name not in _CLASSIFIER}
     form = keymap.form(named)
-    _check_names_and_shapes(named, config, form)
+    _check_names_and_shapes(named, config, form, keymap.prefixes(tensors))
     _check_types(named)
     check_values(named)
     arrays = {
@@ -251,7 +256,9 @@ def _other_network(named: Tensors, config: RepVGGConfig) -> str:
     return "" if size(other) == size(config) else f", but of {name}"
 
 
-def _check_names_and_shapes(named: Tensors, config: RepVGGConfig, form: str) -> None:
+def _check_names_and_shapes(
+    named: Tensors, config: RepVGGConfig, form: str, prefixes: list[str]
+) -> None:
     expected = expected_shapes(config, form)
     missing = [name for name in expected if name not in named]
     unexpected = [name for name in named if name not in expected]
@@ -274,8 +281,10 @@ def _check_names_and_shapes(named: Tensors, config: RepVGGConfig, form: str) -> 
         [f"{n}: expected {expected[n]}, got {named[n].shape}" for n in misshapen[:_SHOWN]],
         len(misshapen),
     )
-    if unexpected and not missing:
-        lines.append("  what stands before the network's own names, prefix= (--prefix) takes alone")
+    if unexpected and not missing and not any(map(_like_ours, unexpected)):
+        before = ", ".join(f"prefix={shown(prefix)}" for prefix in prefixes if prefix)
+        takes = f"{before} (--prefix) takes what is below it alone"
+        lines.append(f"  {takes if before else 'save it without those'}")
     raise WeightsError("\n".join(lines))
 
 
