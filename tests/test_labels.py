@@ -57,6 +57,45 @@ def test_imagenet_indices_are_those_of_ilsvrc_2012(index, synset, word):
         ("{1: 'dog', 0: 'cat', }\n", [Label("cat"), Label("dog")]),
         ("cat\x1fa\x0bb\n", [Label("cat a b")]),
         ("٣ cat\n", [Label("٣ cat")]),
+        ("boeing 747\nairbus 320\n", [Label("boeing 747"), Label("airbus 320")]),
+        ("bird 2\ncat\n", [Label("bird 2"), Label("cat")]),
+        ("class 1\nclass 2\n", [Label("class 1"), Label("class 2")]),
+        ("cat,0\ndog,1\n", [Label("cat"), Label("dog")]),
+        ("1 cat\n2 dog\n", [Label("cat"), Label("dog")]),
+        ("n02084071 1 dog\nn02121620 2 cat\n",
+         [Label("dog", "n02084071"), Label("cat", "n02121620")]),
+        ("n02121620 1 cat\nn02084071 0 dog\n",
+         [Label("dog", "n02084071"), Label("cat", "n02121620")]),
+        ("n02121620 1\nn02084071 0\n",
+         [Label("n02084071", "n02084071"), Label("n02121620", "n02121620")]),
+        ("cat\tn02121620\t1\ndog\tn02084071\t0\n",
+         [Label("dog", "n02084071"), Label("cat", "n02121620")]),
+        ("0\t1300\tcat\n1\t900\tdog\n", [Label("cat"), Label("dog")]),
+        ("0\t7\n1\t3\n", [Label("7"), Label("3")]),
+        ("dog 1 n02084071\ncat 0 n02121620\n",
+         [Label("cat", "n02121620"), Label("dog", "n02084071")]),
+        ("name,index,description\ndog,1,pet\ncat,0,pet\n", [Label("cat"), Label("dog")]),
+        ("0,cat, tabby\n1,dog, hound\n", [Label("cat, tabby"), Label("dog, hound")]),
+        ("synset,name\nn02121620,cat\n", [Label("cat", "n02121620")]),
+        ("n02121620,cat, true cat\n", [Label("cat, true cat", "n02121620")]),
+        ("cat,n02121620\n", [Label("cat", "n02121620")]),
+        ('0,"tench, Tinca tinca"\n1,goldfish', [Label("tench, Tinca tinca"), Label("goldfish")]),
+        ('"1","dog"\n"0","cat, ""tabby"""\n', [Label('cat, "tabby"'), Label("dog")]),
+        ('"cat, tabby"\n"dog"\n', [Label("cat, tabby"), Label("dog")]),
+        ('6" pipe\n"Old" geyser\n', [Label('6" pipe'), Label('"Old" geyser')]),
+        ("names:\n  1: dog\n  0: cat\n", [Label("cat"), Label("dog")]),
+        ("label\ncat\n", [Label("label"), Label("cat")]),
+        ("labels = {1: 'dog', 0: 'caf\\xe9'}", [Label("café"), Label("dog")]),
+        ("{u'dog': 1, u'cat': 0}", [Label("cat"), Label("dog")]),
+        ("['cat', \"dog\"]", [Label("cat"), Label("dog")]),
+        ('NAMES: list[str] = ["cat", "dog",]', [Label("cat"), Label("dog")]),
+        ("[u'cat', u'd\\u00f6g']", [Label("cat"), Label("dög")]),
+        ('{"dog": "1", "cat": "0"}', [Label("cat"), Label("dog")]),
+        ('{"0": "7", "1": "3"}', [Label("7"), Label("3")]),
+        ('{"7": 1, "3": 0}', [Label("3"), Label("7")]),
+        ('{"names": ["cat", "dog"]}', [Label("cat"), Label("dog")]),
+        ('{"classes": ["cat", "dog"]}', [Label("cat"), Label("dog")]),
+        ('{"idx_to_class": {"1": "dog", "0": "cat"}}', [Label("cat"), Label("dog")]),
     ],
 )  # fmt: skip
 def test_lists_are_read_as_people_write_them(tmp_path, text, expected):
@@ -65,15 +104,59 @@ def test_lists_are_read_as_people_write_them(tmp_path, text, expected):
     assert labels.load_labels(file) == expected
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    "line",
+    ["{name},{i}", "{name}\t{i}", "{name} {i}", "{name}: {i}", "{name} -> {i}", "{i}= {name}",
+     "{i}. {name}", "{i}) {name}", "({i}) {name}", "[{i}] {name}", "{i} - {name}", "{i};{name}"],
+)  # fmt: skip
+@pytest.mark.parametrize("titles", ["", "index,name\n", "id\tlabel\n", "# Class Index\n"])
+def test_an_index_is_found_at_either_end_of_a_line(tmp_path, line, titles, first):
+    rows = [
+        line.format(i=i + first, name=name) for i, name in [(2, "bird"), (0, "cat"), (1, "dog")]
+    ]
+    (tmp_path / "labels").write_text(titles + "\n".join(rows))
+    assert [label.name for label in labels.load_labels(tmp_path / "labels")] == [
+        "cat",
+        "dog",
+        "bird",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_read_with_its_mark_and_refused_without(tmp_path, encoding):
+    file = tmp_path / "labels"
+    file.write_bytes("\ufeffcat\r\nКошка".encode(encoding))
+    assert labels.load_labels(file) == [Label("cat"), Label("Кошка")]
+    file.write_bytes("cat\r\n".encode(encoding))
+    with pytest.raises(ArgumentError, match=r"expected text, got a NUL at character [01]$"):
+        labels.load_labels(file)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "at least one class"),
-        (b"\xff\xfe", "UTF-8"),
+        (b"\xff\xfea", "UTF-16"),
+        (b"caf\xe9", "UTF-8"),
+        (b"n02119789 1 kit_fox\nn02100735 2 English_setter\n", "numbered from 1"),
+        (b"n02119789 kit_fox 1\nn02100735 English_setter 2\n", "numbered from 1"),
+        (
+            b"class 1\nclass 10\n" + b"".join(b"class %d\n" % i for i in range(2, 10)),
+            "in doubt|no doubt",
+        ),
+        (b"background\n1 cat\n2 dog\n", "all but the first, 'background'"),
+        (b"label,description\ncat,small\n", "index below the titles"),
+        (b"cat,1300\ndog,900\n", "0 is missing"),
+        (b"0\t1\n1\t0\n", "two that differ"),
+        (b"0,cat,1\n1,dog,0\n", "two that differ"),
+        (b'{"0": "1", "1": "0"}', "two integers"),
+        (b"labels = {0: 'cat', 1: open('x')}", "JSON"),
+        (b"labels = ['cat' 'dog']", "JSON"),
         (b"0\tcat\n0\tdog\n", "0 twice"),
         (b"0\tcat\n2\tdog\n", "1 is missing"),
         (b'["cat"', "JSON"),
-        (b"1 cat\n2 dog\n", "expected the indices 0 … 1, but 0 is missing"),
+        (b"1 cat\n3 dog\n", "expected the indices 0 … 1, or 1 … 2, but 0 is missing"),
         (b"5,cat\n7,dog\n", "but 0 is missing"),
         (b"0\x1f\tcat\n0\tdog\n", "0 twice"),
         (b"{0: 'cat', 1: open('x')}", "JSON"),
@@ -138,7 +221,7 @@ def test_a_name_in_quotes_takes_no_memory_to_match(tmp_path):
         10**5,
         10**5 + 1,
     ]
-    assert "*+)" in labels._ITEM.pattern
+    assert labels._ITEM.pattern.count(")*+") == labels._ITEM.pattern.count(")*") == 4
     (tmp_path / "list").write_text("{0: '" + chr(92) * 10**5 + "}")
     with pytest.raises(ArgumentError, match="expected JSON"):
         labels.load_labels(tmp_path / "list")

@@ -2,7 +2,7 @@
 
 `opening`: bytes of a file → one 8-bit Pillow image, the only module that opens image files.
 `transform`: that image → resized, cropped, normalised (C, H, W) float32; `ahead`: in threads.
-`exif`, `jpeg`: what metadata and segments claim. `labels`: class names.
+`exif`, `jpeg`: what metadata and segments claim. `labels`, `labellines`: class names.
 They import `errors` and `formats`, and Pillow when it is needed, never the network.
 
 What must not be broken here: the bits (`tests/photos` and the live comparison with timm); every

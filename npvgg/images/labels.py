@@ -6,6 +6,7 @@ assets/LICENSES.md); a tag's own configuration, or a user's list, goes before th
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,9 +18,9 @@ from npvgg.errors import ArgumentError, WeightsError
 from npvgg.formats.files import open_regular
 from npvgg.formats.jsontext import parse
 from npvgg.formats.untrusted import path_text, shown
+from npvgg.images import labellines
 
 _IMAGENET_1K = Path(__file__).parent.parent / "assets" / "imagenet_1k.tsv"
-_SYNSET = re.compile(r"[nvars]\d{8}")
 MAX_BYTES = 16 * 2**20
 """Largest list read; ImageNet-21k's takes one million bytes."""
 
@@ -64,101 +65,148 @@ def imagenet_1k() -> tuple[Label, ...]:
 def load_labels(path: str | PathLike[str]) -> list[Label]:
     """Read a list of classes.
 
-    A text file has one class per line, in order: a name, or a WordNet id and a name. Where every
-    line begins with a number and a tab, comma, colon or blank, that is the index. A JSON file has a
-    list of names; an object of index → name or of name → index; or an object that holds one of
-    these under `id2label`, `label2id`, `label_names`, `labels` or `class_to_idx`. In place of a
-    name there may be [WordNet id, name]. Python's {0: 'cat', 1: 'dog'} is read as well.
+    A text file (UTF-8, or UTF-16 with its byte order mark) has one class per line, in order: a
+    name, or a WordNet id and a name. Where every line begins or ends with a number and a tab, comma
+    or the like, that is the index, from 0 or from 1; a line of titles above is left out. A number
+    after a blank that merely counts the lines ("class 1") stays in the name. JSON, or a literal of
+    Python, has a list of names; an object of index → name or of name → index; or an object that
+    holds one of these under one of `TABLES`. In place of a name there may be [WordNet id, name].
 
-    Raises ArgumentError where it cannot be read, is empty, or an index is missing or there twice.
+    Raises ArgumentError where it cannot be read, is empty, an index is missing or there twice, or
+    it can be read in two ways.
     """
     where = f"labels: {path_text(path)}"
     try:
         with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ArgumentError(f"{where}: expected UTF-8 text, got byte {error.start}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArgumentError(f"{where}: cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
         raise ArgumentError(f"{where}: expected at most {MAX_BYTES:,} bytes, got more")
     try:
-        entries = _from_python(text)
-        if not entries:
-            is_json = text.lstrip()[:1] in ("[", "{")
-            entries = _from_json(text) if is_json else _from_lines(text)
-        return _in_order(entries)
+        return _in_order(_entries(_decoded(data)))
     except (ArgumentError, WeightsError) as error:
         raise ArgumentError(f"{where}: {error}") from None
 
 
 _Entry = tuple[int | None, Label]
 
-_NUMBERED = re.compile(r"\s*([0-9]{1,9})(?:\s*[\t,;:]\s*|\s+)(?=\S)(.*)", re.DOTALL)
-_ITEM = re.compile(
-    r"\s*([0-9]{1,9})\s*:\s*"
-    r"""(?:'((?:[^'\\\n]++|\\.)*+)'|"((?:[^"\\\n]++|\\.)*+)")\s*(?:,|\Z)"""
-)
-_ESCAPE = re.compile(r"\\(.)")
+TABLES = (
+    "id2label", "label2id", "label_names", "labels", "class_to_idx", "idx_to_class", "names",
+    "classes",
+)  # fmt: skip
+"""Under which keys the files of transformers, timm, torchvision and others hold their classes."""
 
-TABLES = ("id2label", "label2id", "label_names", "labels", "class_to_idx")
-"""Under which keys the files of transformers, timm and torchvision hold their classes."""
+
+def _decoded(data: bytes) -> str:
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        encoding = "UTF-16" if utf16 else "UTF-8"
+        raise ArgumentError(f"expected {encoding} text, got byte {error.start}") from None
+    if "\0" in text:
+        raise ArgumentError(f"expected text, got a NUL at character {text.index(chr(0))}")
+    return text
+
+
+def _entries(text: str) -> list[_Entry]:
+    text = text.strip()
+    assigned = _ASSIGNED.match(text)
+    body = text[assigned.end() :] if assigned else text
+    if body[:1] not in ("[", "{", "(") or (not assigned and _NO_LITERAL.match(body)):
+        return _from_lines(body)
+    items = _from_python(body, python=bool(assigned))
+    return _from_items(_from_json(body) if items is None else items)
 
 
 def _from_lines(text: str) -> list[_Entry]:
     lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     _check_count(len(lines))
-    numbered = [_NUMBERED.fullmatch(line) for line in lines]
-    if all(numbered):
-        return [(int(m[1]), _label(_columns(m[2]))) for m in numbered if m]
-    return [(None, _label(_columns(line))) for line in lines]
+    read = labellines.read(lines) if lines else []
+    return [(line.number, _label(line.columns)) for line in read]
 
 
-def _columns(text: str) -> list[str]:
-    """Split a line at tabs, or a WordNet id off its front."""
-    first, _, rest = text.partition(" ")
-    return [first, rest] if _SYNSET.fullmatch(first) and "\t" not in text else text.split("\t")
+_TEXT = r"""u?(?:'(?:[^'\\\n]++|\\.)*+'|"(?:[^"\\\n]++|\\.)*+")|[0-9]{1,9}(?![0-9.])"""
+_ITEM = re.compile(rf"\s*(?:({_TEXT})\s*:\s*)?({_TEXT})\s*(?:,|\Z)")
+_ESCAPE = re.compile(
+    r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})|([\\'\"nrt]))"
+)
+_ASSIGNED = re.compile(r"[A-Za-z_]\w*\s*(?::[^=\n\[{]*+(?:\[[^=\n]*\])?\s*+)?=\s*(?=[\[{(])")
+_NO_LITERAL = re.compile(r"\[[0-9]{1,9}\]\s*[^\s,\]]|\(")
+"""How a line such as "[2] bird" or "(2) bird" begins."""
+
+_Items = list[tuple[str | None, Any]]
 
 
-def _from_python(text: str) -> list[_Entry]:
-    """Read a Python dict of index → text, as people pass ImageNet's classes round; [] for others.
+def _from_python(body: str, python: bool) -> _Items | None:
+    """Read a Python dict or list of texts and integers; None for others, and for what JSON is.
 
-    It is matched item by item, not run.
+    It is matched item by item, not run. python: it was assigned to a name.
     """
-    body = text.strip()
-    if body[:1] != "{" or body[-1:] != "}":
-        return []
-    body, position, entries = body[1:-1].strip(), 0, list[_Entry]()
+    if (body[:1], body[-1:]) not in (("{", "}"), ("[", "]")):
+        return None
+    pairs, body, position, items = body[0] == "{", body[1:-1].strip(), 0, _Items()
     while item := _ITEM.match(body, position):
-        name = item[2] if item[2] is not None else item[3]
-        entries.append((int(item[1]), _label([_ESCAPE.sub(r"\1", name)])))
+        key, text = item[1], item[2]
+        if (key is not None) != pairs:
+            return None
+        python |= text[0] in "'u" or (key is not None and key[0] != '"')
+        value = int(text) if text.isdigit() else _python_text(text)
+        items.append((None if key is None else _python_text(key), value))
         position = item.end()
-        _check_count(len(entries))
-    return entries if position == len(body) else []
+        _check_count(len(items))
+    return items if python and position == len(body) else None
 
 
-def _from_json(text: str) -> list[_Entry]:
+def _python_text(token: str) -> str:
+    """Return what a Python literal of text stands for; an integer as it is."""
+    if token.isdigit():
+        return token
+    plain = {"n": "\n", "r": "\r", "t": "\t"}
+    return _ESCAPE.sub(
+        lambda m: plain.get(m[4], m[4]) if m[4] else chr(int(m[1] or m[2] or m[3], 16)),
+        token[2:-1] if token[0] == "u" else token[1:-1],
+    )
+
+
+def _from_json(text: str) -> _Items:
     value = parse(text, "", MAX_BYTES)
     if isinstance(value, dict):
         tables = (value[key] for key in TABLES if isinstance(value.get(key), dict | list))
         value = next(tables, value)
-    items: list[tuple[str | None, Any]] = [(None, item) for item in value]
-    if isinstance(value, dict):
-        items = list(value.items())
-        if all(type(index) is int for index in value.values()):  # name → index
-            items = [(str(index), name) for name, index in value.items()]
+    return list(value.items()) if isinstance(value, dict) else [(None, item) for item in value]
+
+
+def _from_items(items: _Items) -> list[_Entry]:
     _check_count(len(items))
+    keys, values = ([_index(item[side]) for item in items] for side in (0, 1))
+    to_names, to_indices = None not in keys, None not in values
+    if to_names and to_indices:  # digits are the names
+        if keys != values and labellines.from_zero(keys) and labellines.from_zero(values):
+            raise ArgumentError(
+                f"expected index → name, got two integers each; {labellines.IN_DOUBT}"
+            )
+        to_indices = all(type(value) is int for _, value in items)
+    if to_indices and all(key is not None for key, _ in items):
+        items = [(str(index), name) for (name, _), index in zip(items, values, strict=True)]
     entries: list[_Entry] = []
     for key, item in items:
         columns = item if isinstance(item, list) else [item]
         if not columns or not all(isinstance(column, str) for column in columns):
             raise ArgumentError(f"expected names as text, got {shown(item)}")
-        if key is not None and not re.fullmatch("[0-9]{1,9}", key):
+        index = _index(key)
+        if key is not None and index is None:
             raise ArgumentError(f"expected an index as key, got {shown(key)}")
-        entries.append((None if key is None else int(key), _label(columns)))
+        entries.append((index, _label(columns)))
     return entries
+
+
+def _index(value: Any) -> int | None:
+    if isinstance(value, str):
+        return int(value) if re.fullmatch("[0-9]{1,9}", value) else None
+    return value if type(value) is int else None
 
 
 def _check_count(count: int) -> None:
@@ -169,7 +217,7 @@ def _check_count(count: int) -> None:
 def _label(columns: Sequence[str], description: str | None = None) -> Label:
     """Sort columns into synset and name; a synset alone is described, or is the name."""
     texts = [column.strip() for column in columns if column.strip()]
-    synset = next((text for text in texts if _SYNSET.fullmatch(text)), None)
+    synset = next((text for text in texts if labellines.SYNSET.fullmatch(text)), None)
     names = [text for text in texts if text != synset]
     name = names[0] if names else description or synset or ""
     return Label("".join(c if c.isprintable() else " " for c in name), synset)
@@ -184,7 +232,18 @@ def _in_order(entries: Sequence[_Entry]) -> list[Label]:
         if index in labels:
             raise ArgumentError(f"expected each index once, got {index} twice")
         labels[index] = label
-    missing = next((i for i in range(len(labels)) if i not in labels), None)
-    if missing is not None:
-        raise ArgumentError(f"expected the indices 0 … {len(labels) - 1}, but {missing} is missing")
-    return [labels[i] for i in range(len(labels))]
+    count = len(labels)
+    if labellines.from_zero([*labels]) is None:
+        missing = next(i for i in range(count) if i not in labels)
+        raise ArgumentError(
+            f"expected the indices 0 … {count - 1}, or 1 … {count}, but {missing} is missing"
+        )
+    ordered = [labels[i] for i in sorted(labels)]
+    synsets = [label.synset for label in ordered if label.synset]
+    if 0 not in labels and len(synsets) == count and synsets != sorted(synsets):
+        raise ArgumentError(
+            "expected indices from 0, or synsets in order, got synsets out of order numbered from "
+            "1, as ILSVRC's development kit does; networks count ImageNet's synsets in the order "
+            "of their ids"
+        )
+    return ordered
