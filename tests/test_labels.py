@@ -59,6 +59,7 @@ def test_imagenet_indices_are_those_of_ilsvrc_2012(index, synset, word):
         ("٣ cat\n", [Label("٣ cat")]),
         ("boeing 747\nairbus 320\n", [Label("boeing 747"), Label("airbus 320")]),
         ("bird 2\ncat\n", [Label("bird 2"), Label("cat")]),
+        ("bat (1)\nbat (2)\n", [Label("bat (1)"), Label("bat (2)")]),
         ("class 1\nclass 2\n", [Label("class 1"), Label("class 2")]),
         ("cat,0\ndog,1\n", [Label("cat"), Label("dog")]),
         ("1 cat\n2 dog\n", [Label("cat"), Label("dog")]),
@@ -108,7 +109,8 @@ def test_lists_are_read_as_people_write_them(tmp_path, text, expected):
 @pytest.mark.parametrize(
     "line",
     ["{name},{i}", "{name}\t{i}", "{name} {i}", "{name}: {i}", "{name} -> {i}", "{i}= {name}",
-     "{i}. {name}", "{i}) {name}", "({i}) {name}", "[{i}] {name}", "{i} - {name}", "{i};{name}"],
+     "{i}. {name}", "{i}) {name}", "({i}) {name}", "[{i}] {name}", "{i} - {name}", "{i};{name}",
+     "#{i} {name}", "{name} ({i})", "{name} [{i}]", "{name} #{i}"],
 )  # fmt: skip
 @pytest.mark.parametrize("titles", ["", "index,name\n", "id\tlabel\n", "# Class Index\n"])
 def test_an_index_is_found_at_either_end_of_a_line(tmp_path, line, titles, first):
@@ -147,6 +149,8 @@ def test_utf_16_is_read_with_its_mark_and_refused_without(tmp_path, encoding):
         ),
         (b"background\n1 cat\n2 dog\n", "all but the first, 'background'"),
         (b"label,description\ncat,small\n", "index below the titles"),
+        (b"2,dog\n1,\n0,cat\n", "a name beside each index, got '1,'"),
+        (b"1\t\n0\tcat\n", "a name beside each index, got '1'"),
         (b"cat,1300\ndog,900\n", "0 is missing"),
         (b"0\t1\n1\t0\n", "two that differ"),
         (b"0,cat,1\n1,dog,0\n", "two that differ"),

@@ -27,11 +27,12 @@ class Line(NamedTuple):
 
 
 _BEGIN = re.compile(
-    r"(?:([nvars]\d{8})(?:\s*[\t,;:]\s*|\s+))?[(\[]?([0-9]{1,9})"
+    r"(?:([nvars]\d{8})(?:\s*[\t,;:]\s*|\s+))?[#(\[]?([0-9]{1,9})"
     r"(\s*[-=]>\s*|\s+-\s+|\.(?!\d)\s*|\s*[\t,;:=|)\]]\s*|\s+)(?=\S)(.*)",
     re.DOTALL,
 )
 _BEFORE_INDEX = ("->", "=>", "\t", ",", ";", ":", "=", "|")
+_UNNAMED = re.compile(r"[0-9]{1,9}(?:[\s,;:=|]|\Z)")
 _INTEGER = re.compile("[0-9]{1,9}")
 _SYNSET_FIRST = re.compile(r"([nvars]\d{8})(?:\s*[,;:]\s*|\s+)(.*)", re.DOTALL)
 _SYNSET_LAST = re.compile(r"[,;:\s]([nvars]\d{8})\Z")
@@ -192,6 +193,9 @@ def _leading(rows: list[list[str]]) -> list[_Reading]:
     for row in rows:
         match = _BEGIN.fullmatch("\t".join(row))
         if not match:
+            lines = ["\t".join(row) for row in rows]
+            if all(map(_UNNAMED.match, lines)) and any(map(_BEGIN.fullmatch, lines)):
+                raise ArgumentError(f"expected a name beside each index, got {shown(row[0])}")
             return []
         synset, index, between, rest = match.groups()
         indices.append(int(index))
@@ -206,9 +210,12 @@ def _trailing(rows: list[list[str]]) -> list[_Reading]:
         line = "\t".join(row)
         if last := _SYNSET_LAST.search(line):
             line = line[: last.start()].rstrip(" ,;:\t")
+        line = line[:-1] if line[-1:] in (")", "]") else line
         head = line.rstrip("0123456789")
         text = head.rstrip(" ")
         mark = next((mark for mark in _BEFORE_INDEX if text.endswith(mark)), "")
+        loose = text.endswith(("#", " (", " ["))  # as a number of the name's own has it
+        mark = text[-1] if loose else mark
         text = text[: len(text) - len(mark)].strip()
         if (
             not _INTEGER.fullmatch(line[len(head) :])
@@ -218,7 +225,7 @@ def _trailing(rows: list[list[str]]) -> list[_Reading]:
             return []
         indices.append(int(line[len(head) :]))
         columns.append([last[1], _unquoted(text)] if last else _columns([text]))
-        blank |= not mark and not any(map(SYNSET.fullmatch, columns[-1]))
+        blank |= (loose or not mark) and not any(map(SYNSET.fullmatch, columns[-1]))
     return [_Reading(indices, columns, False, blank)]
 
 
