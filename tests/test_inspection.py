@@ -3,7 +3,10 @@
 import argparse
 import hashlib
 import json
+import os
+import pickle
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,8 +14,10 @@ import tiny
 import torchwriter
 
 import npvgg
+from npvgg import WeightsError
 from npvgg.cli.main import main
 from npvgg.formats import checkpoint
+from npvgg.formats.torch import reader
 from npvgg.tools.inspection import as_table, inspect
 from npvgg.variants import VARIANTS
 from npvgg.weights import build
@@ -174,3 +179,43 @@ def test_code_that_a_pickle_names_is_a_finding(tmp_path, capfd):
     assert r"! the pickle names 'os\x1b.system'" in out
     assert "\x1b" not in out
     assert "'epoch' (an int)" in out
+
+
+class Evil:
+    """What torch.save and pickle write of it would run a command where it is loaded."""
+
+    def __reduce__(self):
+        return os.system, ("echo evil",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("zipped", [False, True])
+def test_code_is_named_where_nothing_else_can_be_read(tmp_path, capfd, protocol, zipped):
+    data = pickle.dumps([argparse.Action, Evil(), {"x": Evil()}], protocol)
+    path = tmp_path / "x.pth"
+    path.write_bytes(data)
+    if zipped:  # a file as TorchScript's, with code in another pickle than that of the weights
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", pickle.dumps({}, 2))
+            archive.writestr("x/constants.pkl", data)
+    report = inspect(path)
+    assert report["calls"] == [f"{os.system.__module__}.system", "argparse.Action"][::-1]
+    assert all(any(name in said for said in report["findings"]) for name in report["calls"])
+    assert main(["inspect", str(path)]) == 1
+    out, err = capfd.readouterr()
+    assert "system" in out
+    assert "evil" not in out + err
+
+
+def test_a_pickle_without_code_is_an_error(tmp_path):
+    for protocol in range(6):
+        (tmp_path / "x.pth").write_bytes(pickle.dumps([{"a": 1}], protocol))
+        with pytest.raises(WeightsError):
+            inspect(tmp_path / "x.pth")
+
+
+def test_as_many_pickles_are_searched_as_the_page_says(tmp_path):
+    empty, path = pickle.dumps({}, 2), tmp_path / "x.pth"
+    for before, found in ((reader.MAX_PICKLES - 1, True), (reader.MAX_PICKLES, False)):
+        path.write_bytes(empty * before + pickle.dumps(Evil(), 2))
+        assert bool(checkpoint.code_in(path)) == found

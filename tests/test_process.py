@@ -173,7 +173,9 @@ def test_what_cannot_be_written_is_no_success(tmp_path, monkeypatch, command, un
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit that Linux keeps")
 @pytest.mark.parametrize("mebibytes", [60, 100, 140])
 def test_an_import_without_memory_ends_with_a_word_and_status_2(tmp_path, mebibytes):
-    """NumPy's libraries cannot be mapped; OpenBLAS would exit(1); or a module finds no memory."""
+    """NumPy's libraries cannot be mapped; OpenBLAS would exit(1); or a module finds no memory: with
+    an old Numba that is said first, as the reference engine takes its place.
+    """
     import resource
 
     def limited():
@@ -181,7 +183,9 @@ def test_an_import_without_memory_ends_with_a_word_and_status_2(tmp_path, mebiby
         resource.setrlimit(resource.RLIMIT_AS, (mebibytes * 2**20,) * 2)
 
     status, _, err = npvgg_command(tmp_path, "classify", CAT, preexec_fn=limited)
-    assert (status, err) == (2, "npvgg: error: out of memory\n")
+    *before, last = err.splitlines()
+    assert (status, last.partition("memory")[0]) == (2, "npvgg: error: out of ")
+    assert all(line.startswith("npvgg: ") for line in before)
 
 
 WARMUP = """

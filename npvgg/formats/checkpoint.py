@@ -7,6 +7,7 @@ the path. Nothing here knows RepVGG: names and shapes are the business of `weigh
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,17 @@ def _loaded(path: str | os.PathLike[str], wrapper: str | None, *, alone: bool = 
     )
 
 
+def code_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return what the pickles of a file name beside containers of data, also where it holds no
+    weights; () for a folder, and for what has no pickles.
+    """
+    from npvgg.formats.torch import reader
+
+    with suppress(OSError, WeightsError), open_regular(path) as file:
+        return reader.code_in(file, os.fstat(file.fileno()).st_size)
+    return ()
+
+
 def _joined(path: Path, index: bytes, wrapper: str | None) -> Checkpoint:
     """Return the tensors of all the files that an index names, in the order of the index."""
     places = sharded.parse(index)
@@ -158,6 +170,8 @@ def _joined(path: Path, index: bytes, wrapper: str | None) -> Checkpoint:
         {name: files[file].tensors[name] for name, file in places.items()},
         {name: files[file].stored[name] for name, file in places.items()},
         first.metadata if all(part.metadata == first.metadata for part in files.values()) else {},
+        ignored={name: kind for part in files.values() for name, kind in part.ignored.items()},
+        calls=tuple(sorted({name for part in files.values() for name in part.calls})),
         shards=tuple(path.parent / name for name in files),
     )
 

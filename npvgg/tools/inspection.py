@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,15 @@ def inspect(
 
     model, wrapper, prefix: as in `npvgg.tools.convert`
 
+    A file that cannot be read as weights, but whose pickles name code, has these findings alone.
     Raises WeightsError where it cannot be read.
     """
-    loaded = checkpoint.load_with_metadata(path, wrapper=wrapper, prefix=prefix)
+    try:
+        loaded = checkpoint.load_with_metadata(path, wrapper=wrapper, prefix=prefix)
+    except WeightsError as error:
+        if not (calls := checkpoint.code_in(path)):
+            raise
+        return _code_alone(Path(path), calls, str(error))
     report: dict[str, Any] = {
         "path": os.fspath(loaded.path),
         "format": loaded.format,
@@ -63,7 +70,7 @@ def inspect(
         "metadata": loaded.metadata,
     }
     report |= _names(loaded.tensors)
-    findings = list(_calls(loaded)) + list(suspicious_values(loaded.tensors))
+    findings = list(_calls(loaded.calls)) + list(suspicious_values(loaded.tensors))
     network, described, problem = _network(loaded, model)
     report |= described
     report["blocks"] = []
@@ -76,15 +83,41 @@ def inspect(
     return report
 
 
-def _calls(loaded: Checkpoint) -> Iterator[str]:
+def _code_alone(path: Path, calls: Sequence[str], problem: str) -> dict[str, Any]:
+    """Return the report on a file that is no weights and names code."""
+    return {
+        "path": os.fspath(path),
+        "format": "pickle",
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path),
+        "wrapper": "",
+        "other_wrappers": [],
+        "ignored": {},
+        "calls": list(calls),
+        "tensors": 0,
+        "numbers": 0,
+        "dtypes": {},
+        "metadata": {},
+        "naming": None,
+        "form": None,
+        "prefix": "",
+        "network": None,
+        "classes": None,
+        "channels": None,
+        "blocks": [],
+        "findings": [*_calls(calls), problem],
+    }
+
+
+def _calls(calls: Sequence[str]) -> Iterator[str]:
     """Return a sentence for each piece of foreign code that the pickle names."""
-    for name in loaded.calls[:MAX_CALLS]:
+    for name in calls[:MAX_CALLS]:
         yield (
             f"the pickle names {shown(name, 200)}, which torch.load imports and may call with "
             "weights_only=False; npvgg does not"
         )
-    if len(loaded.calls) > MAX_CALLS:
-        yield f"the pickle names {len(loaded.calls) - MAX_CALLS} other functions and classes"
+    if len(calls) > MAX_CALLS:
+        yield f"the pickle names {len(calls) - MAX_CALLS} other functions and classes"
 
 
 def _names(tensors: Mapping[str, Any]) -> dict[str, Any]:

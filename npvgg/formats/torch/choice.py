@@ -243,7 +243,7 @@ _CONTAINERS = {
     "collections": "OrderedDict defaultdict Counter deque",
     "torch": " ".join(("Size", "device", "dtype", "Tensor", *STORAGES, *SCALARS)),
     "torch.cuda": " ".join(STORAGES),
-    "torch.storage": "UntypedStorage TypedStorage _load_from_bytes",
+    "torch.storage": "UntypedStorage TypedStorage",
     "torch._tensor": "_rebuild_from_type_v2",
     "torch.nn.parameter": "Parameter Buffer UninitializedParameter",
     "torch.serialization": "_get_layout",

@@ -18,8 +18,11 @@ Source: the opcodes as documented in CPython's Lib/pickletools.py; protocols 2 t
 
 from __future__ import annotations
 
+import pickletools
 import struct
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 from npvgg.errors import WeightsError
@@ -55,6 +58,30 @@ def parse(data: bytes | memoryview, start: int = 0) -> Parsed:
     """
     machine = _Machine(memoryview(data), start)
     return Parsed(machine.run(), machine.position, machine.outside, machine.names)
+
+
+def names_in(data: bytes | memoryview, start: int = 0) -> tuple[set[Name], int]:
+    """Return what the pickle at data[start] names, as far as it can be followed, and where it ends;
+    `start` where it cannot be followed to its end.
+    """
+    machine = _Machine(memoryview(data), start)
+    try:
+        machine.run()
+    except WeightsError:
+        return machine.names, start
+    return machine.names, machine.position
+
+
+def old_names_in(data: bytes) -> set[Name]:
+    """Return what a pickle of protocol 0 or 1 names; nothing for what is no such pickle."""
+    names, last = set(), ""
+    with suppress(ValueError, EOFError, OverflowError):
+        for opcode, argument, _ in islice(pickletools.genops(data), MAX_OPCODES):
+            last = opcode.name
+            if last in ("GLOBAL", "INST"):
+                module, _, name = str(argument).partition(" ")
+                names.add(Name(module, name))
+    return names if last == "STOP" else set()
 
 
 class _Machine:

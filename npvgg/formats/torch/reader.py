@@ -13,7 +13,8 @@ Source: torch 2.14 `torch/serialization.py`, `_save`, `_legacy_save`, `_legacy_l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from npvgg.formats.safetensorsfile import (
 )
 from npvgg.formats.torch import tensor
 from npvgg.formats.torch.choice import Choice, Work, choose, described, harmless
-from npvgg.formats.torch.pickled import parse
+from npvgg.formats.torch.pickled import names_in, old_names_in, parse
 from npvgg.formats.torch.records import Name, Outside
 from npvgg.formats.torch.tensor import Tensor
 from npvgg.formats.untrusted import MAX_BYTES, shown
@@ -38,6 +39,10 @@ from npvgg.formats.ziparchive import Archive
 
 MAX_PICKLE = 64 * 2**20
 """Largest data.pkl, in bytes; that of timm's repvgg_d2se has 150,000."""
+
+MAX_PICKLES = 100
+"""Most pickles of a file, one behind the other or in an archive, that are searched for code;
+PyTorch writes five and one, TorchScript two."""
 
 MAX_REPEATS = 4
 """How many times larger than its file all tensors may be; bfloat16, widened, makes it twice."""
@@ -83,6 +88,44 @@ def read(file: BinaryIO, size: int, wrapper: str | None = None) -> Contents:
     file.seek(0)
     magic = file.read(2)
     return (_read_zip if magic == b"PK" else _read_stream)(file, size, wrapper)
+
+
+def code_in(file: BinaryIO, size: int) -> tuple[str, ...]:
+    """Return the functions and classes that the pickles of an open file name and that are no
+    containers of data, also of one that `read` refuses: TorchScript, a whole model, any pickle.
+
+    What cannot be followed is passed over, and what is behind the first `MAX_PICKLES`. Raises
+    WeightsError for a damaged archive.
+    """
+    names: set[Name] = set()
+    for data in islice(_pickles(file, size), MAX_PICKLES):
+        end = 0
+        for _ in range(MAX_PICKLES):
+            position = end
+            found, end = names_in(data, position)
+            names |= found
+            if end in (position, len(data)):
+                break
+        if not end:
+            names |= old_names_in(bytes(data))
+    return _foreign(names)
+
+
+def _pickles(file: BinaryIO, size: int) -> Iterator[bytes | memoryview]:
+    """Yield the pickles of an archive, or the beginning of a file that is none."""
+    file.seek(0)
+    if file.read(2) != b"PK":
+        file.seek(0)
+        yield file.read(MAX_PICKLE)
+        return
+    archive = Archive(file, size)
+    for name in archive.members:
+        if name.endswith(".pkl"):
+            yield archive.read(name, MAX_PICKLE).data
+
+
+def _foreign(names: Iterable[Name]) -> tuple[str, ...]:
+    return tuple(sorted({str(name) for name in names if not harmless(name)}))
 
 
 # --- The two formats ------------------------------------------------------------------------------
@@ -229,7 +272,7 @@ def _contents(
         what = f"tensor {shown(name)}"
         tensors[name] = tensor.array(window, data[window.key], byteorder, what)
     stored = {name: window.dtype for name, window in windows.items()}
-    calls = tuple(sorted({str(name) for name in names if not harmless(name)}))
     return Contents(
-        format, tensors, stored, metadata, choice.key, choice.others, choice.ignored, calls
-    )
+        format, tensors, stored, metadata, choice.key, choice.others, choice.ignored,
+        _foreign(names),
+    )  # fmt: skip
