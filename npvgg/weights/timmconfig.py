@@ -212,7 +212,9 @@ def _labels(said: Mapping[str, Any], classes: int, stated: tuple[Any, ...]) -> d
         return {}
     others = [number for number in stated if type(number) is int and number != classes]
     if not _fit(names, classes) and any(_fit(names, number) for number in others):
-        _log.info("%d labels of another head than that of %d classes are left", len(names), classes)
+        _log.info(
+            "%d labels are left out: they are not of this head of %d classes", len(names), classes
+        )
         return {}
     if isinstance(names, dict):
         table = {_index(key, classes): name for key, name in names.items()}
