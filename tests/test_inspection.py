@@ -74,6 +74,17 @@ def test_a_training_checkpoint(tmp_path):
     assert (report["network"], report["findings"]) == ("repvgg_nano", [])
 
 
+def test_what_lies_beside_nested_weights_is_left_out(tmp_path):
+    weights = torchwriter.state_dict(NANO)
+    run = {"net": {"weights": weights, "lr": 0.1}, "ema": weights, "steps": [1], 7: None}
+    (tmp_path / "a.pth").write_bytes(torchwriter.zip_file({"run": run, "epoch": 1}))
+    report = inspect(tmp_path / "a.pth", wrapper="run.net.weights")
+    assert report["other_wrappers"] == ["run.ema"]
+    assert report["ignored"] == {
+        "epoch": "an int", "run.steps": "a list", "run.7": "a NoneType", "run.net.lr": "a float",
+    }  # fmt: skip
+
+
 def test_half_precision_and_deploy_form(tmp_path):
     arrays = npvgg.create_model("repvgg_nano").state_dict()
     report = inspect(saved(tmp_path / "a.safetensors", arrays, dtype="bfloat16"))

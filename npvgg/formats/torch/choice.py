@@ -101,44 +101,59 @@ def choose(value: Any, wrapper: str | None) -> Choice:
     if entries is None:
         raise WeightsError(f"expected a state dict, got {described(value)}")
     outer = Candidate.of(entries)
-    candidates, tops = _candidates(entries, work)
+    candidates, holders = _candidates(entries, work)
     key = _key(wrapper, candidates, outer)
     others = tuple(name for name in candidates if name != key)
     tensors, ignored = _tensors((candidates[key] if key else outer).entries)
     if key:
-        beside = {_word(k): described(v) for k, v in entries if not _in(k, tops)}
-        ignored = beside | ignored
+        ignored = _beside(entries, key, holders, work) | ignored
     return Choice(key, tensors, others, ignored)
 
 
-def _in(key: Any, keys: set[str]) -> bool:
-    return isinstance(key, str) and key in keys
+def _beside(entries: Pairs, chosen: str, holders: set[str], work: Work) -> dict[str, str]:
+    """Return the kinds of what lies beside the chosen set, in each dict on the way to it."""
+    beside: dict[str, str] = {}
+    level = [("", entries)]
+    for _ in range(MAX_NESTING):
+        below: list[tuple[str, Pairs]] = []
+        for prefix, pairs in level:
+            for key, inner in pairs:
+                named = isinstance(key, str) and len(key) <= MAX_NAME
+                path = prefix + (key if named else shown(key))
+                if not named or path not in holders:
+                    beside[_word(path)] = described(inner)
+                elif chosen.startswith(f"{path}."):
+                    below.append((f"{path}.", work.pairs(inner) or []))
+        level = below
+    return beside
 
 
 def _candidates(outer: Pairs, work: Work) -> tuple[dict[str, Candidate], set[str]]:
-    """Return every dict that holds tensors, by its key, and the outermost keys of them all.
+    """Return every dict that holds tensors, by its key, and these keys with those of the dicts
+    around them.
 
     One that does is not searched further.
     """
     found: dict[str, Candidate] = {}
-    tops: set[str] = set()
+    holders: set[str] = set()
     seen: dict[int, Candidate] = {}  # a file may name one dict many times; it is looked at once
-    level = [("", "", outer)]
+    level: list[tuple[tuple[str, ...], str, Pairs]] = [((), "", outer)]
     for _ in range(MAX_NESTING):
-        below: list[tuple[str, str, Pairs]] = []
-        for prefix, top, entries in level:
+        below: list[tuple[tuple[str, ...], str, Pairs]] = []
+        for around, prefix, entries in level:
             for key, inner in entries:
                 if not isinstance(key, str) or len(key) > MAX_NAME or not isinstance(inner, Record):
                     continue
+                path = prefix + key
                 if id(inner) not in seen:
                     seen[id(inner)] = Candidate.of(work.pairs(inner) or [])
                     if not seen[id(inner)].has_tensors:
-                        below.append((f"{prefix}{key}.", top or key, seen[id(inner)].entries))
+                        below.append(((*around, path), f"{path}.", seen[id(inner)].entries))
                 if seen[id(inner)].has_tensors:
-                    found[prefix + key] = seen[id(inner)]
-                    tops.add(top or key)
+                    found[path] = seen[id(inner)]
+                    holders.update(around, (path,))
         level = below
-    return found, tops
+    return found, holders
 
 
 def _key(wrapper: str | None, candidates: dict[str, Candidate], outer: Candidate) -> str:
@@ -234,7 +249,7 @@ def described(value: Any) -> str:
 
 
 def _word(key: Any) -> str:
-    return key if isinstance(key, str) and key.isprintable() and len(key) <= 200 else shown(key)
+    return key if isinstance(key, str) and len(key) <= 200 and key.isprintable() else shown(key)
 
 
 _CONTAINERS = {
