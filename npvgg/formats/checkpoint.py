@@ -145,15 +145,32 @@ def _loaded(path: str | os.PathLike[str], wrapper: str | None, *, alone: bool = 
     )
 
 
-def code_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return what the pickles of a file name beside containers of data, also where it holds no
-    weights; () for a folder, and for what has no pickles.
+def code_in(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """Return what the pickles of a file, a folder or the shards of an index name beside containers
+    of data, also where they hold no weights; and which files these are.
     """
     from npvgg.formats.torch import reader
 
-    with suppress(OSError, WeightsError), open_regular(path) as file:
-        return reader.code_in(file, os.fstat(file.fileno()).st_size)
-    return ()
+    names: set[str] = set()
+    files: tuple[Path, ...] = ()
+    with suppress(OSError, WeightsError):
+        files = _files(Path(path))
+    for place in files:
+        with suppress(OSError, WeightsError), open_regular(place) as file:
+            names.update(reader.code_in(file, os.fstat(file.fileno()).st_size))
+    return tuple(sorted(names)), files
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    """Return the files in which the weights at a path are."""
+    if path.is_dir():
+        path = weights_in(path)
+    with open_regular(path) as file:
+        if not sharded.recognised(file.read(HEAD)):
+            return (path,)
+        file.seek(0)
+        places = sharded.parse(file.read(sharded.MAX_INDEX + 1))
+    return (path, *(path.parent / name for name in sorted(set(places.values()))))
 
 
 def _joined(path: Path, index: bytes, wrapper: str | None) -> Checkpoint:

@@ -52,9 +52,10 @@ def inspect(
     try:
         loaded = checkpoint.load_with_metadata(path, wrapper=wrapper, prefix=prefix)
     except WeightsError as error:
-        if not (calls := checkpoint.code_in(path)):
+        calls, files = checkpoint.code_in(path)
+        if not calls:
             raise
-        return _code_alone(Path(path), calls, str(error))
+        return _code_alone(files, calls, str(error))
     report: dict[str, Any] = {
         "path": os.fspath(loaded.path),
         "format": loaded.format,
@@ -83,13 +84,13 @@ def inspect(
     return report
 
 
-def _code_alone(path: Path, calls: Sequence[str], problem: str) -> dict[str, Any]:
-    """Return the report on a file that is no weights and names code."""
+def _code_alone(files: Sequence[Path], calls: Sequence[str], problem: str) -> dict[str, Any]:
+    """Return the report on files that are no weights and name code."""
     return {
-        "path": os.fspath(path),
+        "path": os.fspath(files[0]),
         "format": "pickle",
-        "bytes": path.stat().st_size,
-        "sha256": sha256(path),
+        "bytes": sum(file.stat().st_size for file in files if file.is_file()),
+        "sha256": sha256(*(file for file in files if file.is_file())),
         "wrapper": "",
         "other_wrappers": [],
         "ignored": {},
