@@ -1,6 +1,8 @@
 """The micro-kernel and its plain twin give one answer, over all edges of the tile."""
 
 import re
+import shutil
+import subprocess
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -230,3 +232,53 @@ def test_the_tile_of_aarch64_stays_in_its_registers(cpu, gathered, monkeypatch):
         assert not re.findall(r"\bq\d+, .*\[sp", text)  # vectors of four floats, on the stack
         assert len(re.findall(r"\bfmla\b", text)) == 4 * height
         assert "dup" not in text  # a float is multiplied from its lane
+
+
+MAIN = """
+#include <stdint.h>
+#include <stdio.h>
+#define HEIGHT %d
+#define DEPTH 19
+void tile(int64_t *cols, int64_t depth, float *x, float *w, float *y, float *ahead, int64_t step);
+static _Alignas(64) float x[900], w[DEPTH * 16], y[HEIGHT * 16];
+static int64_t table[HEIGHT + DEPTH];
+int main(void) {
+    int64_t *cols = table + HEIGHT;
+    for (int i = 0; i < HEIGHT; i++) cols[-1 - i] = GATHERED ? (i * 37) %% 100 : i * 16;
+    for (int k = 0; k < DEPTH; k++) cols[k] = (k * 53) %% 300;
+    for (int i = 0; i < 900; i++) x[i] = (i * 7) %% 17 - 8;
+    for (int i = 0; i < DEPTH * 16; i++) w[i] = (i * 5) %% 13 - 6;
+    tile(cols, DEPTH, x, w, y, w, 0);
+    for (int i = 0; i < HEIGHT; i++)
+        for (int j = 0; j < 16; j++) {
+            float want = 0;  /* integers: exact in any order */
+            for (int k = 0; k < DEPTH; k++) want += x[cols[-1 - i] + cols[k]] * w[k * 16 + j];
+            float got = y[i * 16 + j];
+            if (got != want) return printf("%%d %%d: %%g, not %%g", i, j, got, want);
+        }
+    return puts("right") < 0;
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gathered", [False, True])
+def test_the_tile_of_aarch64_is_exact_on_integers_in_an_emulator(gathered, monkeypatch, tmp_path):
+    """What LLVM emits for it, between a C program and qemu: every height, and the depth 19."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64-static")
+    if not compiler or not emulator:
+        pytest.skip("needs aarch64-linux-gnu-gcc and qemu-aarch64-static")
+    if not hasattr(llvm, "create_pass_builder"):
+        pytest.skip("this llvmlite has no new pass manager")
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    tile = microkernel.tile_of(ARM, "generic", "")
+    monkeypatch.setattr(microkernel, "TILE", tile)
+    monkeypatch.setattr(microkernel, "PANEL", LANES)
+    for height in range(1, tile.mr + 1):
+        (tmp_path / "tile.s").write_text(assembly_for_arm(height, gathered, "generic"))
+        (tmp_path / "main.c").write_text(MAIN % height)
+        command = [compiler, "-static", f"-DGATHERED={int(gathered)}", "-o", "main"]
+        subprocess.run([*command, "main.c", "tile.s"], cwd=tmp_path, check=True)
+        done = subprocess.run([emulator, "./main"], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "right\n")
