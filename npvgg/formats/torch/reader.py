@@ -182,7 +182,7 @@ def _read_stream(file: BinaryIO, size: int, wrapper: str | None) -> Contents:
     data = np.empty(size, np.uint8)
     file.seek(0)
     read_into(file, data.data)
-    magic, position, outside, code = parse(data.data)
+    magic, position, outside, names = parse(data.data)
     if outside:
         raise WeightsError(
             "expected a .pth file, got the data.pkl of one that was unpacked, without its numbers: "
@@ -193,10 +193,12 @@ def _read_stream(file: BinaryIO, size: int, wrapper: str | None) -> Contents:
             "expected PyTorch weights, got a pickle of something else "
             f"({described(magic)}): only state dicts saved by torch.save are read"
         )
-    protocol, position, _, more = parse(data.data, position)
-    machine, position, _, yet = parse(data.data, position)
-    value, position, outside, names = parse(data.data, position)
-    keys, position, _, last = parse(data.data, position)
+    values = []
+    for _ in range(4):  # torch.load runs them all
+        value, position, found, also = parse(data.data, position)
+        values.append(value)
+        outside, names = outside + found, names | also
+    protocol, machine, value, keys = values
     if type(protocol) is not int or protocol != PROTOCOL:
         raise WeightsError(f"expected PyTorch's protocol {PROTOCOL}, got {shown(protocol)}")
     if ("little_endian", True) not in (Work().pairs(machine) or ()):
@@ -211,8 +213,7 @@ def _read_stream(file: BinaryIO, size: int, wrapper: str | None) -> Contents:
             raise WeightsError(f"expected a storage {shown(key)} in the file, got none")
         return data[places[key]]
 
-    everything = code | more | yet | names | last
-    return _contents("torch stream", choice, storages, size, "<", {}, everything)
+    return _contents("torch stream", choice, storages, size, "<", {}, names)
 
 
 def _places(
