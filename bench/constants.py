@@ -29,7 +29,7 @@ ALTERNATIVES: dict[str, Sequence[Any]] = {
     "plan.SLICE": (96, 384, 2**40),
     "plan.CACHE_FLOATS": (48 * 1024, 192 * 1024),
     "plan.NEAR_KERNELS": (3 * 1024, 12 * 1024),
-    "plan.KERNELS": (12 * 1024, 48 * 1024),
+    "plan.FAR_KERNELS": (12 * 1024, 48 * 1024),
     "plan.GROUP_PIXELS": (6 * MR, 24 * MR),
     "plan.NEAR_FLOATS": (0, 2**40),
     "plan.MANY_TASKS": (8, 128),

@@ -40,7 +40,7 @@ CACHE_FLOATS = 96 * 1024
 """Floats of M that stay in the second-level cache (L2) while one task adds to them: 0.4 MB, which
 leaves room in an L2 of 1 MB for the strip of V that streams through."""
 
-FEW_TILES, NEAR_KERNELS, KERNELS = 28, 6 * 1024, 24 * 1024
+FEW_TILES, NEAR_KERNELS, FAR_KERNELS = 28, 6 * 1024, 24 * 1024
 """Floats of the kernels of one slice of the depth, for 16 output channels, with those of a row of U
 that is made of them. For images of at most FEW_TILES tiles both stay in the first-level cache, as
 making U decides: it takes 0.63 ns per vector there, which is what storing costs, and 1.2 ns where
@@ -437,7 +437,7 @@ def _fitting(
     Gives channels per slice, tiles per group (whole strips of them), panels per task.
     """
     fits = CACHE_FLOATS // (n * n * PANEL)
-    kernels = NEAR_KERNELS if tiles <= FEW_TILES else KERNELS
+    kernels = NEAR_KERNELS if tiles <= FEW_TILES else FAR_KERNELS
     depth = _evenly(channels, kernels // ((TAPS + n) * LANES))
     group = strip * _evenly(_ceil(count, strip), max(1, min(fits, GROUP_TILES) // strip))
     bundle = max(1, min(panels, fits // group)) if group < count else 1

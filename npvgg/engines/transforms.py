@@ -26,7 +26,7 @@ from the same matrices, and take their places under NUMBA_DISABLE_JIT=1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -150,15 +150,8 @@ def _transform_kernel(
         place = builder.gep(_powers(builder), [_INT64(0), which, row, _INT64(0)])
         weights = [spread(builder, builder.load(builder.gep(place, [_INT64(a)]))) for a in range(3)]
         ends = builder.gep(x, [x_at]), builder.gep(y, [y_at])
-        after = builder.append_basic_block("transformed")
-        cases = builder.switch(which, after)
-        for index, matrix in enumerate(KERNELS):
-            block = builder.append_basic_block(f"kernels{index}")
-            cases.add_case(_INT64(index), block)
-            builder.position_at_end(block)
+        for _, matrix in _cases(builder, which, KERNELS):
             _emit_row(builder, matrix, weights, count, *ends, y_col)
-            builder.branch(after)
-        builder.position_at_end(after)
         return context.get_dummy_value()
 
     return types.void(filter, row, count, x, x_at, y, y_at, y_col), emit
@@ -233,15 +226,21 @@ def _emit_cases(
 ) -> None:
     """Emit a switch over the matrices, and behind it what each of them does."""
     which, x, x_at, x_row, x_col, y, y_at, y_row, y_col = values
+    for index, matrix in _cases(builder, which, matrices):
+        read = _grid(builder, x, x_at, x_row, x_col)
+        write = _grid(builder, y, y_at, y_row, y_col)
+        _emit_between(builder, matrix, read, write, partial(tail, index))
+
+
+def _cases(builder: Any, which: Any, matrices: Sequence[Matrix]) -> Iterator[tuple[int, Matrix]]:
+    """Emit a switch over the matrices; what is emitted while one of them is given is its case."""
     after = builder.append_basic_block("transformed")
     cases = builder.switch(which, after)
     for index, matrix in enumerate(matrices):
         block = builder.append_basic_block(f"matrix{index}")
         cases.add_case(_INT64(index), block)
         builder.position_at_end(block)
-        read = _grid(builder, x, x_at, x_row, x_col)
-        write = _grid(builder, y, y_at, y_row, y_col)
-        _emit_between(builder, matrix, read, write, partial(tail, index))
+        yield index, matrix
         builder.branch(after)
     builder.position_at_end(after)
 
